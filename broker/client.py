@@ -1,0 +1,124 @@
+"""The SDK: events in, results out, from any event loop. :mod:`broker.sync` is the same without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, Self
+
+from broker.calls import Caller
+from broker.core import Core
+from broker.errors import PenstockError
+from broker.functions import FunctionClient
+from broker.names import Resource
+from broker.queues import QueueClient
+from broker.routing import Relay
+from broker.sending import Sender
+from broker.settings import Settings, find_redis
+from broker.streams import StreamClient
+
+DEFAULT_CALL_TIMEOUT_S: Final = 60.0
+
+
+class Broker:
+    """A connection to Penstock, to be used with ``async with``.
+
+    ``url`` is a Redis URL (``redis://``, ``rediss://``, ``unix://``). Without one: ``PENSTOCK_REDIS_URL``, then the
+    running ``penstock dev`` of this folder or a parent, then redis://localhost:6379. Entering raises StoreUnavailable
+    (naming the address and why it was used), StoreUnsuitable, StoreReadOnly or StoreDenied.
+    """
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        self._url: Final = url
+        self._settings: Final = settings
+        self._opened: _Opened | None = None
+
+    async def __aenter__(self) -> Self:
+        core = Core(find_redis(self._url), self._settings or Settings.from_environment())
+        try:
+            await core.open()
+        except BaseException:
+            await core.close()
+            raise
+        self._opened = _Opened(core)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._opened is not None:
+            opened, self._opened = self._opened, None
+            await opened.core.close()
+
+    # -- functions ----------------------------------------------------------------------------------------------------
+
+    async def invoke(self, function: str, event: object, *, id: str | None = None) -> str:  # noqa: A002
+        """Stores an event for asynchronous invocation and answers its request id; returning means stored.
+
+        With an own ``id``, a repetition within five minutes is accepted once. Raises FunctionNotFound for a function
+        that no worker has ever registered, InvalidInput for an event that is not JSON or over 1 MiB, StoreError.
+        """
+        return await self.function(function).invoke(event, id=id)
+
+    async def invoke_many(self, function: str, events: Iterable[object]) -> list[str]:
+        """Stores many events, a thousand a step, and answers their request ids. All are checked before the first is
+        stored. Errors as :meth:`invoke`."""
+        return await self.function(function).invoke_many(events)
+
+    async def call(self, function: str, event: object, *, timeout: float = DEFAULT_CALL_TIMEOUT_S) -> Any:  # noqa: ASYNC109
+        """Runs the function on a live worker and answers its result; never tried again.
+
+        Raises FunctionError (Lambda's error type, message, stack), CallThrottled at the concurrency limit,
+        CallTimeout after ``timeout`` seconds, NoLiveWorker, FunctionNotFound, InvalidInput, StoreError.
+        """
+        return await self._open.caller.call(function, event, timeout_s=timeout)
+
+    def function(self, name: str) -> FunctionClient:
+        """One function: invoke, counts, pause, resume, purge, delete. Raises InvalidName."""
+        opened = self._open
+        return FunctionClient(opened.core, opened.sender, opened.relay, name)
+
+    async def functions(self) -> list[str]:
+        """The names of all registered functions."""
+        return await self._open.core.directory.names("function")
+
+    # -- queues and streams -------------------------------------------------------------------------------------------
+
+    def queue(self, name: str) -> QueueClient:
+        """One queue: create, send, receive, counts, purge, redrive, delete. Raises InvalidName."""
+        opened = self._open
+        return QueueClient(opened.core, opened.sender, opened.relay, name)
+
+    async def queues(self) -> list[str]:
+        """The names of all queues."""
+        return await self._open.core.directory.names("queue")
+
+    def stream(self, name: str) -> StreamClient:
+        """One stream: create, append, read, delete. Raises InvalidName."""
+        return StreamClient(self._open.core, name)
+
+    async def streams(self) -> list[str]:
+        """The names of all streams."""
+        return await self._open.core.directory.names("stream")
+
+    # -- what is being sent on ----------------------------------------------------------------------------------------
+
+    async def deliver(self, resource: Resource) -> int:
+        """Sends on at once what the outbox of a resource holds; workers do this by themselves."""
+        return await self._open.relay.deliver(resource)
+
+    @property
+    def core(self) -> Core:
+        """What the connection is made of: for the runtime and the command, not for programs."""
+        return self._open.core
+
+    @property
+    def _open(self) -> _Opened:
+        if self._opened is None:
+            raise PenstockError("this Broker is not open: use it with `async with Broker() as broker:`")
+        return self._opened
+
+
+class _Opened:
+    def __init__(self, core: Core) -> None:
+        self.core: Final = core
+        self.sender: Final = Sender(core)
+        self.relay: Final = Relay(core, self.sender)
+        self.caller: Final = Caller(core)

@@ -1,0 +1,80 @@
+"""The composition root: everything that one open connection gives, built once and handed to whoever needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import structlog
+
+from broker import errors
+from broker.names import Kind, Resource
+from broker.settings import Address, Settings
+from broker.store.channels import Channels
+from broker.store.connection import check_server, connect
+from broker.store.directory import DirectoryStore
+from broker.store.keys import Keyspace
+from broker.store.logs import LogStore
+from broker.store.messages import MessageStore
+from broker.store.outbox import OutboxStore
+from broker.store.parcels import ParcelStore
+from broker.store.permits import PermitStore
+from broker.store.repair import RepairStore
+from broker.store.scripts import ScriptRunner, load_scripts
+
+_log = structlog.get_logger("penstock")
+
+
+class Core:
+    """The stores of one Redis, the channels, and the background work that one process does on it."""
+
+    def __init__(self, address: Address, settings: Settings) -> None:
+        self.address: Final = address
+        self.settings: Final = settings
+        self._client: Final = connect(address.url)
+        self.keys: Final = Keyspace(settings.prefix, settings.account, settings.region)
+        self.scripts: Final = load_scripts(test_clock=settings.test_clock)
+        self.runner: Final = ScriptRunner(
+            self._client, self.scripts, url=address.url, chosen_by=address.chosen_by
+        )
+        self.messages: Final = MessageStore(self.runner, self.keys)
+        self.outbox: Final = OutboxStore(self.runner, self.keys)
+        self.permits: Final = PermitStore(self.runner, self.keys)
+        self.directory: Final = DirectoryStore(self.runner, self.keys)
+        self.logs: Final = LogStore(self.runner, self.keys)
+        self.parcels: Final = ParcelStore(self.runner, self.keys)
+        self.repairs: Final = RepairStore(self.runner, self.keys)
+        self.channels: Final = Channels(self._client)
+        self._background: Final[set[asyncio.Task[Any]]] = set()
+
+    async def open(self) -> None:
+        """Checks the server. Errors: the StoreError family, with the address and why it is used."""
+        check_server(await self.runner.fetch("INFO"), self.address.url)
+
+    async def close(self) -> None:
+        """Ends background work and connections."""
+        for task in tuple(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.channels.close()
+        await self._client.aclose()
+
+    def resource(self, kind: Kind, name: str) -> Resource:
+        """A resource of this process's account and region."""
+        return Resource(kind, self.settings.account, self.settings.region, name)
+
+    def in_background(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Starts work that this core owns; a failure of Redis in it is logged, for its own retry to mend."""
+        task = asyncio.create_task(_logged(work, name), name=f"penstock-{name}")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+
+async def _logged(work: Coroutine[Any, Any, Any], name: str) -> Any:
+    try:
+        return await work
+    except errors.StoreError as error:
+        _log.warning("background_work_failed", work=name, code=error.code, reason=str(error))
+        return None

@@ -1,0 +1,242 @@
+"""Every error that Penstock raises, as one tree.
+
+::
+
+    PenstockError
+    ├── InvalidInput                 the caller's fault: names the thing, the rule and the value
+    │   ├── InvalidName
+    │   ├── InvalidOption
+    │   ├── PayloadNotJson
+    │   └── PayloadTooLarge
+    ├── NotFound                     QueueNotFound · FunctionNotFound · StreamNotFound
+    ├── Conflict                     QueueExists · FunctionBusy
+    ├── LeaseLost                    the message belongs to a newer lease, or is finished
+    ├── CallError                    a synchronous call gave no result
+    │   ├── FunctionError            the handler failed: Lambda's error type, message and stack
+    │   ├── CallThrottled            the function is at its concurrency limit, or paused
+    │   ├── CallTimeout              no answer before the caller's deadline
+    │   └── NoLiveWorker             nobody serves the function at the moment
+    └── StoreError                   Redis
+        ├── StoreUnavailable         no connection, or it was lost: the outcome of a write is unknown
+        ├── StoreFull                maxmemory is reached: nothing was stored
+        ├── StoreReadOnly            a replica answered
+        ├── StoreDenied              credentials or ACL
+        ├── StoreUnsuitable          too old, or set to throw data away
+        └── StoreFault               an answer that no rule explains: a defect
+
+Each class has a stable ``code``; the fields that the message speaks of are attributes of the error.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PenstockError(Exception):
+    """Base of every error raised by Penstock; ``code`` is stable and meant for programs."""
+
+    code: ClassVar[str] = "PenstockError"
+
+
+class InvalidInput(PenstockError):  # noqa: N818 - the tree reads as nouns; `code` is what programs match
+    """Something the caller gave breaks a rule; nothing was done."""
+
+    code = "InvalidInput"
+
+
+class InvalidName(InvalidInput):
+    """A name of a queue, function, stream or mapping that breaks its pattern."""
+
+    code = "InvalidName"
+
+    def __init__(self, what: str, value: str, rule: str) -> None:
+        super().__init__(f'{what} name "{value}": {rule}')
+        self.what, self.value, self.rule = what, value, rule
+
+
+class InvalidOption(InvalidInput):
+    """An option outside its range or of the wrong type."""
+
+    code = "InvalidOption"
+
+    def __init__(self, option: str, value: object, rule: str) -> None:
+        super().__init__(f"{option}={value!r}: {rule}")
+        self.option, self.value, self.rule = option, value, rule
+
+
+class PayloadNotJson(InvalidInput):
+    """An event or body that is not JSON, or cannot be encoded as JSON."""
+
+    code = "PayloadNotJson"
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} is not JSON: {reason}")
+        self.what, self.reason = what, reason
+
+
+class PayloadTooLarge(InvalidInput):
+    """An event, body or batch over its limit in bytes."""
+
+    code = "PayloadTooLarge"
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"{what} has {size_bytes} bytes; at most {limit_bytes} are allowed")
+        self.what, self.size_bytes, self.limit_bytes = what, size_bytes, limit_bytes
+
+
+class NotFound(PenstockError):  # noqa: N818
+    """A named thing does not exist."""
+
+    code = "NotFound"
+    hint: ClassVar[str] = ""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'{self.thing} "{name}" does not exist{self.hint}')
+        self.name = name
+
+    thing: ClassVar[str] = "resource"
+
+
+class QueueNotFound(NotFound):
+    """No function, mapping or ``create`` has ever named this queue."""
+
+    code, thing = "QueueNotFound", "queue"
+    hint = ": create it, or name it in a function or mapping"
+
+
+class FunctionNotFound(NotFound):
+    """No worker has ever registered this function, or it was deleted."""
+
+    code, thing = "FunctionNotFound", "function"
+    hint = ": no worker has registered it; start one with `penstock runtime`"
+
+
+class StreamNotFound(NotFound):
+    """No function or ``create`` has ever named this stream."""
+
+    code, thing = "StreamNotFound", "stream"
+    hint = ": create it, or name it as a destination"
+
+
+class Conflict(PenstockError):  # noqa: N818
+    """The thing exists in a state that forbids what was asked."""
+
+    code = "Conflict"
+
+
+class QueueExists(Conflict):
+    """A queue of this name exists with other settings (SQS CreateQueue's rule)."""
+
+    code = "QueueExists"
+
+    def __init__(self, name: str, attribute: str) -> None:
+        super().__init__(f'queue "{name}" exists with a different value for {attribute}; use configure() to change it')
+        self.name, self.attribute = name, attribute
+
+
+class ResourceBusy(Conflict):
+    """A deletion that would lose messages."""
+
+    code = "ResourceBusy"
+
+    def __init__(self, what: str, name: str, messages: int) -> None:
+        super().__init__(f'{what} "{name}" still holds {messages} messages: purge it first, or delete it with force')
+        self.what, self.name, self.messages = what, name, messages
+
+
+class LeaseLost(PenstockError):  # noqa: N818
+    """The lease has ended and the message was handed to somebody else, finished or removed."""
+
+    code = "LeaseLost"
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(f"message {message_id}: this lease has ended; the message is finished or somebody else's")
+        self.message_id = message_id
+
+
+class CallError(PenstockError):
+    """A synchronous call that gave no result."""
+
+    code = "CallError"
+
+
+class FunctionError(CallError):
+    """The handler failed; carries Lambda's error object (spec: function error objects)."""
+
+    code = "FunctionError"
+
+    def __init__(self, error_type: str, message: str, stack: list[str], request_id: str) -> None:
+        super().__init__(f"{error_type}: {message}")
+        self.error_type, self.message, self.stack, self.request_id = error_type, message, stack, request_id
+
+
+class CallThrottled(CallError):
+    """The function is at its concurrency limit, or paused: Lambda's 429, to be tried again by the caller."""
+
+    code = "CallThrottled"
+
+    def __init__(self, function: str, reason: str) -> None:
+        super().__init__(f'function "{function}": {reason}')
+        self.function, self.reason = function, reason
+
+
+class CallTimeout(CallError):
+    """No answer before the caller's deadline; the call was abandoned and is not tried again."""
+
+    code = "CallTimeout"
+
+    def __init__(self, function: str, timeout_s: float) -> None:
+        super().__init__(f'function "{function}" gave no answer within {timeout_s:g} s; the call is abandoned')
+        self.function, self.timeout_s = function, timeout_s
+
+
+class NoLiveWorker(CallError):
+    """The function is registered but no live worker serves it."""
+
+    code = "NoLiveWorker"
+
+    def __init__(self, function: str) -> None:
+        super().__init__(f'function "{function}": no live worker serves it; start one with `penstock runtime`')
+        self.function = function
+
+
+class StoreError(PenstockError):
+    """Redis did not do what was asked."""
+
+    code = "StoreError"
+
+
+class StoreUnavailable(StoreError):
+    """No connection to Redis, or it was lost before the answer: the outcome of a write is unknown."""
+
+    code = "StoreUnavailable"
+
+
+class StoreFull(StoreError):
+    """Redis has reached its maxmemory: nothing was stored; give it memory or let workers catch up."""
+
+    code = "StoreFull"
+
+
+class StoreReadOnly(StoreError):
+    """The server is a read-only replica."""
+
+    code = "StoreReadOnly"
+
+
+class StoreDenied(StoreError):
+    """Redis refused the credentials, or its ACL a command."""
+
+    code = "StoreDenied"
+
+
+class StoreUnsuitable(StoreError):
+    """A server that Penstock must not trust: too old, or set to evict keys."""
+
+    code = "StoreUnsuitable"
+
+
+class StoreFault(StoreError):
+    """An error reply that no rule explains; please report it."""
+
+    code = "StoreFault"

@@ -1,0 +1,147 @@
+"""Registered functions as data: registration (the newest wins), invocation, counting, pausing, removal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from broker.core import Core
+from broker.errors import FunctionNotFound, ResourceBusy
+from broker.names import Function, Queue, Resource, Stream, Target, check_name
+from broker.outgoing import event_message
+from broker.queues import ensure_queue
+from broker.records import FunctionSettings, MappingSettings
+from broker.routing import Relay
+from broker.sending import Sender
+from broker.store.messages import Counts
+from broker.streams import ensure_stream
+
+
+class FunctionClient:
+    """One function, as an opened :class:`broker.Broker` gives it. Errors: FunctionNotFound, InvalidInput, StoreError."""
+
+    def __init__(self, core: Core, sender: Sender, relay: Relay, name: str) -> None:
+        self.name: Final = check_name("function", name)
+        self.resource: Final[Resource] = core.resource("function", name)
+        self._core: Final = core
+        self._sender: Final = sender
+        self._relay: Final = relay
+
+    async def invoke(self, event: object, *, id: str | None = None) -> str:  # noqa: A002 - the word users know
+        """Stores an event for asynchronous invocation; answers the request id. Returning means stored."""
+        request_id = await self._sender.send(self.resource, event_message(self.name, event, id))
+        return id or request_id
+
+    async def invoke_many(self, events: Iterable[object]) -> list[str]:
+        """Stores many events; answers their request ids. All are checked before the first is stored."""
+        return await self._sender.send_many(self.resource, [event_message(self.name, event) for event in events])
+
+    async def settings(self) -> FunctionSettings:
+        """The settings in force: those of the newest registration."""
+        described = await self._core.directory.describe(self.resource)
+        if described is None:
+            raise FunctionNotFound(self.name)
+        return msgspec.json.decode(described.settings, type=FunctionSettings)
+
+    async def counts(self) -> Counts:
+        """Exact numbers of its queued, running and retrying events at this moment."""
+        counts = await self._core.messages.counts(self.resource)
+        if counts is None:
+            raise FunctionNotFound(self.name)
+        return counts
+
+    async def pause(self) -> None:
+        """Nothing more is claimed or called, and nothing expires; everything stays queued until :meth:`resume`."""
+        if not await self._core.directory.hold(self.resource, held=True):
+            raise FunctionNotFound(self.name)
+
+    async def resume(self) -> None:
+        """Ends a pause by :meth:`pause`; one that the code declares (``paused=True``) goes on."""
+        if not await self._core.directory.hold(self.resource, held=False):
+            raise FunctionNotFound(self.name)
+
+    async def purge(self) -> int:
+        """Throws all queued events away, running ones too; answers how many."""
+        held = await self._core.messages.purge(self.resource)
+        if held is None:
+            raise FunctionNotFound(self.name)
+        return held
+
+    async def delete(self, *, force: bool = False) -> None:
+        """Removes the function. With events in it: raises ResourceBusy, unless forced."""
+        await self._relay.deliver(self.resource)
+        status, held = await self._core.directory.delete(self.resource, force=force)
+        if status == "unknown":
+            raise FunctionNotFound(self.name)
+        if status == "busy":
+            raise ResourceBusy("function", self.name, held)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One setting that a registration changed."""
+
+    setting: str
+    before: object
+    after: object
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """What a registration did."""
+
+    created: bool
+    changes: list[Change]
+
+
+def function_fields(settings: FunctionSettings) -> dict[str, str]:
+    """The settings that the scripts read."""
+    return {
+        "limit": "" if settings.concurrency is None else str(settings.concurrency),
+        "paused": "1" if settings.paused else "",
+        "max_crashes": str(settings.max_crashes),
+    }
+
+
+async def register_function(core: Core, name: str, settings: FunctionSettings) -> Registered:
+    """Makes these the function's settings for all workers, and creates the queues and streams that it names."""
+    for target in (settings.on_success, settings.on_failure, settings.dead_letter):
+        if target is not None:
+            await ensure_target(core, target)
+    resource = core.resource("function", check_name("function", name))
+    encoded = msgspec.json.encode(settings)
+    done = await core.directory.configure(resource, encoded, function_fields(settings), mode="replace")
+    if done.before is None:
+        return Registered(created=True, changes=[])
+    before = msgspec.json.decode(done.before, type=FunctionSettings)
+    return Registered(created=False, changes=differences(before, settings))
+
+
+async def register_mapping(core: Core, settings: MappingSettings) -> Registered:
+    """Makes these the mapping's settings for all workers, and creates its queue where missing."""
+    await ensure_queue(core, settings.queue)
+    found = await core.directory.put_mapping(settings.name, msgspec.json.encode(settings))
+    if found is None:
+        return Registered(created=True, changes=[])
+    before = msgspec.json.decode(found, type=MappingSettings)
+    return Registered(created=False, changes=differences(before, settings))
+
+
+def differences(before: msgspec.Struct, after: msgspec.Struct) -> list[Change]:
+    """The fields in which two settings of one type differ."""
+    return [
+        Change(field, getattr(before, field), getattr(after, field))
+        for field in after.__struct_fields__
+        if getattr(before, field) != getattr(after, field)
+    ]
+
+
+async def ensure_target(core: Core, target: Target) -> None:
+    """Creates a queue or stream that something names. A function as a target must be registered by its own worker."""
+    match target:
+        case Queue():
+            await ensure_queue(core, target.name)
+        case Stream():
+            await ensure_stream(core, target.name)
+        case Function():
+            pass

@@ -1,0 +1,127 @@
+"""Invocation records (version 1.0) and dead letters: what a function's destinations and dead-letter queue receive.
+
+Pure. Source: Lambda Developer Guide, "Retaining records of asynchronous invocations"; conditions as recorded from the
+service, plus ``Quarantined`` for an event that kept killing its worker.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from broker import limits
+from broker.names import Resource, Target
+from broker.records import Attribute, Delivery, DeliveryKind, Header, pack
+
+Condition: TypeAlias = Literal[
+    "Success", "RetriesExhausted", "EventAgeExceeded", "ZeroReservedConcurrency", "Quarantined"
+]
+_VERSION: Final = "$LATEST"
+
+
+class InvocationEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How the asynchronous invocation of one event ended."""
+
+    function: Resource
+    request_id: str
+    condition: Condition
+    tries: int
+    event: bytes
+    response: bytes | None
+    """What the last try answered, as JSON: the result or the error object; None when it never ran."""
+    now_ms: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether it goes to the failure destination."""
+        return self.condition != "Success"
+
+
+def invocation_record(end: InvocationEnd, *, limit_bytes: int) -> bytes:
+    """The record as JSON. Over the limit, ``responsePayload`` and then ``requestPayload`` become null and
+    ``penstockTruncated`` names them."""
+    truncated: list[str] = []
+    record = _record(end, truncated)
+    for field in ("responsePayload", "requestPayload"):
+        if len(record) <= limit_bytes:
+            break
+        if field == "responsePayload" and end.response is None:
+            continue
+        truncated.append(field)
+        record = _record(end, truncated)
+    return record
+
+
+def _record(end: InvocationEnd, truncated: list[str]) -> bytes:
+    fields: dict[str, object] = {
+        "version": "1.0",
+        "timestamp": iso_timestamp(end.now_ms),
+        "requestContext": {
+            "requestId": end.request_id,
+            "functionArn": f"{end.function.arn}:{_VERSION}",
+            "condition": end.condition,
+            "approximateInvokeCount": end.tries,
+        },
+        "requestPayload": None if "requestPayload" in truncated else msgspec.Raw(end.event),
+    }
+    if end.response is not None:
+        context: dict[str, object] = {"statusCode": 200, "executedVersion": _VERSION}
+        if end.failed:
+            context["functionError"] = "Unhandled"
+        fields["responseContext"] = context
+        fields["responsePayload"] = None if "responsePayload" in truncated else msgspec.Raw(end.response)
+    if truncated:
+        fields["penstockTruncated"] = truncated
+    return msgspec.json.encode(fields)
+
+
+def iso_timestamp(milliseconds: int) -> str:
+    """ISO 8601 in UTC with milliseconds and Z, as Lambda writes it."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+
+
+def record_delivery(end: InvocationEnd, target: Target) -> Delivery:
+    """The invocation record on its way to a destination."""
+    kind: DeliveryKind = "failure" if end.failed else "success"
+    blob = pack(invocation_record(end, limit_bytes=limits.MAX_MESSAGE_BYTES))
+    return Delivery(kind=kind, target=target, blob=blob, first_attempt_ms=end.now_ms)
+
+
+def dead_letter_delivery(end: InvocationEnd, target: Target) -> Delivery:
+    """The bare event on its way to the dead-letter queue, with Lambda's three attributes."""
+    code, message = _error_of(end)
+    header = Header(
+        attributes={
+            "RequestID": Attribute("String", end.request_id.encode()),
+            "ErrorCode": Attribute("Number", code.encode()),
+            "ErrorMessage": Attribute("String", message),
+        },
+        source=end.function.arn,
+    )
+    return Delivery(kind="dead_letter", target=target, blob=pack(end.event, header), first_attempt_ms=end.now_ms)
+
+
+_REASONS: Final[dict[Condition, str]] = {
+    "EventAgeExceeded": "The event was older than the function's maximum event age before it could run.",
+    "ZeroReservedConcurrency": "Rate Exceeded.",
+    "Quarantined": "The event ended its worker process every time it ran.",
+}
+
+
+def _error_of(end: InvocationEnd) -> tuple[str, bytes]:
+    """HTTP status of the last try and the first 1 KB of its message; 429 for an event that never ran."""
+    if end.response is None:
+        return "429", _REASONS.get(end.condition, end.condition).encode()
+    try:
+        message = msgspec.json.decode(end.response, type=_WithMessage).errorMessage
+    except msgspec.DecodeError:
+        message = ""
+    text = message.encode("utf-8", "replace")[: limits.ERROR_MESSAGE_ATTRIBUTE_BYTES]
+    return "200", text.decode("utf-8", "ignore").encode() or end.condition.encode()
+
+
+class _WithMessage(msgspec.Struct):
+    errorMessage: str = ""  # noqa: N815 - Lambda's spelling

@@ -1,0 +1,101 @@
+"""Names, accounts, regions and ARNs: what may be called how, and what a stored resource is called everywhere."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from broker.errors import InvalidName
+
+Kind: TypeAlias = Literal["queue", "function", "stream"]
+
+_PATTERNS: Final[dict[Kind, tuple[re.Pattern[str], str]]] = {
+    "queue": (re.compile(r"[A-Za-z0-9_-]{1,80}"), "1 to 80 of letters, digits, - and _"),
+    "function": (re.compile(r"[A-Za-z0-9_-]{1,64}"), "1 to 64 of letters, digits, - and _"),
+    "stream": (re.compile(r"[A-Za-z0-9_.-]{1,128}"), "1 to 128 of letters, digits, -, _ and ."),
+}
+_TAGS: Final[dict[Kind, str]] = {"queue": "q", "function": "fn", "stream": "s"}
+
+
+def check_name(kind: Kind, name: str) -> str:
+    """The name itself if it is a valid one for that kind; raises InvalidName otherwise."""
+    pattern, rule = _PATTERNS[kind]
+    if not isinstance(name, str):
+        raise InvalidName(kind, repr(name), "must be text")
+    if kind == "queue" and name.endswith(".fifo"):
+        raise InvalidName(kind, name, "FIFO queues are not available yet; a standard queue's name has no .fifo")
+    if not pattern.fullmatch(name):
+        raise InvalidName(kind, name, f"only {rule}")
+    return name
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """One stored resource: its kind, account, region and name. Hashable; the identity used everywhere."""
+
+    kind: Kind
+    account: str
+    region: str
+    name: str
+
+    @property
+    def tag(self) -> str:
+        """What stands between the braces of every key of this resource, so that they share a cluster slot."""
+        return f"{_TAGS[self.kind]}:{self.account}:{self.region}:{self.name}"
+
+    @property
+    def arn(self) -> str:
+        """The Amazon Resource Name that AWS would give it."""
+        match self.kind:
+            case "queue":
+                return f"arn:aws:sqs:{self.region}:{self.account}:{self.name}"
+            case "function":
+                return f"arn:aws:lambda:{self.region}:{self.account}:function:{self.name}"
+            case "stream":
+                return f"arn:aws:kinesis:{self.region}:{self.account}:stream/{self.name}"
+
+    @classmethod
+    def from_arn(cls, arn: str) -> Resource:
+        """The resource that an ARN of :attr:`arn`'s forms names; raises InvalidName for any other text."""
+        parts = arn.split(":")
+        match parts:
+            case ["arn", "aws", "sqs", region, account, name]:
+                return cls("queue", account, region, name)
+            case ["arn", "aws", "lambda", region, account, "function", name]:
+                return cls("function", account, region, name)
+            case ["arn", "aws", "kinesis", region, account, tail] if tail.startswith("stream/"):
+                return cls("stream", account, region, tail.removeprefix("stream/"))
+            case _:
+                raise InvalidName("resource", arn, "not the ARN of a queue, function or stream")
+
+
+class Queue(msgspec.Struct, frozen=True, tag="queue"):
+    """A queue by name, as a destination, dead-letter queue or source. Raises InvalidName."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        check_name("queue", self.name)
+
+
+class Function(msgspec.Struct, frozen=True, tag="function"):
+    """A function by name, as a destination: it is invoked asynchronously with the record. Raises InvalidName."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        check_name("function", self.name)
+
+
+class Stream(msgspec.Struct, frozen=True, tag="stream"):
+    """A stream by name, as a destination: an append-only log. Raises InvalidName."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        check_name("stream", self.name)
+
+
+Target: TypeAlias = Queue | Function | Stream
+"""Where a record can be sent."""

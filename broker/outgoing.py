@@ -1,0 +1,94 @@
+"""What a caller hands over, checked and packed: events of functions and messages of queues."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from broker import limits
+from broker.errors import InvalidOption, PayloadTooLarge
+from broker.records import Attribute, AttributeValue, Header, decode_json, encode_json, pack
+from broker.store.messages import NewMessage
+
+_OWN_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_ATTRIBUTE_NAME: Final = re.compile(r"(?!.*\.\.)(?!\.)[A-Za-z0-9_.-]{1,256}(?<!\.)")
+_NOT_IN_MESSAGES: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def check_own_id(own_id: str | None) -> str:
+    """The caller's id, '' where there is none. Raises InvalidOption."""
+    if own_id is None:
+        return ""
+    if not isinstance(own_id, str) or not _OWN_ID.fullmatch(own_id):
+        raise InvalidOption("id", own_id, "1 to 128 printable characters without spaces")
+    return own_id
+
+
+def event_message(function: str, event: object, own_id: str | None = None) -> NewMessage:
+    """An event for the asynchronous queue of a function. Raises PayloadNotJson, PayloadTooLarge, InvalidOption."""
+    body = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_ASYNC_EVENT_BYTES)
+    identity = check_own_id(own_id)
+    return NewMessage(pack(body, Header(id=identity) if identity else None), len(body), None, identity)
+
+
+def event_json(what: str, event: object, *, limit_bytes: int) -> bytes:
+    """An event as JSON: bytes are taken as JSON text and checked, anything else is encoded."""
+    if isinstance(event, bytes):
+        decode_json(what, event)
+        body = event
+    else:
+        body = encode_json(what, event)
+    if len(body) > limit_bytes:
+        raise PayloadTooLarge(what, len(body), limit_bytes)
+    return body
+
+
+def queue_message(
+    queue: str,
+    body: object,
+    *,
+    delay_s: float | None,
+    attributes: Mapping[str, AttributeValue] | None,
+    own_id: str | None,
+) -> NewMessage:
+    """A message for a queue: text as it is, anything else as JSON. Raises InvalidInput."""
+    what = f'message for queue "{queue}"'
+    encoded = _body_bytes(what, body)
+    typed = {_check_attribute_name(name): Attribute.of(name, value) for name, value in (attributes or {}).items()}
+    if len(typed) > limits.MAX_ATTRIBUTES:
+        raise InvalidOption("attributes", sorted(typed), f"at most {limits.MAX_ATTRIBUTES}")
+    size = len(encoded) + sum(
+        len(name.encode()) + len(attribute.data_type.encode()) + len(attribute.data)
+        for name, attribute in typed.items()
+    )
+    if size > limits.MAX_MESSAGE_BYTES:
+        raise PayloadTooLarge(what, size, limits.MAX_MESSAGE_BYTES)
+    identity = check_own_id(own_id)
+    header = Header(id=identity or None, attributes=typed) if identity or typed else None
+    return NewMessage(pack(encoded, header), size, _delay_ms(delay_s), identity)
+
+
+def _body_bytes(what: str, body: object) -> bytes:
+    if not isinstance(body, str):
+        return encode_json(what, body)
+    if not body:
+        raise InvalidOption("body", body, "must not be empty")
+    if found := _NOT_IN_MESSAGES.search(body):
+        raise InvalidOption("body", found.group(), "a character that SQS does not allow in messages")
+    return body.encode()
+
+
+def _check_attribute_name(name: str) -> str:
+    if not _ATTRIBUTE_NAME.fullmatch(name) or name.lower().startswith(("aws.", "amazon.")):
+        rule = "1 to 256 of letters, digits, _, - and single inner dots, not starting with AWS. or Amazon."
+        raise InvalidOption("attribute name", name, rule)
+    return name
+
+
+def _delay_ms(delay_s: float | None) -> int | None:
+    if delay_s is None:
+        return None
+    if isinstance(delay_s, bool) or not isinstance(delay_s, int | float) or not 0 <= delay_s <= limits.MAX_DELAY_S:
+        raise InvalidOption("delay", delay_s, f"must be a number of seconds from 0 to {limits.MAX_DELAY_S}")
+    return round(delay_s * 1000)

@@ -1,0 +1,388 @@
+"""Queues: create, send, receive under a visibility timeout, settle, look, count, purge, redrive, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from broker import limits
+from broker.core import Core
+from broker.errors import InvalidOption, LeaseLost, QueueExists, QueueNotFound, ResourceBusy, StoreError
+from broker.ids import TokenSource, message_id
+from broker.names import Function, Queue, Resource, check_name
+from broker.outgoing import queue_message
+from broker.records import (
+    FIRST_FACTS,
+    AttributeValue,
+    Delivery,
+    Facts,
+    Header,
+    QueueSettings,
+    check_range,
+    check_whole,
+    decode_json,
+    pack,
+    unpack,
+)
+from broker.routing import Relay
+from broker.sending import Sender
+from broker.store.messages import Claim, Claimed, Counts, Deferral, Onward, Peeked, member_of
+
+_REDRIVE_BATCH: Final = 100
+_REDRIVE_LEASE_MS: Final = 60_000
+
+
+class Message:
+    """One message: what was sent, how often it was received, and, when it was received, its lease."""
+
+    def __init__(self, queue: QueueClient, claimed: Claimed, *, nonce: int, token: str) -> None:
+        self._queue: Final = queue
+        self.member: Final = member_of(claimed.entry, token)
+        header, body = unpack(claimed.blob)
+        self._header: Final = header
+        self.facts: Final[Facts] = claimed.facts
+        self.id: Final[str] = header.id or message_id(claimed.entry, nonce)
+        """Unique; the caller's own where one was given."""
+        self.body: Final[str] = body.decode()
+        """The stored text."""
+        self.sent_ms: Final[int] = self.facts.sent_ms or int(claimed.entry.partition("-")[0])
+        """When it was first sent, in milliseconds of Redis's clock."""
+
+    @property
+    def attributes(self) -> dict[str, AttributeValue]:
+        """The attributes it was sent with: text, numbers, bytes."""
+        return {name: attribute.python for name, attribute in self._header.attributes.items()}
+
+    @property
+    def receives(self) -> int:
+        """How often it has been handed out, this time included (ApproximateReceiveCount)."""
+        return self.facts.receives
+
+    @property
+    def source(self) -> str | None:
+        """For a dead letter: the ARN of the queue, or of the function, that it comes from."""
+        return self._header.source
+
+    def json(self) -> Any:
+        """The body decoded from JSON; raises PayloadNotJson."""
+        return decode_json(f"message {self.id}", self.body)
+
+    async def delete(self) -> None:
+        """Done: removes the message. Raises LeaseLost when it has been handed to somebody else since."""
+        settled = await self._queue.core.messages.finish(self._queue.resource, [self.member], counter="deleted")
+        if settled.refused.get(0) == "fenced":
+            raise LeaseLost(self.id)
+
+    async def extend(self, timeout: float) -> None:
+        """Hides it for so many seconds from now. Raises LeaseLost."""
+        check_range("timeout", timeout, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
+        lost = await self._queue.core.messages.extend(
+            self._queue.resource, [self.member], lease_ms=round(timeout * 1000)
+        )
+        if lost:
+            raise LeaseLost(self.id)
+
+    async def release(self, delay: float = 0) -> None:
+        """Gives it back, to be received again after so many seconds. Raises LeaseLost."""
+        check_range("delay", delay, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
+        deferral = Deferral(self.member, round(delay * 1000))
+        if (await self._queue.core.messages.defer(self._queue.resource, [deferral], counter="released")).refused:
+            raise LeaseLost(self.id)
+
+    def redriven(self, to: Queue | Function | None) -> Delivery:
+        """This dead letter on its way back to its source, or to ``to``, with fresh counters."""
+        target = to
+        if target is None:
+            source = Resource.from_arn(self.source or "")
+            target = Function(source.name) if source.kind == "function" else Queue(source.name)
+        header = Header(id=self.id, attributes={} if isinstance(target, Function) else self._header.attributes)
+        if isinstance(target, Function) and "RequestID" in self._header.attributes:
+            header = Header(id=str(self._header.attributes["RequestID"].python))
+        return Delivery(kind="redrive", target=target, blob=pack(self.body.encode(), header))
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} of {self._queue.name!r}, receive {self.receives}>"
+
+
+class QueueClient:
+    """One queue, as an opened :class:`broker.Broker` gives it. Errors: QueueNotFound, InvalidInput, StoreError."""
+
+    def __init__(self, core: Core, sender: Sender, relay: Relay, name: str) -> None:
+        self.name: Final = check_name("queue", name)
+        self.core: Final = core
+        self.resource: Final[Resource] = core.resource("queue", name)
+        self._sender: Final = sender
+        self._relay: Final = relay
+        self._tokens: Final = TokenSource()
+
+    # -- settings -----------------------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        *,
+        visibility_timeout: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S,
+        delay: float = 0,
+        retention: float = limits.DEFAULT_RETENTION_S,
+        max_message_bytes: int = limits.MAX_MESSAGE_BYTES,
+        receive_wait: float = 0,
+        dead_letter: Queue | None = None,
+        max_receives: int | None = None,
+    ) -> None:
+        """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
+
+        A second time with the same settings changes nothing; with others it raises QueueExists. A queue that exists
+        only because something named it takes the settings given here.
+        """
+        settings = _settings(
+            visibility_timeout, delay, retention, max_message_bytes, receive_wait, dead_letter, max_receives
+        )
+        await self._create_dead_letter(settings)
+        encoded = msgspec.json.encode(settings)
+        done = await self.core.directory.configure(self.resource, encoded, queue_fields(settings), mode="create")
+        if done.status == "kept" and done.before is not None:
+            before = msgspec.json.decode(done.before, type=QueueSettings)
+            for field in QueueSettings.__struct_fields__:
+                if getattr(before, field) != getattr(settings, field):
+                    raise QueueExists(self.name, field)
+
+    async def configure(
+        self,
+        *,
+        visibility_timeout: float | None = None,
+        delay: float | None = None,
+        retention: float | None = None,
+        max_message_bytes: int | None = None,
+        receive_wait: float | None = None,
+        dead_letter: Queue | None = None,
+        max_receives: int | None = None,
+    ) -> None:
+        """Changes the settings given and leaves the others. Raises QueueNotFound."""
+        now = await self.settings()
+        changes: dict[str, object] = {
+            "visibility_timeout_s": visibility_timeout,
+            "delay_s": delay,
+            "retention_s": retention,
+            "max_message_bytes": max_message_bytes,
+            "receive_wait_s": receive_wait,
+            "dead_letter": dead_letter.name if dead_letter else None,
+            "max_receives": max_receives,
+        }
+        settings = msgspec.structs.replace(now, **{name: value for name, value in changes.items() if value is not None})
+        await self._create_dead_letter(settings)
+        encoded = msgspec.json.encode(settings)
+        await self.core.directory.configure(self.resource, encoded, queue_fields(settings), mode="replace")
+
+    async def settings(self) -> QueueSettings:
+        """The settings in force. Raises QueueNotFound."""
+        described = await self.core.directory.describe(self.resource)
+        if described is None:
+            raise QueueNotFound(self.name)
+        return msgspec.json.decode(described.settings, type=QueueSettings)
+
+    async def _create_dead_letter(self, settings: QueueSettings) -> None:
+        if settings.dead_letter == self.name:
+            raise InvalidOption("dead_letter", self.name, "a queue cannot be its own dead-letter queue")
+        if settings.dead_letter:
+            await ensure_queue(self.core, settings.dead_letter)
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        body: object,
+        *,
+        delay: float | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        id: str | None = None,  # noqa: A002 - the word users know
+    ) -> str:
+        """Stores a message and answers its id: text as it is, anything else as JSON; ``delay`` in seconds.
+
+        With an own ``id``, a repetition within five minutes is accepted once. Raises QueueNotFound, InvalidInput.
+        """
+        message = queue_message(self.name, body, delay_s=delay, attributes=attributes, own_id=id)
+        stored_id = await self._sender.send(self.resource, message)
+        return id or stored_id
+
+    async def send_many(self, bodies: Iterable[object], *, delay: float | None = None) -> list[str]:
+        """Stores messages in order and answers their ids. All are checked before the first is stored."""
+        messages = [queue_message(self.name, body, delay_s=delay, attributes=None, own_id=None) for body in bodies]
+        return await self._sender.send_many(self.resource, messages)
+
+    # -- receiving ----------------------------------------------------------------------------------------------------
+
+    async def receive(
+        self, count: int = 1, *, wait: float | None = None, visibility_timeout: float | None = None
+    ) -> list[Message]:
+        """Up to ``count`` messages, hidden from others for ``visibility_timeout`` seconds (the queue's own by default).
+
+        Waits up to ``wait`` seconds (the queue's own by default) until there is one; an empty list otherwise.
+        """
+        check_whole("count", count, 1, limits.MAX_RECEIVE_COUNT)
+        if visibility_timeout is None or wait is None:
+            settings = await self.settings()
+            visibility_timeout = settings.visibility_timeout_s if visibility_timeout is None else visibility_timeout
+            wait = settings.receive_wait_s if wait is None else wait
+        check_range("visibility_timeout", visibility_timeout, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
+        check_range("wait", wait, 0, 86_400)
+        lease_ms = round(visibility_timeout * 1000)
+        messages, _ = await self._take(count, lease_ms, wake=False)
+        if messages or not wait:
+            return messages
+        return await self._wait_and_take(count, lease_ms, wait)
+
+    async def _wait_and_take(self, count: int, lease_ms: int, wait_s: float) -> list[Message]:
+        woken = asyncio.Event()
+        channel = self.core.keys.of(self.resource).wake
+
+        def wake(_: bytes | None) -> None:
+            woken.set()
+
+        await self.core.channels.listen({channel: wake})
+        try:
+            deadline = time.monotonic() + wait_s
+            while True:
+                woken.clear()
+                messages, claim = await self._take(count, lease_ms, wake=True)
+                left_s = deadline - time.monotonic()
+                if messages or left_s <= 0:
+                    return messages
+                if claim.next_due_ms is not None:
+                    left_s = min(left_s, max(0.001, (claim.next_due_ms - claim.now_ms) / 1000))
+                try:
+                    await asyncio.wait_for(woken.wait(), left_s)
+                except asyncio.TimeoutError:
+                    continue
+        finally:
+            await self.core.channels.unlisten(channel, wake)
+
+    async def _take(self, count: int, lease_ms: int, *, wake: bool) -> tuple[list[Message], Claim]:
+        token = f"r{self._tokens.next()}"
+        try:
+            claim = await self.core.messages.claim(
+                self.resource, token=token, lease_ms=lease_ms, room=count, mode="receive", wake=wake
+            )
+        except (StoreError, asyncio.CancelledError):
+            # Whether it leased anything is unknown: give it back when Redis is there again.
+            self.core.in_background(self.core.messages.release_claim(self.resource, token), name="release_claim")
+            raise
+        if claim.status == "unknown":
+            raise QueueNotFound(self.name)
+        if claim.outbox:
+            self.core.in_background(self._relay.deliver(self.resource), name="relay")
+        return [Message(self, claimed, nonce=claim.nonce, token=token) for claimed in claim.messages], claim
+
+    # -- looking, counting, clearing ----------------------------------------------------------------------------------
+
+    async def counts(self) -> Counts:
+        """Exact numbers of visible, in flight, retrying and delayed messages at this moment."""
+        counts = await self.core.messages.counts(self.resource)
+        if counts is None:
+            raise QueueNotFound(self.name)
+        return counts
+
+    async def peek(self, count: int = 10) -> list[Message]:
+        """A look at up to ``count`` messages, wherever they are, without receiving them; they cannot be settled."""
+        described = await self.core.directory.describe(self.resource)
+        if described is None:
+            raise QueueNotFound(self.name)
+        check_whole("count", count, 1, limits.MAX_RECEIVE_COUNT)
+        found = await self.core.messages.peek(self.resource, count)
+        return [self._looked_at(item, described.nonce) for item in found]
+
+    def _looked_at(self, item: Peeked, nonce: int) -> Message:
+        facts = b"" if item.facts == FIRST_FACTS else item.facts.stored().encode()
+        return Message(self, Claimed(item.entry, item.blob, facts), nonce=nonce, token="")
+
+    async def purge(self) -> int:
+        """Throws all messages away, those in flight too; answers how many."""
+        held = await self.core.messages.purge(self.resource)
+        if held is None:
+            raise QueueNotFound(self.name)
+        return held
+
+    async def delete(self, *, force: bool = False) -> None:
+        """Removes the queue. With messages in it: raises ResourceBusy, unless forced."""
+        await self._relay.deliver(self.resource)
+        status, held = await self.core.directory.delete(self.resource, force=force)
+        if status == "unknown":
+            raise QueueNotFound(self.name)
+        if status == "busy":
+            raise ResourceBusy("queue", self.name, held)
+
+    # -- redrive ------------------------------------------------------------------------------------------------------
+
+    async def redrive(self, *, to: Queue | Function | None = None, count: int | None = None) -> int:
+        """Sends dead letters back to where each came from (or to ``to``) with fresh counters; answers how many.
+
+        A dead letter of a function goes to it as the bare event. One whose source is not known stays. Raises
+        InvalidOption for a target that is this queue itself.
+        """
+        if to == Queue(self.name):
+            raise InvalidOption("to", self.name, "a queue cannot be redriven to itself")
+        moved, left = 0, set[str]()
+        while count is None or moved < count:
+            room = _REDRIVE_BATCH if count is None else min(_REDRIVE_BATCH, count - moved)
+            messages, _ = await self._take(room, _REDRIVE_LEASE_MS, wake=False)
+            fresh = [message for message in messages if message.id not in left]
+            going = [message for message in fresh if to is not None or message.source]
+            staying = [message for message in messages if message not in going]
+            await self._send_back(going, to)
+            for message in staying:
+                left.add(message.id)
+                await message.release()
+            moved += len(going)
+            if not going:
+                break
+        await self._relay.deliver(self.resource)
+        return moved
+
+    async def _send_back(self, messages: list[Message], to: Queue | Function | None) -> None:
+        if not messages:
+            return
+        onward = [
+            Onward(index, "r", msgspec.msgpack.encode(message.redriven(to))) for index, message in enumerate(messages)
+        ]
+        members = [message.member for message in messages]
+        await self.core.messages.finish(self.resource, members, counter="deleted", onward=onward)
+
+
+def _settings(
+    visibility_timeout: float,
+    delay: float,
+    retention: float,
+    max_message_bytes: int,
+    receive_wait: float,
+    dead_letter: Queue | None,
+    max_receives: int | None,
+) -> QueueSettings:
+    return QueueSettings(
+        visibility_timeout_s=visibility_timeout,
+        delay_s=delay,
+        retention_s=retention,
+        max_message_bytes=max_message_bytes,
+        receive_wait_s=receive_wait,
+        dead_letter=dead_letter.name if dead_letter else None,
+        max_receives=max_receives,
+    )
+
+
+def queue_fields(settings: QueueSettings) -> dict[str, str]:
+    """The settings that the scripts read, in their units."""
+    return {
+        "delay_ms": str(round(settings.delay_s * 1000)),
+        "retention_ms": str(round(settings.retention_s * 1000)),
+        "max_bytes": str(settings.max_message_bytes),
+        "max_receives": "" if settings.max_receives is None else str(settings.max_receives),
+    }
+
+
+async def ensure_queue(core: Core, name: str) -> None:
+    """Creates a queue that something names, with defaults, where it is missing."""
+    settings = QueueSettings()
+    encoded = msgspec.json.encode(settings)
+    resource = core.resource("queue", check_name("queue", name))
+    await core.directory.configure(resource, encoded, queue_fields(settings), mode="ensure", implied=True)

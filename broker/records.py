@@ -1,0 +1,272 @@
+"""What is stored: messages, settings of functions, queues, streams and mappings, and what is sent on.
+
+Every record is versioned by tolerance: readers ignore fields they do not know and fill in those that are missing.
+"""
+
+from __future__ import annotations
+
+import struct
+from decimal import Decimal
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from broker import limits
+from broker.errors import InvalidOption, PayloadNotJson
+from broker.names import Target
+
+AttributeValue: TypeAlias = str | int | float | Decimal | bytes
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+class Attribute(msgspec.Struct, frozen=True, array_like=True):
+    """One message attribute as SQS types it; String and Number are kept as UTF-8 text."""
+
+    data_type: str
+    data: bytes
+
+    @classmethod
+    def of(cls, name: str, value: AttributeValue) -> Attribute:
+        """The typed form of a Python value. Raises InvalidOption for anything but text, numbers and bytes."""
+        match value:
+            case str() if value:
+                return cls("String", value.encode())
+            case bytes() if value:
+                return cls("Binary", value)
+            case int() | float() | Decimal() if not isinstance(value, bool):
+                return cls("Number", str(value).encode())
+            case _:
+                raise InvalidOption(f"attributes[{name!r}]", value, "text, a number or bytes, and not empty")
+
+    @property
+    def binary(self) -> bool:
+        """Whether the value is bytes rather than text."""
+        return self.data_type.startswith("Binary")
+
+    @property
+    def python(self) -> AttributeValue:
+        """The value as Python has it; a Number is an int where it is whole, else a Decimal."""
+        if self.binary:
+            return self.data
+        text = self.data.decode()
+        if not self.data_type.startswith("Number"):
+            return text
+        return int(text) if text.lstrip("+-").isdigit() else Decimal(text)
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What travels with a body besides it; most messages need none."""
+
+    id: str | None = None
+    attributes: dict[str, Attribute] = {}
+    source: str | None = None
+    """ARN of where a dead letter comes from: the queue, or the function whose event it was."""
+
+
+_HEADER_ENCODER: Final = msgspec.msgpack.Encoder()
+_HEADER_DECODER: Final = msgspec.msgpack.Decoder(Header)
+_LENGTH: Final = struct.Struct(">I")
+_PLAIN: Final = b"\x00"
+_HEADED: Final = b"\x01"
+NO_HEADER: Final = Header()
+
+
+def pack(body: bytes, header: Header | None = None) -> bytes:
+    """A body, with its header if it has one, as the one opaque value that Redis keeps."""
+    if header is None or header == NO_HEADER:
+        return _PLAIN + body
+    encoded = _HEADER_ENCODER.encode(header)
+    return b"".join((_HEADED, _LENGTH.pack(len(encoded)), encoded, body))
+
+
+def unpack(blob: bytes) -> tuple[Header, bytes]:
+    """Header and body of a packed message. Raises PayloadNotJson's parent ValueError for damaged data."""
+    if blob[:1] == _PLAIN:
+        return NO_HEADER, blob[1:]
+    if blob[:1] != _HEADED or len(blob) < 5:
+        raise ValueError(f"stored message of unknown version {blob[:1]!r}")
+    (length,) = _LENGTH.unpack_from(blob, 1)
+    return _HEADER_DECODER.decode(blob[5 : 5 + length]), blob[5 + length :]
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """The counters of one message, kept apart: leases granted, errors and timeouts, leases that ended without a word."""
+
+    receives: int = 1
+    tries: int = 0
+    crashes: int = 0
+    first_receive_ms: int = 0
+    sent_ms: int = 0
+    culprit: str = ""
+
+    @classmethod
+    def parse(cls, text: bytes) -> Facts:
+        """Facts from their stored form; empty text is a message that is handed out for the first time."""
+        if not text:
+            return FIRST_FACTS
+        receives, tries, crashes, first, sent, culprit = text.decode().split(",", 5)
+        return cls(
+            receives=int(receives),
+            tries=int(tries),
+            crashes=int(crashes),
+            first_receive_ms=int(first),
+            sent_ms=int(sent),
+            culprit=culprit,
+        )
+
+    def stored(self) -> str:
+        """The stored form, as the scripts read it."""
+        return f"{self.receives},{self.tries},{self.crashes},{self.first_receive_ms},{self.sent_ms},{self.culprit}"
+
+
+FIRST_FACTS: Final = Facts()
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Attributes of a queue, in seconds and bytes, with SQS's defaults."""
+
+    visibility_timeout_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
+    delay_s: float = 0
+    retention_s: float = limits.DEFAULT_RETENTION_S
+    max_message_bytes: int = limits.MAX_MESSAGE_BYTES
+    receive_wait_s: float = 0
+    dead_letter: str | None = None
+    max_receives: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range("visibility_timeout", self.visibility_timeout_s, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
+        check_range("delay", self.delay_s, 0, limits.MAX_DELAY_S)
+        check_range("retention", self.retention_s, limits.MIN_RETENTION_S, limits.MAX_RETENTION_S)
+        check_range("max_message_bytes", self.max_message_bytes, limits.KIB, limits.MAX_MESSAGE_BYTES)
+        check_range("receive_wait", self.receive_wait_s, 0, limits.MAX_RECEIVE_WAIT_S)
+        if (self.dead_letter is None) != (self.max_receives is None):
+            raise InvalidOption("max_receives", self.max_receives, "goes together with dead_letter")
+        if self.max_receives is not None:
+            check_range("max_receives", self.max_receives, 1, limits.MAX_RECEIVES)
+
+
+class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How long a stream keeps its records: by number and by age, whichever is less."""
+
+    max_length: int = limits.DEFAULT_STREAM_MAX_LENGTH
+    retention_s: float = limits.DEFAULT_STREAM_RETENTION_S
+
+    def __post_init__(self) -> None:
+        check_range("max_length", self.max_length, 1, 1_000_000_000)
+        check_range("retention", self.retention_s, 1, 365 * 86_400)
+
+
+class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A registered function as data: everything a process without its code needs to know."""
+
+    timeout_s: float = limits.DEFAULT_TIMEOUT_S
+    retries: int = limits.DEFAULT_RETRIES
+    retry_delays_s: tuple[float, ...] = limits.DEFAULT_RETRY_DELAYS_S
+    max_event_age_s: float = limits.DEFAULT_MAX_EVENT_AGE_S
+    concurrency: int | None = None
+    paused: bool = False
+    max_crashes: int = limits.DEFAULT_MAX_CRASHES
+    on_success: Target | None = None
+    on_failure: Target | None = None
+    dead_letter: Target | None = None
+
+    def __post_init__(self) -> None:
+        check_range("timeout", self.timeout_s, 0.001, limits.MAX_TIMEOUT_S)
+        check_whole("retries", self.retries, 0, limits.MAX_RETRIES)
+        if self.retries and not self.retry_delays_s:
+            raise InvalidOption("retry_delays", self.retry_delays_s, "at least one delay, as retries is above 0")
+        for delay in self.retry_delays_s:
+            check_range("retry_delays", delay, 0, 86_400 * 365)
+        check_range("max_event_age", self.max_event_age_s, 0.001, 86_400 * 365)
+        if self.concurrency is not None:
+            check_whole("concurrency", self.concurrency, 0, limits.MAX_CONCURRENCY)
+        check_whole("max_crashes", self.max_crashes, 0, 1_000)
+
+
+class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event source mapping as data: which queue feeds which function, and how."""
+
+    queue: str
+    function: str
+    batch_size: int = limits.DEFAULT_BATCH_SIZE
+    batch_window_s: float = 0
+    partial_failures: bool = False
+    max_concurrency: int | None = None
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        check_whole("batch_size", self.batch_size, 1, limits.MAX_BATCH_SIZE)
+        check_range("batch_window", self.batch_window_s, 0, limits.MAX_BATCH_WINDOW_S)
+        if self.max_concurrency is not None:
+            low, high = limits.MIN_MAPPING_CONCURRENCY, limits.MAX_MAPPING_CONCURRENCY
+            check_whole("max_concurrency", self.max_concurrency, low, high)
+
+    @property
+    def name(self) -> str:
+        """One mapping a pair of queue and function."""
+        return f"{self.queue}->{self.function}"
+
+
+def check_range(option: str, value: float, low: float, high: float) -> None:
+    """Raises InvalidOption unless the value is a number from low to high."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidOption(option, value, f"must be a number from {low:g} to {high:g}")
+
+
+def check_whole(option: str, value: int, low: int, high: int) -> None:
+    """Raises InvalidOption unless the value is a whole number from low to high."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidOption(option, value, f"must be a whole number from {low} to {high}")
+
+
+# -- what is sent on --------------------------------------------------------------------------------------------------
+
+DeliveryKind: TypeAlias = Literal["success", "failure", "dead_letter", "redrive"]
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry of an outbox: a packed message on its way to a target."""
+
+    kind: DeliveryKind
+    target: Target
+    blob: bytes
+    facts: str = ""
+    first_attempt_ms: int = 0
+    attempts: int = 0
+    last_error: str = ""
+    detour: bool = False
+    """It could not be delivered for a day and is on its way to the dead-letter queue instead."""
+
+
+class ErrorObject(msgspec.Struct, frozen=True, kw_only=True):
+    """Lambda's error object, with the keys in Lambda's spelling."""
+
+    errorMessage: str  # noqa: N815
+    errorType: str  # noqa: N815
+    requestId: str  # noqa: N815
+    stackTrace: list[str] | None = None  # noqa: N815
+
+
+# -- JSON -------------------------------------------------------------------------------------------------------------
+
+_JSON_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
+_JSON_DECODER: Final = msgspec.json.Decoder()
+
+
+def encode_json(what: str, value: object) -> bytes:
+    """The value as JSON; raises PayloadNotJson, naming what it was, if it cannot be."""
+    try:
+        return _JSON_ENCODER.encode(value)
+    except (TypeError, ValueError, RecursionError, UnicodeEncodeError) as error:
+        raise PayloadNotJson(what, str(error)) from error
+
+
+def decode_json(what: str, text: bytes | str) -> Any:
+    """The value of a JSON text; raises PayloadNotJson, naming what it was."""
+    try:
+        return _JSON_DECODER.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PayloadNotJson(what, str(error)) from error

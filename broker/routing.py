@@ -1,0 +1,138 @@
+"""The relay: moves what an outbox holds to its targets, each at least once and, within five minutes, at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, assert_never
+
+import msgspec
+import structlog
+
+from broker import errors, limits
+from broker.core import Core
+from broker.ids import message_id
+from broker.names import Function, Queue, Resource, Stream, Target
+from broker.records import Delivery, Facts, FunctionSettings, Header, QueueSettings, pack, unpack
+from broker.sending import Sender
+from broker.store.logs import NewRecord
+from broker.store.messages import NewMessage
+from broker.store.outbox import OutboxEntry, OutboxSettlement
+
+_ROOM: Final = 500
+_HOLD_MS: Final = 30_000
+_BACKOFF_FIRST_MS: Final = 1_000
+_BACKOFF_LAST_MS: Final = 300_000
+_MOVE_MARK: Final = b"M"
+"""First byte of what claim.lua writes for a message whose receives are used up."""
+
+_log = structlog.get_logger("penstock")
+
+
+class Parcel(msgspec.Struct, frozen=True):
+    """One entry of an outbox, read."""
+
+    name: str
+    delivery: Delivery
+
+
+class Relay:
+    """Delivers outboxes. Any process may run one; what it dies over is tried again by another."""
+
+    def __init__(self, core: Core, sender: Sender) -> None:
+        self._core: Final = core
+        self._sender: Final = sender
+
+    async def deliver(self, source: Resource) -> int:
+        """Sends on all that is due in the outbox of one resource; answers how many arrived."""
+        delivered = 0
+        while entries := await self._core.outbox.take(source, room=_ROOM, hold_ms=_HOLD_MS):
+            parcels = [await self._read(source, entry) for entry in entries]
+            targets = {parcel.delivery.target for parcel in parcels}
+            settlements: list[OutboxSettlement] = []
+            for target in targets:
+                group = [parcel for parcel in parcels if parcel.delivery.target == target]
+                settlements += await self._attempt(source, target, group)
+            await self._core.outbox.settle(source, settlements)
+            delivered += sum(settlement.retry_in_ms is None for settlement in settlements)
+            if len(entries) < _ROOM:
+                break
+        return delivered
+
+    async def _attempt(self, source: Resource, target: Target, group: Sequence[Parcel]) -> list[OutboxSettlement]:
+        try:
+            await self._send(source, target, group)
+        except (errors.NotFound, errors.StoreFull, errors.StoreReadOnly, errors.InvalidInput) as error:
+            _log.warning("delivery_failed", source=source.arn, target=target.name, count=len(group), reason=str(error))
+            return [await self._put_off(source, parcel, str(error)) for parcel in group]
+        return [OutboxSettlement(parcel.name) for parcel in group]
+
+    async def _send(self, source: Resource, target: Target, group: Sequence[Parcel]) -> None:
+        own_ids = [f"{source.tag}/{parcel.name}" for parcel in group]
+        match target:
+            case Queue() | Function():
+                kind = "queue" if isinstance(target, Queue) else "function"
+                messages = [
+                    NewMessage(parcel.delivery.blob, 0, None, own_id, parcel.delivery.facts)
+                    for parcel, own_id in zip(group, own_ids, strict=True)
+                ]
+                await self._sender.send_many(
+                    self._core.resource("queue" if kind == "queue" else "function", target.name), messages, urgent=True
+                )
+            case Stream():
+                records = [
+                    NewRecord(own_id, unpack(parcel.delivery.blob)[1], own_id)
+                    for parcel, own_id in zip(group, own_ids, strict=True)
+                ]
+                stream = self._core.resource("stream", target.name)
+                if await self._core.logs.append(stream, records, urgent=True) is None:
+                    raise errors.StreamNotFound(target.name)
+            case _:
+                assert_never(target)
+
+    async def _read(self, source: Resource, entry: OutboxEntry) -> Parcel:
+        if entry.record[:1] == _MOVE_MARK:
+            return Parcel(entry.name, await self._moved(source, entry.record))
+        return Parcel(entry.name, msgspec.msgpack.decode(entry.record, type=Delivery))
+
+    async def _moved(self, source: Resource, record: bytes) -> Delivery:
+        """A message whose receives are used up, as its dead-letter queue shall have it (SQS: id, attributes and the
+        time of sending stay, the receive count goes on)."""
+        facts_text, entry_text, blob = record[1:].split(b"\n", 2)
+        facts, entry = Facts.parse(facts_text), entry_text.decode()
+        described = await self._core.directory.describe(source)
+        if described is None:
+            raise errors.QueueNotFound(source.name)
+        settings = msgspec.json.decode(described.settings, type=QueueSettings)
+        header, body = unpack(blob)
+        moved = Header(
+            id=header.id or message_id(entry, described.nonce), attributes=header.attributes, source=source.arn
+        )
+        kept = Facts(
+            receives=facts.receives,
+            first_receive_ms=facts.first_receive_ms,
+            sent_ms=facts.sent_ms or int(entry.partition("-")[0]),
+        )
+        target = Queue(settings.dead_letter or source.name)
+        return Delivery(kind="dead_letter", target=target, blob=pack(body, moved), facts=kept.stored())
+
+    async def _put_off(self, source: Resource, parcel: Parcel, reason: str) -> OutboxSettlement:
+        old = parcel.delivery
+        now_ms = await self._core.messages.now_ms()
+        changed = msgspec.structs.replace(
+            old, attempts=old.attempts + 1, last_error=reason, first_attempt_ms=old.first_attempt_ms or now_ms
+        )
+        if not old.detour and now_ms - changed.first_attempt_ms >= limits.OUTBOX_KEEP_MS:
+            detour = await self._dead_letter_of(source)
+            if detour is not None and detour != old.target:
+                changed = msgspec.structs.replace(changed, target=detour, detour=True, attempts=0)
+        delay_ms = min(_BACKOFF_LAST_MS, _BACKOFF_FIRST_MS * 2 ** min(changed.attempts - 1, 20)) if changed.attempts else 0
+        return OutboxSettlement(parcel.name, delay_ms, msgspec.msgpack.encode(changed))
+
+    async def _dead_letter_of(self, source: Resource) -> Target | None:
+        described = await self._core.directory.describe(source)
+        if described is None:
+            return None
+        if source.kind == "function":
+            return msgspec.json.decode(described.settings, type=FunctionSettings).dead_letter
+        dead_letter = msgspec.json.decode(described.settings, type=QueueSettings).dead_letter
+        return Queue(dead_letter) if dead_letter else None

@@ -1,0 +1,111 @@
+"""Sending: one script call for many messages, the same token when a lost reply makes it necessary to ask again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
+
+from broker import errors, limits
+from broker.core import Core
+from broker.ids import TokenSource
+from broker.names import Kind, Resource
+from broker.store.messages import NewMessage, Stored
+
+T = TypeVar("T")
+_RETRY_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 2.0)
+_NOT_FOUND: Final[dict[Kind, type[errors.NotFound]]] = {
+    "queue": errors.QueueNotFound,
+    "function": errors.FunctionNotFound,
+    "stream": errors.StreamNotFound,
+}
+
+
+class Sender:
+    """Sends to any queue or function. Concurrent single sends to one resource share a round trip."""
+
+    def __init__(self, core: Core) -> None:
+        self._core: Final = core
+        self._tokens: Final = TokenSource()
+        self._waiting: Final[dict[Resource, list[tuple[NewMessage, asyncio.Future[str]]]]] = {}
+
+    async def send(self, resource: Resource, message: NewMessage) -> str:
+        """Stores one message; answers its id. Errors: NotFound, PayloadTooLarge, the StoreError family."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.get(resource)
+        if waiting is None:
+            self._waiting[resource] = [(message, future)]
+            self._core.in_background(self._drain(resource), name="send")
+        else:
+            waiting.append((message, future))
+        return await future
+
+    async def send_many(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool = False) -> list[str]:
+        """Stores messages in order, up to 1,000 a step; answers their ids. Errors as :meth:`send`."""
+        ids: list[str] = []
+        for chunk in chunks(messages, blob_of=lambda message: message.blob):
+            stored = await self._store(resource, chunk, urgent=urgent)
+            ids += [stored.id(index) for index in range(len(chunk))]
+        return ids
+
+    async def _drain(self, resource: Resource) -> None:
+        """Sends what has gathered until nothing has; whoever comes meanwhile joins the next step."""
+        while batch := self._waiting[resource]:
+            self._waiting[resource] = []
+            for chunk in chunks(batch, blob_of=lambda pair: pair[0].blob):
+                await self._send_chunk(resource, chunk)
+        del self._waiting[resource]
+
+    async def _send_chunk(self, resource: Resource, chunk: Sequence[tuple[NewMessage, asyncio.Future[str]]]) -> None:
+        try:
+            stored = await self._store(resource, [message for message, _ in chunk], urgent=False)
+        except errors.PayloadTooLarge as error:
+            if len(chunk) == 1:
+                _fail(chunk[0][1], error)
+                return
+            for pair in chunk:  # one of them is too large for this queue: each for itself
+                await self._send_chunk(resource, [pair])
+        except asyncio.CancelledError:
+            for _, future in chunk:
+                future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - each waiting sender gets it; nobody else would
+            for _, future in chunk:
+                _fail(future, error)
+        else:
+            for index, (_, future) in enumerate(chunk):
+                if not future.done():
+                    future.set_result(stored.id(index))
+
+    async def _store(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored:
+        token, bucket = self._tokens.next(), str(int(time.time() // 60))
+        for pause_s in (*_RETRY_PAUSES_S, None):
+            try:
+                stored = await self._core.messages.send(resource, messages, token=token, bucket=bucket, urgent=urgent)
+                break
+            except errors.StoreUnavailable:
+                if pause_s is None:
+                    raise
+                await asyncio.sleep(pause_s)
+        if stored is None:
+            raise _NOT_FOUND[resource.kind](resource.name)
+        return stored
+
+
+def _fail(future: asyncio.Future[str], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def chunks(items: Sequence[T], *, blob_of: Callable[[T], bytes]) -> Iterator[Sequence[T]]:
+    """The items in slices that one script call may carry: at most 1,000, at most 4 MiB unless one alone is larger."""
+    start, size = 0, 0
+    for index, item in enumerate(items):
+        length = len(blob_of(item))
+        if index > start and (index - start >= limits.MAX_SEND_MESSAGES or size + length > limits.MAX_SEND_BYTES):
+            yield items[start:index]
+            start, size = index, 0
+        size += length
+    if start < len(items):
+        yield items[start:]

@@ -1,0 +1,134 @@
+"""Wake-ups: one connection a process listens on all its channels. They are hints; a missed one costs time, never work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
+
+import redis.asyncio
+import structlog
+from redis import exceptions as failures
+
+Listener: TypeAlias = Callable[[bytes | None], None]
+"""Called with what was published; None after a reconnection, when something may have been missed."""
+
+_PING_S: Final = 10.0
+_PONG_S: Final = 5.0
+_BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_LOST: Final = (failures.RedisError, OSError, asyncio.TimeoutError, EOFError)
+
+_log = structlog.get_logger("penstock")
+
+
+class Channels:
+    """Listens on any number of channels over one connection that is checked, and made again when it is lost."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client: Final = client
+        self._listeners: Final[dict[bytes, list[Listener]]] = {}
+        self._confirmed: Final[dict[bytes, asyncio.Event]] = {}
+        self._pubsub: redis.asyncio.client.PubSub | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def listen(self, listeners: Mapping[str, Listener]) -> None:
+        """Adds listeners; returns when Redis has confirmed every channel (or will have, once it is back)."""
+        new: list[bytes] = []
+        for channel, listener in listeners.items():
+            name = channel.encode()
+            self._listeners.setdefault(name, []).append(listener)
+            if name not in self._confirmed:
+                self._confirmed[name] = asyncio.Event()
+                new.append(name)
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read_for_ever(), name="penstock-channels")
+        elif new and self._pubsub is not None:
+            try:
+                await self._pubsub.subscribe(*new)
+            except _LOST:
+                pass  # the reader notices and subscribes again to everything
+        for channel in listeners:
+            event = self._confirmed.get(channel.encode())
+            if event is not None:
+                try:
+                    await asyncio.wait_for(event.wait(), _PONG_S)
+                except asyncio.TimeoutError:
+                    return
+
+    async def unlisten(self, channel: str, listener: Listener) -> None:
+        """Removes one listener; the last one of a channel ends the subscription."""
+        name = channel.encode()
+        remaining = self._listeners.get(name, [])
+        if listener in remaining:
+            remaining.remove(listener)
+        if not remaining and name in self._listeners:
+            del self._listeners[name]
+            self._confirmed.pop(name, None)
+            if self._pubsub is not None:
+                try:
+                    await self._pubsub.unsubscribe(name)
+                except _LOST:
+                    pass
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+            self._reader = None
+
+    async def _read_for_ever(self) -> None:
+        failed = 0
+        while True:
+            pubsub = self._client.pubsub()
+            try:
+                await pubsub.subscribe(*self._listeners)
+                self._pubsub = pubsub
+                if failed:
+                    _log.info("channels_back", after_attempts=failed)
+                failed = 0
+                self._tell_all()
+                await self._read(pubsub)
+            except _LOST as error:
+                if not failed:
+                    _log.warning("channels_lost", reason=str(error) or type(error).__name__)
+                await asyncio.sleep(_BACKOFF_S[min(failed, len(_BACKOFF_S) - 1)])
+                failed += 1
+            finally:
+                self._pubsub = None
+                for event in self._confirmed.values():
+                    event.clear()
+                try:
+                    await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py
+                except _LOST:
+                    pass
+
+    async def _read(self, pubsub: redis.asyncio.client.PubSub) -> None:
+        pinged = False
+        while self._listeners:
+            message = await pubsub.get_message(timeout=_PONG_S if pinged else _PING_S)
+            if message is None:
+                if pinged:
+                    raise ConnectionError("no answer to PING")
+                await pubsub.ping()
+                pinged = True
+                continue
+            pinged = False
+            self._dispatch(message["type"], message["channel"], message["data"])
+        await pubsub.unsubscribe()
+        self._reader = None
+        raise asyncio.CancelledError
+
+    def _dispatch(self, kind: str, channel: bytes, data: bytes) -> None:
+        if kind == "subscribe":
+            event = self._confirmed.get(channel)
+            if event is not None:
+                event.set()
+        elif kind == "message":
+            for listener in tuple(self._listeners.get(channel, ())):
+                listener(data)
+
+    def _tell_all(self) -> None:
+        for listeners in tuple(self._listeners.values()):
+            for listener in tuple(listeners):
+                listener(None)

@@ -1,0 +1,123 @@
+"""The connection to Redis: every option set by us, errors translated once, the server checked before it is trusted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+from redis import exceptions as failures
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from broker import errors
+
+MIN_VERSION: Final = (6, 2)
+_TIMEOUT_S: Final = 10.0
+_CONNECT_TIMEOUT_S: Final = 5.0
+_POOL_SIZE: Final = 64
+_POOL_WAIT_S: Final = 30.0
+
+
+def connect(url: str, *, pool_size: int = _POOL_SIZE) -> redis.asyncio.Redis:
+    """A client that never re-sends a command by itself: after a lost reply the outcome is the caller's to settle."""
+    try:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url,
+            max_connections=pool_size,
+            timeout=_POOL_WAIT_S,
+            retry=AsyncRetry(NoBackoff(), 0),
+            retry_on_timeout=False,
+            **_options(url),
+        )
+    except ValueError as error:
+        raise errors.InvalidOption("url", _without_password(url), str(error)) from error
+    client = redis.asyncio.Redis.from_pool(pool)
+    client.response_callbacks.clear()  # replies as they came: the library's forms differ between its versions
+    return client
+
+
+def connect_in_thread(url: str) -> redis.Redis:
+    """A blocking client for a thread of its own."""
+    client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), retry_on_timeout=False, **_options(url))
+    client.response_callbacks.clear()
+    return client
+
+
+def _options(url: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "socket_timeout": _TIMEOUT_S,
+        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "decode_responses": False,
+        "health_check_interval": 0,
+        "protocol": 2,
+    }
+    if not url.startswith("unix"):
+        options["socket_keepalive"] = True
+    return options
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url)
+
+
+@contextmanager
+def translated(url: str, chosen_by: str) -> Iterator[None]:
+    """Turns redis errors into ours; a lost connection says which address was used and why that one."""
+    try:
+        yield
+    except (failures.AuthenticationError, failures.NoPermissionError) as error:
+        raise errors.StoreDenied(f"Redis at {_without_password(url)} refused: {error}") from error
+    except failures.ReadOnlyError as error:
+        raise errors.StoreReadOnly(f"Redis at {_without_password(url)} is a read-only replica") from error
+    except failures.OutOfMemoryError as error:
+        raise errors.StoreFull(
+            f"Redis at {_without_password(url)} has reached its maxmemory; nothing was stored"
+        ) from error
+    except (failures.ConnectionError, failures.TimeoutError, OSError) as error:
+        raise errors.StoreUnavailable(
+            f"no answer from Redis at {_without_password(url)} ({chosen_by}): {error or type(error).__name__}"
+        ) from error
+    except failures.NoScriptError:
+        raise
+    except failures.ResponseError as error:
+        raise _from_reply(str(error), url) from error
+
+
+def _from_reply(text: str, url: str) -> errors.StoreError:
+    """The error for a reply that reaches us through a script, where redis-py knows only the text."""
+    place = f"Redis at {_without_password(url)}"
+    if "OOM command not allowed" in text:
+        return errors.StoreFull(f"{place} has reached its maxmemory; nothing was stored")
+    if "READONLY" in text:
+        return errors.StoreReadOnly(f"{place} is a read-only replica")
+    if any(word in text for word in ("LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "UNBLOCKED")):
+        return errors.StoreUnavailable(f"{place} cannot serve at the moment: {text}")
+    if any(word in text for word in ("NOAUTH", "NOPERM", "WRONGPASS")):
+        return errors.StoreDenied(f"{place} refused: {text}")
+    return errors.StoreFault(f"{place} answered: {text}")
+
+
+def check_server(info: bytes, url: str) -> None:
+    """Raises StoreUnsuitable for a server that is too old or may evict keys, StoreReadOnly for a replica.
+
+    ``info`` is the reply of INFO.
+    """
+    found = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    place = f"Redis at {_without_password(url)}"
+    version = found.get("redis_version", "0")
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < MIN_VERSION:
+        raise errors.StoreUnsuitable(f"{place} is version {version}; Penstock needs 6.2 or newer (or Valkey 7.2)")
+    policy = found.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise errors.StoreUnsuitable(
+            f"{place} has maxmemory-policy {policy}, which throws events away when memory is short; "
+            "set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
+        )
+    if found.get("role") == "slave" and found.get("slave_read_only", "1") == "1":
+        raise errors.StoreReadOnly(f"{place} is a read-only replica; give the address of the primary")

@@ -1,0 +1,171 @@
+"""What exists: resources and their settings, mappings, live workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from broker.ids import new_nonce
+from broker.names import Kind, Resource
+from broker.store.keys import Keyspace
+from broker.store.scripts import Argument, ScriptRunner
+
+ConfigureMode: TypeAlias = Literal["ensure", "create", "replace"]
+_DIRECTORY_OF: Final[dict[Kind, str]] = {"queue": "queues", "function": "functions", "stream": "streams"}
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """What a configuration did, and the settings from before (None where there were none)."""
+
+    status: Literal["created", "same", "kept", "changed"]
+    before: bytes | None
+
+
+class Described(msgspec.Struct, frozen=True, kw_only=True):
+    """A resource as the scripts see it: its settings, random number, times and counters."""
+
+    settings: bytes
+    nonce: int
+    created_ms: int
+    revision: int
+    implied: bool
+    held: bool
+    counters: dict[str, int]
+
+
+_COUNTERS: Final = ("sent", "done", "failed", "retried", "released", "expired", "dead", "deleted", "purged", "restored")
+
+
+class DirectoryStore:
+    """Creates, lists, describes and deletes. Errors: the StoreError family."""
+
+    def __init__(self, runner: ScriptRunner, keyspace: Keyspace) -> None:
+        self._runner: Final = runner
+        self._keys: Final = keyspace
+        self._nonces: Final[dict[Resource, int]] = {}
+
+    async def configure(
+        self,
+        resource: Resource,
+        settings: bytes,
+        fields: Mapping[str, str],
+        *,
+        mode: ConfigureMode,
+        implied: bool = False,
+    ) -> Configured:
+        """Creates the resource or changes its settings; ``fields`` are those that scripts read ('' removes one)."""
+        k = self._keys.of(resource)
+        # Listed first: a listed resource without settings is harmless, one with settings that nobody lists is not.
+        await self._list(resource)
+        arguments: list[Argument] = [
+            *(mode, resource.kind, settings, new_nonce(), "1" if implied else "0", k.wake),
+        ]
+        for field, value in fields.items():
+            arguments += (field, value)
+        status, before = await self._runner.run("configure", (k.meta,), arguments)
+        return Configured(status.decode(), before or None)
+
+    async def _list(self, resource: Resource) -> None:
+        key = self._keys.directory(_DIRECTORY_OF[resource.kind])
+        await self._runner.fetch("HSETNX", key, resource.name, "1")
+
+    async def names(self, kind: Kind) -> list[str]:
+        """The names of all resources of a kind, sorted."""
+        found = await self._runner.fetch("HKEYS", self._keys.directory(_DIRECTORY_OF[kind]))
+        return sorted(name.decode() for name in found)
+
+    async def describe(self, resource: Resource) -> Described | None:
+        """Settings and counters of one resource; None where it does not exist."""
+        flat = await self._runner.fetch("HGETALL", self._keys.of(resource).meta)
+        found = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+        if "kind" not in found:
+            return None
+        nonce = int(found["nonce"])
+        self._nonces[resource] = nonce
+        return Described(
+            settings=found["settings"],
+            nonce=nonce,
+            created_ms=int(found["created_ms"]),
+            revision=int(found.get("revision", 0)),
+            implied=found.get("implied") == b"1",
+            held=found.get("held") == b"1",
+            counters={name: int(found.get(name, 0)) for name in _COUNTERS},
+        )
+
+    async def nonce(self, resource: Resource) -> int | None:
+        """The resource's random number, which is part of its message ids; None where it does not exist."""
+        known = self._nonces.get(resource)
+        if known is not None:
+            return known
+        described = await self.describe(resource)
+        return described.nonce if described else None
+
+    def forget(self, resource: Resource) -> None:
+        """Drops what was remembered of a resource that may have been deleted and made again."""
+        self._nonces.pop(resource, None)
+
+    async def delete(self, resource: Resource, *, force: bool) -> tuple[Literal["deleted", "unknown", "busy"], int]:
+        """Removes a resource; without ``force`` only an empty one. Answers how many messages it held."""
+        k = self._keys.of(resource)
+        status, held = await self._runner.run("delete", k.every(), ("force" if force else "", k.wake))
+        word: Literal["deleted", "unknown", "busy"] = status.decode()
+        if word != "busy":
+            await self._runner.fetch("HDEL", self._keys.directory(_DIRECTORY_OF[resource.kind]), resource.name)
+            self.forget(resource)
+        return word, held
+
+    async def hold(self, function: Resource, *, held: bool) -> bool:
+        """Pauses a function, or ends that pause; False where it does not exist."""
+        k = self._keys.of(function)
+        return bool(await self._runner.run("hold", (k.meta,), ("1" if held else "", k.wake)))
+
+    # -- mappings -----------------------------------------------------------------------------------------------------
+
+    async def put_mapping(self, name: str, settings: bytes) -> bytes | None:
+        """Stores a mapping; answers what was there before."""
+        key = self._keys.directory("mappings")
+        before: bytes | None = await self._runner.fetch("HGET", key, name)
+        if before != settings:
+            await self._runner.fetch("HSET", key, name, settings)
+        return before
+
+    async def mappings(self) -> dict[str, bytes]:
+        """All mappings, by name."""
+        flat = await self._runner.fetch("HGETALL", self._keys.directory("mappings"))
+        return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+
+    async def delete_mapping(self, name: str) -> bool:
+        """Removes a mapping; False where there was none."""
+        return bool(await self._runner.fetch("HDEL", self._keys.directory("mappings"), name))
+
+    # -- live workers -------------------------------------------------------------------------------------------------
+
+    async def heartbeat(self, process: str, serves: bytes, *, ttl_ms: int) -> list[str]:
+        """Says that a worker lives; 0 says that it leaves. Answers processes found gone without a word."""
+        keys = (self._keys.workers("live"), self._keys.workers("info"))
+        gone = await self._runner.run("heartbeat", keys, (process, ttl_ms, serves))
+        return [name.decode() for name in gone]
+
+    async def live_workers(self) -> dict[str, bytes]:
+        """What each worker that was heard of lately serves."""
+        flat = await self._runner.fetch("HGETALL", self._keys.workers("info"))
+        return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+
+    async def record_end(self, process: str, cause: str) -> None:
+        """Keeps for a day why a worker process ended, for events that it took with it."""
+        key = f"{self._keys.workers('ends')}:{process}"
+        await self._runner.fetch("SET", key, cause, "EX", 86_400)
+
+    async def end_of(self, process: str) -> str | None:
+        """Why a worker process ended, where somebody saw it."""
+        cause: bytes | None = await self._runner.fetch("GET", f"{self._keys.workers('ends')}:{process}")
+        return cause.decode() if cause else None
+
+    # -- locks --------------------------------------------------------------------------------------------------------
+
+    async def take_turn(self, what: str, *, for_ms: int) -> bool:
+        """Whether this process may do a chore that one process at a time should do, for so long."""
+        key = f"{self._keys.workers('turn')}:{what}"
+        return bool(await self._runner.fetch("SET", key, "1", "NX", "PX", for_ms))

@@ -1,0 +1,80 @@
+"""How every key is spelled. One resource, one hash tag, so that all its keys share a cluster slot."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from broker.names import Resource
+
+CLOCK_OFFSET_KEY: Final = "penstock:test-clock"
+"""Read only by a test server's scripts: milliseconds added to its clock."""
+
+
+class ResourceKeys(msgspec.Struct, frozen=True):
+    """The keys and the wake-up channel of one resource."""
+
+    ready: str
+    leases: str
+    waiting: str
+    delayed: str
+    suspects: str
+    bodies: str
+    facts: str
+    notes: str
+    meta: str
+    outbox: str
+    outgoing: str
+    permits: str
+    seen: str
+    log: str
+    repair_lock: str
+    wake: str
+    base: str
+
+    def tokens(self, bucket: str) -> str:
+        """Where the tokens of one sender's minute are kept."""
+        return f"{self.base}tokens:{bucket}"
+
+    def mapping_permits(self, function: str) -> str:
+        """The running batches of the mapping from this queue to that function."""
+        return f"{self.base}mapping:{function}"
+
+    def every(self) -> tuple[str, ...]:
+        """All keys that live as long as the resource (tokens expire by themselves)."""
+        return (
+            *(self.meta, self.bodies, self.ready, self.outbox, self.leases, self.waiting, self.delayed),
+            *(self.suspects, self.facts, self.notes, self.outgoing, self.permits, self.seen, self.log),
+        )
+
+
+class Keyspace:
+    """Spells the keys under one prefix. The prefix stands outside the braces."""
+
+    def __init__(self, prefix: str, account: str, region: str) -> None:
+        self.prefix: Final = prefix
+        self._scope: Final = f"{account}:{region}"
+        self.of = lru_cache(maxsize=65_536)(self._of)
+
+    def _of(self, resource: Resource) -> ResourceKeys:
+        base = f"{self.prefix}:{{{resource.tag}}}:"
+        names = [name for name in ResourceKeys.__struct_fields__ if name != "base"]
+        return ResourceKeys(**{name: base + name.replace("_", "-") for name in names}, base=base)
+
+    def directory(self, what: str) -> str:
+        """The hash that lists one kind of resource of this account and region."""
+        return f"{self.prefix}:{{directory:{self._scope}}}:{what}"
+
+    def workers(self, what: str) -> str:
+        """What is known of live workers of this account and region."""
+        return f"{self.prefix}:{{workers:{self._scope}}}:{what}"
+
+    def inbox(self, process: str) -> str:
+        """The channel on which one process hears of calls (a worker) or replies (a caller)."""
+        return f"{self.prefix}:inbox:{process}"
+
+    def parcel(self, call_id: str) -> str:
+        """Where a payload too large for a channel waits; it expires by itself."""
+        return f"{self.prefix}:{{parcel:{call_id}}}"

@@ -1,0 +1,218 @@
+-- Leases messages to one caller: what is due, what was left by an ended lease, then fresh ones in order of arrival.
+-- KEYS   1 ready  2 leases  3 waiting  4 delayed  5 suspects  6 bodies  7 facts  8 meta  9 outbox  10 outgoing  11 permits
+-- ARGV   1 lease token: w… a worker's, s… a worker's that runs it alone, r… a receiver's
+--        2 lease ms  3 room (messages)  4 bytes  5 mode: 'work' | 'alone' | 'receive' | 'aged'
+--        6 'aged' mode: only what was sent at or before this ms, else ''  7 '1': wake this caller when there is more
+-- Reply  {status, now, next due ms or -1, revision, limit or -1, suspects, outbox, fence, random number, {entry, blob, facts, …}}
+--        status: 'ok' | 'paused' | 'full' (no permit free); or {'unknown'}
+-- State  ready | delayed | waiting | ended lease -> leased | suspect | outbox (receives used up) | gone (retention)
+local token, lease_ms, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local max_bytes, mode, aged_ms, wake = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1'
+local m = redis.call('HMGET', KEYS[8], 'kind', 'paused', 'limit', 'cursor', 'max_receives', 'retention_ms',
+  'max_crashes', 'revision', 'fence', 'asleep', 'expired', 'dead', 'nonce', 'held')
+if not m[1] then return { 'unknown' } end
+local limit = tonumber(m[3] or -1)
+local out, count, bytes = {}, 0, 0
+local scans = 5000 -- how many messages one call may look at, whatever becomes of them
+
+local function first_score(key)
+  local head = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  return head[2] and tonumber(head[2])
+end
+
+local function answer(status, next_due, fence)
+  return { status, string.format('%.0f', now), next_due and string.format('%.0f', next_due) or '-1', m[8] or '0',
+    limit, redis.call('ZCARD', KEYS[5]), redis.call('ZCARD', KEYS[9]), fence or '0', m[13], out }
+end
+
+if (m[2] == '1' or m[14] == '1') and mode ~= 'receive' then return answer('paused') end
+if room < 1 then return answer('full') end
+
+redis.call('ZREM', KEYS[2], '') -- a first write that needs no memory: what follows passes on a full server
+local needs_permit = limit > 0 and mode ~= 'aged' and mode ~= 'receive'
+if needs_permit then
+  redis.call('ZREMRANGEBYSCORE', KEYS[11], '-inf', now)
+  local free = limit - redis.call('ZCARD', KEYS[11])
+  if free < room then
+    room = free
+    redis.call('HSET', KEYS[8], 'starved', '1')
+  end
+  if room < 1 then return answer('full', first_score(KEYS[11])) end
+end
+
+local max_receives = tonumber(m[5])
+local retention = tonumber(m[6])
+local max_crashes = tonumber(m[7] or 3)
+local expired, dead = 0, 0
+local granted = {} -- score, member, score, member, …
+local lease_end = string.format('%.0f', now + lease_ms)
+
+local function forget(entry)
+  redis.call('HDEL', KEYS[6], entry)
+  redis.call('HDEL', KEYS[7], entry)
+  redis.call('XDEL', KEYS[1], entry)
+end
+
+local function grant(entry, blob, facts)
+  granted[#granted + 1] = lease_end
+  granted[#granted + 1] = entry .. '|' .. token
+  out[#out + 1], out[#out + 2], out[#out + 3] = entry, blob, facts
+  count, bytes = count + 1, bytes + #blob
+end
+
+-- Hands out a message that has facts or a past; its place has been taken from it before the call.
+local function hand_out(entry, blob, facts)
+  scans = scans - 1
+  if not blob then
+    redis.call('HDEL', KEYS[7], entry)
+    return
+  end
+  local sent = facts and facts.sent > 0 and facts.sent or entry_ms(entry)
+  if retention and sent + retention <= now then
+    expired = expired + 1
+    return forget(entry)
+  end
+  if not facts then return grant(entry, blob, '') end
+  if max_receives and facts.receives >= max_receives then
+    redis.call('HSET', KEYS[10], entry .. ':m', 'M' .. write_facts(facts) .. '\n' .. entry .. '\n' .. blob)
+    redis.call('ZADD', KEYS[9], now, entry .. ':m')
+    dead = dead + 1
+    return forget(entry)
+  end
+  facts.receives = facts.receives + 1
+  if facts.first == 0 then facts.first = now end
+  local text = write_facts(facts)
+  redis.call('HSET', KEYS[7], entry, text)
+  grant(entry, blob, text)
+end
+
+local function body_of(entry)
+  local blob = redis.call('HGET', KEYS[6], entry)
+  if blob then return blob, true end
+  local found = redis.call('XRANGE', KEYS[1], entry, entry)
+  return found[1] and found[1][2][2], false
+end
+
+-- A worker's lease that ended without settle or release is a crash: from now on the event runs alone.
+local function set_apart(entry, blob, in_hash, facts)
+  if not in_hash and blob then
+    redis.call('HSET', KEYS[6], entry, blob)
+    redis.call('XDEL', KEYS[1], entry)
+  end
+  redis.call('HSET', KEYS[7], entry, write_facts(facts))
+  redis.call('ZADD', KEYS[5], now, entry)
+end
+
+local function take_ended_leases()
+  local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, math.min(room - count, 1000))
+  for _, member in ipairs(ended) do
+    if bytes >= max_bytes then return end
+    local entry, holder = string.match(member, '^(.-)|(.*)$')
+    local blob, in_hash = body_of(entry)
+    local facts = read_facts(redis.call('HGET', KEYS[7], entry)) or first_facts(now)
+    redis.call('ZREM', KEYS[2], member)
+    if string.sub(holder, 1, 1) == 'r' then
+      hand_out(entry, blob, facts)
+    else
+      facts.crashes, facts.culprit = facts.crashes + 1, holder
+      if mode == 'receive' or facts.crashes > max_crashes then
+        hand_out(entry, blob, facts)
+      elseif blob then
+        set_apart(entry, blob, in_hash, facts)
+      end
+    end
+  end
+end
+
+-- What is due in one of the sorted sets, in chunks, so that few large messages cannot make one long call.
+local function take_due(key)
+  local chunk = aged_ms and 500 or 16
+  while count < room and bytes < max_bytes and scans > 0 do
+    local due = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, math.min(room - count, chunk))
+    if #due == 0 then return end
+    local blobs = redis.call('HMGET', KEYS[6], unpack(due))
+    local facts = redis.call('HMGET', KEYS[7], unpack(due))
+    for i, entry in ipairs(due) do
+      if bytes >= max_bytes then return end
+      if not (aged_ms and entry_ms(entry) > aged_ms) then
+        redis.call('ZREM', key, entry)
+        local known = read_facts(facts[i])
+        if known and known.crashes > 0 and mode == 'work' and known.crashes <= max_crashes then
+          scans = scans - 1
+          redis.call('ZADD', KEYS[5], now, entry)
+        else
+          hand_out(entry, blobs[i], known)
+        end
+      end
+    end
+    if aged_ms then return end -- one look: what is not old enough stays where it is
+    chunk = math.min(chunk * 4, 500)
+  end
+end
+
+local cursor = m[4] or '0-0'
+local cursor_before = cursor
+local function take_fresh()
+  local chunk, last = 32, aged_ms and string.format('%.0f', aged_ms) or '+'
+  local any_facts = redis.call('EXISTS', KEYS[7]) == 1
+  while count < room and bytes < max_bytes and scans > 0 do
+    local entries = redis.call('XRANGE', KEYS[1], '(' .. cursor, last, 'COUNT', math.min(room - count, chunk))
+    if #entries == 0 then return end
+    local facts
+    if any_facts then
+      local names = {}
+      for i, found in ipairs(entries) do names[i] = found[1] end
+      facts = redis.call('HMGET', KEYS[7], unpack(names))
+    end
+    for i, found in ipairs(entries) do
+      local entry, blob = found[1], found[2][2]
+      cursor = entry
+      if (facts and facts[i]) or retention then
+        hand_out(entry, blob, facts and read_facts(facts[i]))
+      else
+        grant(entry, blob, '')
+      end
+      if bytes >= max_bytes then break end
+    end
+    chunk = math.min(chunk * 4, 1000)
+    if count > 0 then chunk = math.max(1, math.min(chunk, math.ceil((max_bytes - bytes) * count / bytes))) end
+  end
+end
+
+if mode == 'alone' then
+  take_ended_leases()
+  take_due(KEYS[5])
+else
+  take_ended_leases()
+  take_due(KEYS[3])
+  take_due(KEYS[4])
+  if mode ~= 'work' then take_due(KEYS[5]) end
+  take_fresh()
+end
+
+local fence, changes = tonumber(m[9] or 0), {}
+local function set(field, value) changes[#changes + 1], changes[#changes + 2] = field, value end
+if cursor ~= cursor_before then set('cursor', cursor) end
+if count > 0 then
+  fence = fence + 1
+  set('fence', fence)
+end
+if expired > 0 then set('expired', tonumber(m[11] or 0) + expired) end
+if dead > 0 then set('dead', tonumber(m[12] or 0) + dead) end
+if wake and count < room and m[10] ~= '1' then set('asleep', '1') end
+if #changes > 0 then redis.call('HSET', KEYS[8], unpack(changes)) end
+for i = 1, #granted, 1000 do
+  redis.call('ZADD', KEYS[2], unpack(granted, i, math.min(i + 999, #granted)))
+  if needs_permit then redis.call('ZADD', KEYS[11], unpack(granted, i, math.min(i + 999, #granted))) end
+end
+
+local next_due
+if count < room and wake then
+  local sets = mode == 'alone' and { KEYS[5], KEYS[2] } or { KEYS[2], KEYS[3], KEYS[4] }
+  for _, key in ipairs(sets) do
+    local due = first_score(key)
+    if due and (not next_due or due < next_due) then next_due = due end
+  end
+end
+if scans <= 0 then next_due = now end
+return answer('ok', next_due, fence)

@@ -1,0 +1,11 @@
+-- Removes a resource with all that belongs to it.
+-- KEYS   1 meta  2 bodies  3 ready  4 outbox  5… its other keys
+-- ARGV   1 'force' | ''  2 wake channel
+-- Reply  {'deleted', messages} | {'unknown', 0} | {'busy', messages}
+if redis.call('EXISTS', KEYS[1]) == 0 then return { 'unknown', 0 } end
+local held = redis.call('HLEN', KEYS[2]) + redis.call('ZCARD', KEYS[4])
+if redis.call('TYPE', KEYS[3]).ok == 'stream' then held = held + redis.call('XLEN', KEYS[3]) end
+if held > 0 and ARGV[1] ~= 'force' then return { 'busy', held } end
+redis.call('UNLINK', unpack(KEYS))
+redis.call('PUBLISH', ARGV[2], 'deleted')
+return { 'deleted', held }

@@ -1,0 +1,20 @@
+-- Moves the end of leases, and of the permits of the same names, to so many milliseconds from now.
+-- KEYS   1 leases  2 permits
+-- ARGV   1 lease ms  2… members (at most 1,000)
+-- Reply  indexes (1…) of the members whose lease is gone
+-- State  leased -> leased
+if #ARGV < 2 then return {} end
+redis.call('ZREM', KEYS[1], '') -- a first write that needs no memory
+local lease_end = string.format('%.0f', now + tonumber(ARGV[1]))
+local scores = redis.call('ZMSCORE', KEYS[1], unpack(ARGV, 2))
+local permits = redis.call('EXISTS', KEYS[2]) == 1
+local lost = {}
+for i = 1, #ARGV - 1 do
+  if scores[i] then
+    redis.call('ZADD', KEYS[1], 'XX', lease_end, ARGV[i + 1])
+  else
+    lost[#lost + 1] = i
+  end
+  if permits then redis.call('ZADD', KEYS[2], 'XX', lease_end, ARGV[i + 1]) end
+end
+return lost

@@ -1,0 +1,44 @@
+-- Ends messages for good: succeeded, given up, deleted. What is to be sent on because of it is written here, in the same
+-- step, to the resource's own outbox.
+-- KEYS   1 ready  2 leases  3 bodies  4 facts  5 notes  6 meta  7 outbox  8 outgoing  9 permits
+-- ARGV   1 wake channel  2 counter of meta to raise  3 n  4… n lease members  … their n entries, then three values for each
+--        thing to send: index of its member (1…n), suffix of its name, record
+-- Reply  {finished, index, 'fenced' | 'unknown', …}: members whose lease is not theirs any more; nothing was done for them
+-- State  leased -> gone (+ outbox)
+local n = tonumber(ARGV[3])
+if n < 1 then return { 0 } end
+redis.call('ZREM', KEYS[2], '') -- a first write that needs no memory
+local scores = redis.call('ZMSCORE', KEYS[2], unpack(ARGV, 4, 3 + n))
+local members, entries, refused = {}, {}, {}
+for i = 1, n do
+  if scores[i] then
+    members[#members + 1], entries[#entries + 1] = ARGV[3 + i], ARGV[3 + n + i]
+  else
+    local entry = ARGV[3 + n + i]
+    local alive = redis.call('HEXISTS', KEYS[3], entry) == 1 or #redis.call('XRANGE', KEYS[1], entry, entry) > 0
+    refused[#refused + 1], refused[#refused + 2] = i, alive and 'fenced' or 'unknown'
+  end
+end
+local finished = 0
+if #members > 0 then
+  finished = redis.call('ZREM', KEYS[2], unpack(members))
+  for at = 4 + 2 * n, #ARGV, 3 do
+    local index = tonumber(ARGV[at])
+    if scores[index] then
+      local name = ARGV[3 + n + index] .. ':' .. ARGV[at + 1]
+      redis.call('HSET', KEYS[8], name, ARGV[at + 2])
+      redis.call('ZADD', KEYS[7], now, name)
+    end
+  end
+  for _, key in ipairs({ KEYS[3], KEYS[4], KEYS[5] }) do
+    if redis.call('EXISTS', key) == 1 then redis.call('HDEL', key, unpack(entries)) end
+  end
+  redis.call('XDEL', KEYS[1], unpack(entries))
+  redis.call('HINCRBY', KEYS[6], ARGV[2], finished)
+end
+if redis.call('EXISTS', KEYS[9]) == 1 then redis.call('ZREM', KEYS[9], unpack(ARGV, 4, 3 + n)) end
+if redis.call('HGET', KEYS[6], 'starved') == '1' then
+  redis.call('HSET', KEYS[6], 'starved', '0')
+  redis.call('PUBLISH', ARGV[1], '')
+end
+return { finished, unpack(refused) }

@@ -1,0 +1,38 @@
+"""Parcels: payloads too large for a channel wait under a key of their own that expires by itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from broker.store.keys import Keyspace
+from broker.store.scripts import ScriptRunner
+
+
+class ParcelStore:
+    """Stores and fetches parcels, tells inboxes. Errors: the StoreError family."""
+
+    def __init__(self, runner: ScriptRunner, keyspace: Keyspace) -> None:
+        self._runner: Final = runner
+        self._keys: Final = keyspace
+
+    async def put(self, name: str, payload: bytes, *, ttl_ms: int) -> None:
+        """Keeps a payload for so long."""
+        await self._runner.fetch("SET", self._keys.parcel(name), payload, "PX", ttl_ms)
+
+    async def take(self, name: str) -> bytes | None:
+        """The payload, which is then gone; None where it has expired."""
+        payload: bytes | None = await self._runner.fetch("GETDEL", self._keys.parcel(name))
+        return payload
+
+    def inbox(self, process: str) -> str:
+        """The channel of a process's inbox."""
+        return self._keys.inbox(process)
+
+    async def tell(self, process: str, notice: bytes) -> int:
+        """Publishes to an inbox; answers how many were listening."""
+        return int(await self._runner.fetch("PUBLISH", self._keys.inbox(process), notice))
+
+    async def listening(self, process: str) -> bool:
+        """Whether anybody listens at an inbox."""
+        reply = await self._runner.fetch("PUBSUB", "NUMSUB", self._keys.inbox(process))
+        return bool(reply[1])

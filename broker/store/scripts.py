@@ -1,0 +1,102 @@
+"""The Lua commands: loaded by content hash, run with reload when the server has forgotten them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import msgspec
+import redis
+import redis.asyncio
+from redis.exceptions import NoScriptError
+
+from broker.store.connection import translated
+from broker.store.keys import CLOCK_OFFSET_KEY
+
+Command: TypeAlias = Literal[
+    "append", "call", "claim", "configure", "counts", "defer", "delete", "extend", "finish", "heartbeat", "hold", "peek",
+    "purge", "release_claim", "release_permits", "renew_permits", "restore", "send", "settle_outbox", "take_outbox",
+    "take_permits",
+]  # fmt: skip
+Argument: TypeAlias = str | bytes | int
+
+_TEST_CLOCK: Final = f"\nnow = now + (tonumber(redis.call('GET', '{CLOCK_OFFSET_KEY}') or 0))\n"
+
+
+class Script(msgspec.Struct, frozen=True):
+    """One command: its whole text and the hash under which the server knows it."""
+
+    text: str
+    sha: str
+
+
+def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
+    """All commands. With ``test_clock`` their time can be moved by the key that tests set."""
+    folder = resources.files(__package__) / "lua"
+    clock = (folder / "_clock.lua").read_text() + (_TEST_CLOCK if test_clock else "")
+    facts = (folder / "_facts.lua").read_text()
+    scripts: dict[Command, Script] = {}
+    for name in get_args(Command):
+        body = (folder / f"{name}.lua").read_text()
+        text = clock + (facts if "_facts" in body or "entry_ms" in body else "") + body
+        scripts[name] = Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return scripts
+
+
+class ScriptRunner:
+    """Runs commands on the event loop's connections. Errors: the StoreError family."""
+
+    def __init__(
+        self, client: redis.asyncio.Redis, scripts: dict[Command, Script], *, url: str, chosen_by: str
+    ) -> None:
+        self.client: Final = client
+        self.url: Final = url
+        self.chosen_by: Final = chosen_by
+        self._scripts: Final = scripts
+
+    async def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """The reply of one command, as the client decodes it: bytes, integers and lists of them."""
+        script = self._scripts[command]
+        with translated(self.url, self.chosen_by):
+            try:
+                return await self.client.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            except NoScriptError:
+                return await self.client.execute_command("EVAL", script.text, len(keys), *keys, *arguments)
+
+    async def fetch(self, *command: Argument) -> Any:
+        """The reply of one of Redis's own commands, raw. Reading only: what writes is a script."""
+        with translated(self.url, self.chosen_by):
+            return await self.client.execute_command(*command)
+
+    async def snapshot(self, *commands: Sequence[Argument]) -> list[Any]:
+        """The raw replies of several reading commands on one slot, all as of the same moment."""
+        with translated(self.url, self.chosen_by):
+            async with self.client.pipeline(transaction=True) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                return await pipeline.execute()
+
+
+class ThreadScriptRunner:
+    """The same for a thread with a blocking connection of its own."""
+
+    def __init__(self, client: redis.Redis, scripts: dict[Command, Script], *, url: str, chosen_by: str) -> None:
+        self._client: Final = client
+        self._scripts: Final = scripts
+        self._url: Final = url
+        self._chosen_by: Final = chosen_by
+
+    def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """The reply of one command. Errors: the StoreError family."""
+        script = self._scripts[command]
+        with translated(self._url, self._chosen_by):
+            try:
+                return self._client.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            except NoScriptError:
+                return self._client.execute_command("EVAL", script.text, len(keys), *keys, *arguments)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._client.close()

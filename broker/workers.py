@@ -1,0 +1,52 @@
+"""Live workers: what each one serves, as the others see it."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import msgspec
+
+from broker.core import Core
+
+HEARTBEAT_S: Final = 5.0
+HEARTBEAT_TTL_MS: Final = 20_000
+_CACHE_S: Final = 1.0
+
+
+class Serves(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker process says of itself. ``process`` names its inbox and begins its lease tokens."""
+
+    process: str
+    host: str = ""
+    pid: int = 0
+    functions: tuple[str, ...] = ()
+    mappings: tuple[str, ...] = ()
+    started_ms: int = 0
+    alone: bool = False
+    """It runs only events that are set apart, one at a time."""
+
+
+class LiveWorkers:
+    """Who is there, remembered for a second."""
+
+    def __init__(self, core: Core) -> None:
+        self._core: Final = core
+        self._found: list[Serves] = []
+        self._found_at: float = -_CACHE_S
+
+    async def all(self, *, fresh: bool = False) -> list[Serves]:
+        """Every worker heard of lately."""
+        if fresh or time.monotonic() - self._found_at >= _CACHE_S:
+            found = await self._core.directory.live_workers()
+            self._found = [msgspec.json.decode(text, type=Serves) for text in found.values()]
+            self._found_at = time.monotonic()
+        return self._found
+
+    async def serving(self, function: str, *, fresh: bool = False) -> list[Serves]:
+        """Those that take calls of a function."""
+        return [worker for worker in await self.all(fresh=fresh) if function in worker.functions and not worker.alone]
+
+    def forget(self, process: str) -> None:
+        """Drops a worker that did not answer."""
+        self._found = [worker for worker in self._found if worker.process != process]

@@ -1,0 +1,1 @@
+"""Runnable examples of Penstock; each folder is one application to copy from."""

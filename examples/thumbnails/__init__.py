@@ -1,0 +1,1 @@
+"""The thumbnails example: photographs in, thumbnails and one contact sheet out."""
