@@ -15,8 +15,8 @@ from broker.errors import (
     PenstockError,
     StoreError,
 )
+from broker.message import Message
 from broker.names import Function, Queue, Stream
-from broker.queues import Message
 
 __all__ = [
     "Broker",

@@ -65,7 +65,8 @@ class Caller:
 
     async def call(self, function: str, event: object, *, timeout_s: float) -> Any:
         """The function's result. Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled,
-        CallTimeout, NoLiveWorker), StoreError."""
+        CallTimeout, NoLiveWorker), StoreError.
+        """
         check_range("timeout", timeout_s, 0.001, limits.MAX_TIMEOUT_S)
         resource = self._core.resource("function", check_name("function", function))
         payload = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
@@ -109,7 +110,7 @@ class Caller:
                 if await self._core.directory.describe(resource) is None:
                     raise errors.FunctionNotFound(resource.name)
                 raise errors.NoLiveWorker(resource.name)
-            worker = random.choice(candidates)  # noqa: S311 - spreading load
+            worker = random.choice(candidates)
             if not inline:
                 await self._core.parcels.put(call_id, payload, ttl_ms=left_ms + _PARCEL_SPARE_MS)
             notice = CallNotice(

@@ -59,10 +59,11 @@ class Broker:
 
     async def invoke_many(self, function: str, events: Iterable[object]) -> list[str]:
         """Stores many events, a thousand a step, and answers their request ids. All are checked before the first is
-        stored. Errors as :meth:`invoke`."""
+        stored. Errors as :meth:`invoke`.
+        """
         return await self.function(function).invoke_many(events)
 
-    async def call(self, function: str, event: object, *, timeout: float = DEFAULT_CALL_TIMEOUT_S) -> Any:  # noqa: ASYNC109
+    async def call(self, function: str, event: object, *, timeout: float = DEFAULT_CALL_TIMEOUT_S) -> Any:
         """Runs the function on a live worker and answers its result; never tried again.
 
         Raises FunctionError (Lambda's error type, message, stack), CallThrottled at the concurrency limit,

@@ -23,6 +23,7 @@ from broker.store.permits import PermitStore
 from broker.store.repair import RepairStore
 from broker.store.scripts import ScriptRunner, load_scripts
 
+_CLOSE_GRACE_S: Final = 1.0
 _log = structlog.get_logger("penstock")
 
 
@@ -53,7 +54,9 @@ class Core:
         check_server(await self.runner.fetch("INFO"), self.address.url)
 
     async def close(self) -> None:
-        """Ends background work and connections."""
+        """Lets background work end (sends under way, leases being given back), for a second, and ends the connections."""
+        if self._background:
+            await asyncio.wait(self._background, timeout=_CLOSE_GRACE_S)
         for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -65,16 +68,17 @@ class Core:
         return Resource(kind, self.settings.account, self.settings.region, name)
 
     def in_background(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-        """Starts work that this core owns; a failure of Redis in it is logged, for its own retry to mend."""
+        """Starts work that this core owns; a failure in it is logged, for its own retry to mend."""
         task = asyncio.create_task(_logged(work, name), name=f"penstock-{name}")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        task.add_done_callback(lambda _: work.close())  # one that was cancelled before it began would complain
         return task
 
 
 async def _logged(work: Coroutine[Any, Any, Any], name: str) -> Any:
     try:
         return await work
-    except errors.StoreError as error:
+    except errors.PenstockError as error:
         _log.warning("background_work_failed", work=name, code=error.code, reason=str(error))
         return None

@@ -38,7 +38,7 @@ class PenstockError(Exception):
     code: ClassVar[str] = "PenstockError"
 
 
-class InvalidInput(PenstockError):  # noqa: N818 - the tree reads as nouns; `code` is what programs match
+class InvalidInput(PenstockError):
     """Something the caller gave breaks a rule; nothing was done."""
 
     code = "InvalidInput"
@@ -84,7 +84,7 @@ class PayloadTooLarge(InvalidInput):
         self.what, self.size_bytes, self.limit_bytes = what, size_bytes, limit_bytes
 
 
-class NotFound(PenstockError):  # noqa: N818
+class NotFound(PenstockError):
     """A named thing does not exist."""
 
     code = "NotFound"
@@ -118,7 +118,7 @@ class StreamNotFound(NotFound):
     hint = ": create it, or name it as a destination"
 
 
-class Conflict(PenstockError):  # noqa: N818
+class Conflict(PenstockError):
     """The thing exists in a state that forbids what was asked."""
 
     code = "Conflict"
@@ -144,7 +144,7 @@ class ResourceBusy(Conflict):
         self.what, self.name, self.messages = what, name, messages
 
 
-class LeaseLost(PenstockError):  # noqa: N818
+class LeaseLost(PenstockError):
     """The lease has ended and the message was handed to somebody else, finished or removed."""
 
     code = "LeaseLost"

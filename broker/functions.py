@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from broker.core import Core
-from broker.errors import FunctionNotFound, ResourceBusy
+from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy
 from broker.names import Function, Queue, Resource, Stream, Target, check_name
 from broker.outgoing import event_message
 from broker.queues import ensure_queue
@@ -105,10 +105,14 @@ def function_fields(settings: FunctionSettings) -> dict[str, str]:
 
 async def register_function(core: Core, name: str, settings: FunctionSettings) -> Registered:
     """Makes these the function's settings for all workers, and creates the queues and streams that it names."""
-    for target in (settings.on_success, settings.on_failure, settings.dead_letter):
+    resource = core.resource("function", check_name("function", name))
+    targets = {option: getattr(settings, option) for option in ("on_success", "on_failure", "dead_letter")}
+    for option, target in targets.items():
+        if target == Function(name):
+            raise InvalidOption(option, target, "a function cannot be a destination of itself")
+    for target in targets.values():
         if target is not None:
             await ensure_target(core, target)
-    resource = core.resource("function", check_name("function", name))
     encoded = msgspec.json.encode(settings)
     done = await core.directory.configure(resource, encoded, function_fields(settings), mode="replace")
     if done.before is None:
@@ -119,6 +123,7 @@ async def register_function(core: Core, name: str, settings: FunctionSettings) -
 
 async def register_mapping(core: Core, settings: MappingSettings) -> Registered:
     """Makes these the mapping's settings for all workers, and creates its queue where missing."""
+    check_name("function", settings.function)
     await ensure_queue(core, settings.queue)
     found = await core.directory.put_mapping(settings.name, msgspec.json.encode(settings))
     if found is None:

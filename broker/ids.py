@@ -15,6 +15,7 @@ import uuid
 from itertools import count
 from typing import Final
 
+TOKEN_OWNER_LENGTH: Final = 12
 _SEQUENCE_LOW_BITS: Final = 20
 _SEQUENCE_LOW: Final = (1 << _SEQUENCE_LOW_BITS) - 1
 
@@ -55,7 +56,7 @@ def new_nonce() -> int:
 
 def random_token() -> str:
     """Twelve characters that no other process has: for requests whose repetition must be recognised."""
-    return os.urandom(6).hex()
+    return os.urandom(TOKEN_OWNER_LENGTH // 2).hex()
 
 
 class TokenSource:

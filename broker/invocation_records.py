@@ -19,6 +19,7 @@ Condition: TypeAlias = Literal[
     "Success", "RetriesExhausted", "EventAgeExceeded", "ZeroReservedConcurrency", "Quarantined"
 ]
 _VERSION: Final = "$LATEST"
+_PAYLOADS: Final = ("responsePayload", "requestPayload")
 
 
 class InvocationEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,21 +41,7 @@ class InvocationEnd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def invocation_record(end: InvocationEnd, *, limit_bytes: int) -> bytes:
-    """The record as JSON. Over the limit, ``responsePayload`` and then ``requestPayload`` become null and
-    ``penstockTruncated`` names them."""
-    truncated: list[str] = []
-    record = _record(end, truncated)
-    for field in ("responsePayload", "requestPayload"):
-        if len(record) <= limit_bytes:
-            break
-        if field == "responsePayload" and end.response is None:
-            continue
-        truncated.append(field)
-        record = _record(end, truncated)
-    return record
-
-
-def _record(end: InvocationEnd, truncated: list[str]) -> bytes:
+    """The record as JSON, truncated as :func:`truncated_record` does it."""
     fields: dict[str, object] = {
         "version": "1.0",
         "timestamp": iso_timestamp(end.now_ms),
@@ -64,17 +51,31 @@ def _record(end: InvocationEnd, truncated: list[str]) -> bytes:
             "condition": end.condition,
             "approximateInvokeCount": end.tries,
         },
-        "requestPayload": None if "requestPayload" in truncated else msgspec.Raw(end.event),
+        "requestPayload": msgspec.Raw(end.event),
     }
     if end.response is not None:
         context: dict[str, object] = {"statusCode": 200, "executedVersion": _VERSION}
         if end.failed:
             context["functionError"] = "Unhandled"
         fields["responseContext"] = context
-        fields["responsePayload"] = None if "responsePayload" in truncated else msgspec.Raw(end.response)
-    if truncated:
-        fields["penstockTruncated"] = truncated
-    return msgspec.json.encode(fields)
+        fields["responsePayload"] = msgspec.Raw(end.response)
+    return truncated_record(msgspec.json.encode(fields), limit_bytes=limit_bytes)
+
+
+def truncated_record(record: bytes, *, limit_bytes: int) -> bytes:
+    """A record over the limit with ``responsePayload``, then ``requestPayload``, as null, and ``penstockTruncated``
+    naming them; any other as it is.
+    """
+    if len(record) <= limit_bytes:
+        return record
+    fields = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
+    null, truncated = msgspec.Raw(b"null"), list[str]()
+    for field in _PAYLOADS:
+        if len(record) > limit_bytes and fields.get(field, null) != null:
+            truncated.append(field)
+            fields[field] = null
+            record = msgspec.json.encode({**fields, "penstockTruncated": truncated})
+    return record
 
 
 def iso_timestamp(milliseconds: int) -> str:

@@ -80,7 +80,7 @@ def _body_bytes(what: str, body: object) -> bytes:
 
 
 def _check_attribute_name(name: str) -> str:
-    if not _ATTRIBUTE_NAME.fullmatch(name) or name.lower().startswith(("aws.", "amazon.")):
+    if not isinstance(name, str) or not _ATTRIBUTE_NAME.fullmatch(name) or name.lower().startswith(("aws.", "amazon.")):
         rule = "1 to 256 of letters, digits, _, - and single inner dots, not starting with AWS. or Amazon."
         raise InvalidOption("attribute name", name, rule)
     return name

@@ -5,107 +5,34 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from broker import limits
 from broker.core import Core
-from broker.errors import InvalidOption, LeaseLost, QueueExists, QueueNotFound, ResourceBusy, StoreError
-from broker.ids import TokenSource, message_id
-from broker.names import Function, Queue, Resource, check_name
-from broker.outgoing import queue_message
-from broker.records import (
-    FIRST_FACTS,
-    AttributeValue,
-    Delivery,
-    Facts,
-    Header,
-    QueueSettings,
-    check_range,
-    check_whole,
-    decode_json,
-    pack,
-    unpack,
+from broker.errors import (
+    FunctionNotFound,
+    InvalidOption,
+    QueueExists,
+    QueueNotFound,
+    ResourceBusy,
+    StoreError,
+    StoreUnavailable,
 )
+from broker.ids import TokenSource
+from broker.message import Message
+from broker.names import Function, Kind, Queue, Resource, check_name
+from broker.outgoing import queue_message
+from broker.records import FIRST_FACTS, AttributeValue, Facts, QueueSettings, check_range, check_whole
 from broker.routing import Relay
 from broker.sending import Sender
-from broker.store.messages import Claim, Claimed, Counts, Deferral, Onward, Peeked, member_of
+from broker.store.messages import Claim, Claimed, Counts, Deferral, Onward, Peeked
 
 _REDRIVE_BATCH: Final = 100
 _REDRIVE_LEASE_MS: Final = 60_000
-
-
-class Message:
-    """One message: what was sent, how often it was received, and, when it was received, its lease."""
-
-    def __init__(self, queue: QueueClient, claimed: Claimed, *, nonce: int, token: str) -> None:
-        self._queue: Final = queue
-        self.member: Final = member_of(claimed.entry, token)
-        header, body = unpack(claimed.blob)
-        self._header: Final = header
-        self.facts: Final[Facts] = claimed.facts
-        self.id: Final[str] = header.id or message_id(claimed.entry, nonce)
-        """Unique; the caller's own where one was given."""
-        self.body: Final[str] = body.decode()
-        """The stored text."""
-        self.sent_ms: Final[int] = self.facts.sent_ms or int(claimed.entry.partition("-")[0])
-        """When it was first sent, in milliseconds of Redis's clock."""
-
-    @property
-    def attributes(self) -> dict[str, AttributeValue]:
-        """The attributes it was sent with: text, numbers, bytes."""
-        return {name: attribute.python for name, attribute in self._header.attributes.items()}
-
-    @property
-    def receives(self) -> int:
-        """How often it has been handed out, this time included (ApproximateReceiveCount)."""
-        return self.facts.receives
-
-    @property
-    def source(self) -> str | None:
-        """For a dead letter: the ARN of the queue, or of the function, that it comes from."""
-        return self._header.source
-
-    def json(self) -> Any:
-        """The body decoded from JSON; raises PayloadNotJson."""
-        return decode_json(f"message {self.id}", self.body)
-
-    async def delete(self) -> None:
-        """Done: removes the message. Raises LeaseLost when it has been handed to somebody else since."""
-        settled = await self._queue.core.messages.finish(self._queue.resource, [self.member], counter="deleted")
-        if settled.refused.get(0) == "fenced":
-            raise LeaseLost(self.id)
-
-    async def extend(self, timeout: float) -> None:
-        """Hides it for so many seconds from now. Raises LeaseLost."""
-        check_range("timeout", timeout, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
-        lost = await self._queue.core.messages.extend(
-            self._queue.resource, [self.member], lease_ms=round(timeout * 1000)
-        )
-        if lost:
-            raise LeaseLost(self.id)
-
-    async def release(self, delay: float = 0) -> None:
-        """Gives it back, to be received again after so many seconds. Raises LeaseLost."""
-        check_range("delay", delay, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
-        deferral = Deferral(self.member, round(delay * 1000))
-        if (await self._queue.core.messages.defer(self._queue.resource, [deferral], counter="released")).refused:
-            raise LeaseLost(self.id)
-
-    def redriven(self, to: Queue | Function | None) -> Delivery:
-        """This dead letter on its way back to its source, or to ``to``, with fresh counters."""
-        target = to
-        if target is None:
-            source = Resource.from_arn(self.source or "")
-            target = Function(source.name) if source.kind == "function" else Queue(source.name)
-        header = Header(id=self.id, attributes={} if isinstance(target, Function) else self._header.attributes)
-        if isinstance(target, Function) and "RequestID" in self._header.attributes:
-            header = Header(id=str(self._header.attributes["RequestID"].python))
-        return Delivery(kind="redrive", target=target, blob=pack(self.body.encode(), header))
-
-    def __repr__(self) -> str:
-        return f"<Message {self.id} of {self._queue.name!r}, receive {self.receives}>"
+_KINDS: Final[dict[type[Queue | Function], Kind]] = {Queue: "queue", Function: "function"}
+_GIVE_BACK_PAUSES_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 
 class QueueClient:
@@ -140,14 +67,20 @@ class QueueClient:
         settings = _settings(
             visibility_timeout, delay, retention, max_message_bytes, receive_wait, dead_letter, max_receives
         )
+        described = await self.core.directory.describe(self.resource)
+        if described is not None and not described.implied:
+            self._check_same(described.settings, settings)  # before anything is created because of it
         await self._create_dead_letter(settings)
         encoded = msgspec.json.encode(settings)
         done = await self.core.directory.configure(self.resource, encoded, queue_fields(settings), mode="create")
         if done.status == "kept" and done.before is not None:
-            before = msgspec.json.decode(done.before, type=QueueSettings)
-            for field in QueueSettings.__struct_fields__:
-                if getattr(before, field) != getattr(settings, field):
-                    raise QueueExists(self.name, field)
+            self._check_same(done.before, settings)
+
+    def _check_same(self, stored: bytes, settings: QueueSettings) -> None:
+        before = msgspec.json.decode(stored, type=QueueSettings)
+        for field in QueueSettings.__struct_fields__:
+            if getattr(before, field) != getattr(settings, field):
+                raise QueueExists(self.name, field)
 
     async def configure(
         self,
@@ -229,7 +162,10 @@ class QueueClient:
         check_range("visibility_timeout", visibility_timeout, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
         check_range("wait", wait, 0, 86_400)
         lease_ms = round(visibility_timeout * 1000)
-        messages, _ = await self._take(count, lease_ms, wake=False)
+        while True:
+            messages, claim = await self._take(count, lease_ms, wake=False)
+            if messages or claim.next_due_ms is None:  # there is more behind what has just expired
+                break
         if messages or not wait:
             return messages
         return await self._wait_and_take(count, lease_ms, wait)
@@ -241,9 +177,9 @@ class QueueClient:
         def wake(_: bytes | None) -> None:
             woken.set()
 
-        await self.core.channels.listen({channel: wake})
+        deadline = time.monotonic() + wait_s
         try:
-            deadline = time.monotonic() + wait_s
+            await self.core.channels.listen({channel: wake})
             while True:
                 woken.clear()
                 messages, claim = await self._take(count, lease_ms, wake=True)
@@ -254,7 +190,7 @@ class QueueClient:
                     left_s = min(left_s, max(0.001, (claim.next_due_ms - claim.now_ms) / 1000))
                 try:
                     await asyncio.wait_for(woken.wait(), left_s)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     continue
         finally:
             await self.core.channels.unlisten(channel, wake)
@@ -267,13 +203,23 @@ class QueueClient:
             )
         except (StoreError, asyncio.CancelledError):
             # Whether it leased anything is unknown: give it back when Redis is there again.
-            self.core.in_background(self.core.messages.release_claim(self.resource, token), name="release_claim")
+            self.core.in_background(self._give_back(token), name="release_claim")
             raise
         if claim.status == "unknown":
             raise QueueNotFound(self.name)
         if claim.outbox:
             self.core.in_background(self._relay.deliver(self.resource), name="relay")
-        return [Message(self, claimed, nonce=claim.nonce, token=token) for claimed in claim.messages], claim
+        return [Message(self.core, self.resource, claimed, nonce=claim.nonce, token=token) for claimed in claim.messages], claim
+
+    async def _give_back(self, token: str) -> None:
+        for pause_s in _GIVE_BACK_PAUSES_S:
+            try:
+                await self.core.messages.release_claim(self.resource, token)
+            except StoreUnavailable:
+                await asyncio.sleep(pause_s)
+            else:
+                return
+        await self.core.messages.release_claim(self.resource, token)
 
     # -- looking, counting, clearing ----------------------------------------------------------------------------------
 
@@ -294,8 +240,10 @@ class QueueClient:
         return [self._looked_at(item, described.nonce) for item in found]
 
     def _looked_at(self, item: Peeked, nonce: int) -> Message:
-        facts = b"" if item.facts == FIRST_FACTS else item.facts.stored().encode()
-        return Message(self, Claimed(item.entry, item.blob, facts), nonce=nonce, token="")
+        facts = item.facts
+        if facts == FIRST_FACTS and item.place != "in_flight":
+            facts = Facts(receives=0)
+        return Message(self.core, self.resource, Claimed(item.entry, item.blob, facts.stored().encode()), nonce=nonce, token="")
 
     async def purge(self) -> int:
         """Throws all messages away, those in flight too; answers how many."""
@@ -318,36 +266,53 @@ class QueueClient:
     async def redrive(self, *, to: Queue | Function | None = None, count: int | None = None) -> int:
         """Sends dead letters back to where each came from (or to ``to``) with fresh counters; answers how many.
 
-        A dead letter of a function goes to it as the bare event. One whose source is not known stays. Raises
-        InvalidOption for a target that is this queue itself.
+        A dead letter of a function goes to it as the bare event. One whose source is not known, or is gone, stays.
+        Raises InvalidOption for a target that is this queue itself, NotFound for one that does not exist.
         """
         if to == Queue(self.name):
             raise InvalidOption("to", self.name, "a queue cannot be redriven to itself")
-        moved, left = 0, set[str]()
-        while count is None or moved < count:
-            room = _REDRIVE_BATCH if count is None else min(_REDRIVE_BATCH, count - moved)
-            messages, _ = await self._take(room, _REDRIVE_LEASE_MS, wake=False)
-            fresh = [message for message in messages if message.id not in left]
-            going = [message for message in fresh if to is not None or message.source]
-            staying = [message for message in messages if message not in going]
-            await self._send_back(going, to)
-            for message in staying:
-                left.add(message.id)
-                await message.release()
-            moved += len(going)
-            if not going:
-                break
+        known: dict[str, bool] = {}
+        if to is not None and not await self._exists(self.core.resource(_KINDS[type(to)], to.name), known):
+            raise QueueNotFound(to.name) if isinstance(to, Queue) else FunctionNotFound(to.name)
+        moved, staying = 0, dict[str, Message]()
+        try:
+            while count is None or moved < count:
+                room = _REDRIVE_BATCH if count is None else min(_REDRIVE_BATCH, count - moved)
+                messages, _ = await self._take(room, _REDRIVE_LEASE_MS, wake=False)
+                going = [message for message in messages if to is not None or await self._has_source(message, known)]
+                # What stays is kept leased until the end, so that it does not stand before what can go.
+                fresh = [message for message in messages if message not in going and message.entry not in staying]
+                staying |= {message.entry: message for message in messages if message not in going}
+                moved += await self._send_back(going, to)
+                if not going and not fresh:
+                    break
+        finally:
+            await self._release_all(list(staying.values()))
         await self._relay.deliver(self.resource)
         return moved
 
-    async def _send_back(self, messages: list[Message], to: Queue | Function | None) -> None:
+    async def _exists(self, resource: Resource, known: dict[str, bool]) -> bool:
+        if resource.arn not in known:
+            known[resource.arn] = await self.core.directory.describe(resource) is not None
+        return known[resource.arn]
+
+    async def _has_source(self, message: Message, known: dict[str, bool]) -> bool:
+        return bool(message.source) and await self._exists(Resource.from_arn(message.source or ""), known)
+
+    async def _send_back(self, messages: list[Message], to: Queue | Function | None) -> int:
         if not messages:
-            return
+            return 0
         onward = [
             Onward(index, "r", msgspec.msgpack.encode(message.redriven(to))) for index, message in enumerate(messages)
         ]
         members = [message.member for message in messages]
-        await self.core.messages.finish(self.resource, members, counter="deleted", onward=onward)
+        done = await self.core.messages.finish(self.resource, members, counter="deleted", onward=onward)
+        return done.settled
+
+    async def _release_all(self, messages: list[Message]) -> None:
+        for start in range(0, len(messages), _REDRIVE_BATCH):
+            deferrals = [Deferral(message.member, 0) for message in messages[start : start + _REDRIVE_BATCH]]
+            await self.core.messages.defer(self.resource, deferrals, counter="released")
 
 
 def _settings(
@@ -386,3 +351,9 @@ async def ensure_queue(core: Core, name: str) -> None:
     encoded = msgspec.json.encode(settings)
     resource = core.resource("queue", check_name("queue", name))
     await core.directory.configure(resource, encoded, queue_fields(settings), mode="ensure", implied=True)
+
+
+async def queue_settings(core: Core, resource: Resource) -> QueueSettings:
+    """The settings of a queue in force; the defaults where it does not exist."""
+    described = await core.directory.describe(resource)
+    return QueueSettings() if described is None else msgspec.json.decode(described.settings, type=QueueSettings)

@@ -5,6 +5,7 @@ Every record is versioned by tolerance: readers ignore fields they do not know a
 
 from __future__ import annotations
 
+import math
 import struct
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
@@ -20,6 +21,15 @@ AttributeValue: TypeAlias = str | int | float | Decimal | bytes
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
+def encodable(text: str) -> bool:
+    """Whether text can be stored: lone halves of surrogate pairs cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Attribute(msgspec.Struct, frozen=True, array_like=True):
     """One message attribute as SQS types it; String and Number are kept as UTF-8 text."""
 
@@ -30,14 +40,14 @@ class Attribute(msgspec.Struct, frozen=True, array_like=True):
     def of(cls, name: str, value: AttributeValue) -> Attribute:
         """The typed form of a Python value. Raises InvalidOption for anything but text, numbers and bytes."""
         match value:
-            case str() if value:
+            case str() if value and encodable(value):
                 return cls("String", value.encode())
             case bytes() if value:
                 return cls("Binary", value)
-            case int() | float() | Decimal() if not isinstance(value, bool):
+            case int() | float() | Decimal() if not isinstance(value, bool) and math.isfinite(value):
                 return cls("Number", str(value).encode())
             case _:
-                raise InvalidOption(f"attributes[{name!r}]", value, "text, a number or bytes, and not empty")
+                raise InvalidOption(f"attributes[{name!r}]", value, "text, a finite number or bytes, and not empty")
 
     @property
     def binary(self) -> bool:
@@ -239,6 +249,11 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_error: str = ""
     detour: bool = False
     """It could not be delivered for a day and is on its way to the dead-letter queue instead."""
+
+    @property
+    def is_record(self) -> bool:
+        """Whether it is an invocation record, whose payloads may be left out where they do not fit."""
+        return self.kind in {"success", "failure"}
 
 
 class ErrorObject(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,9 +11,10 @@ import structlog
 from broker import errors, limits
 from broker.core import Core
 from broker.ids import message_id
+from broker.invocation_records import truncated_record
 from broker.names import Function, Queue, Resource, Stream, Target
 from broker.records import Delivery, Facts, FunctionSettings, Header, QueueSettings, pack, unpack
-from broker.sending import Sender
+from broker.sending import Sender, chunks
 from broker.store.logs import NewRecord
 from broker.store.messages import NewMessage
 from broker.store.outbox import OutboxEntry, OutboxSettlement
@@ -35,6 +36,11 @@ class Parcel(msgspec.Struct, frozen=True):
     delivery: Delivery
 
 
+def _size(delivery: Delivery) -> int:
+    """What counts against the limit of a queue: dead letters and moved messages always get through."""
+    return len(unpack(delivery.blob)[1]) if delivery.is_record else 0
+
+
 class Relay:
     """Delivers outboxes. Any process may run one; what it dies over is tried again by another."""
 
@@ -47,24 +53,42 @@ class Relay:
         delivered = 0
         while entries := await self._core.outbox.take(source, room=_ROOM, hold_ms=_HOLD_MS):
             parcels = [await self._read(source, entry) for entry in entries]
-            targets = {parcel.delivery.target for parcel in parcels}
-            settlements: list[OutboxSettlement] = []
+            targets = dict.fromkeys(parcel.delivery.target for parcel in parcels)
             for target in targets:
                 group = [parcel for parcel in parcels if parcel.delivery.target == target]
-                settlements += await self._attempt(source, target, group)
-            await self._core.outbox.settle(source, settlements)
-            delivered += sum(settlement.retry_in_ms is None for settlement in settlements)
-            if len(entries) < _ROOM:
+                for chunk in chunks(group, blob_of=lambda parcel: parcel.delivery.blob):
+                    settlements = await self._attempt(source, target, chunk)
+                    await self._core.outbox.settle(source, settlements)
+                    delivered += sum(settlement.retry_in_ms is None for settlement in settlements)
+            if len(entries) < _ROOM and sum(len(entry.record) for entry in entries) < limits.CLAIM_BYTES:
                 break
         return delivered
 
     async def _attempt(self, source: Resource, target: Target, group: Sequence[Parcel]) -> list[OutboxSettlement]:
         try:
             await self._send(source, target, group)
-        except (errors.NotFound, errors.StoreFull, errors.StoreReadOnly, errors.InvalidInput) as error:
+        except errors.InvalidInput as error:
+            if len(group) == 1:
+                return [await self._without_payload(source, target, group[0], error)]
+            # One of them is refused; the others must not wait for it.
+            return [settlement for parcel in group for settlement in await self._attempt(source, target, [parcel])]
+        except (errors.NotFound, errors.StoreFull, errors.StoreReadOnly) as error:
             _log.warning("delivery_failed", source=source.arn, target=target.name, count=len(group), reason=str(error))
             return [await self._put_off(source, parcel, str(error)) for parcel in group]
         return [OutboxSettlement(parcel.name) for parcel in group]
+
+    async def _without_payload(
+        self, source: Resource, target: Target, parcel: Parcel, error: errors.InvalidInput
+    ) -> OutboxSettlement:
+        """An invocation record over the limit of its target goes without its payloads; anything else must wait."""
+        if isinstance(error, errors.PayloadTooLarge) and parcel.delivery.is_record:
+            header, body = unpack(parcel.delivery.blob)
+            smaller = truncated_record(body, limit_bytes=error.limit_bytes)
+            if len(smaller) <= error.limit_bytes:
+                delivery = msgspec.structs.replace(parcel.delivery, blob=pack(smaller, header))
+                return (await self._attempt(source, target, [Parcel(parcel.name, delivery)]))[0]
+        _log.warning("delivery_failed", source=source.arn, target=target.name, count=1, reason=str(error))
+        return await self._put_off(source, parcel, str(error))
 
     async def _send(self, source: Resource, target: Target, group: Sequence[Parcel]) -> None:
         own_ids = [f"{source.tag}/{parcel.name}" for parcel in group]
@@ -72,7 +96,7 @@ class Relay:
             case Queue() | Function():
                 kind = "queue" if isinstance(target, Queue) else "function"
                 messages = [
-                    NewMessage(parcel.delivery.blob, 0, None, own_id, parcel.delivery.facts)
+                    NewMessage(parcel.delivery.blob, _size(parcel.delivery), None, own_id, parcel.delivery.facts)
                     for parcel, own_id in zip(group, own_ids, strict=True)
                 ]
                 await self._sender.send_many(
@@ -96,7 +120,8 @@ class Relay:
 
     async def _moved(self, source: Resource, record: bytes) -> Delivery:
         """A message whose receives are used up, as its dead-letter queue shall have it (SQS: id, attributes and the
-        time of sending stay, the receive count goes on)."""
+        time of sending stay, the receive count goes on).
+        """
         facts_text, entry_text, blob = record[1:].split(b"\n", 2)
         facts, entry = Facts.parse(facts_text), entry_text.decode()
         described = await self._core.directory.describe(source)
@@ -125,7 +150,9 @@ class Relay:
             detour = await self._dead_letter_of(source)
             if detour is not None and detour != old.target:
                 changed = msgspec.structs.replace(changed, target=detour, detour=True, attempts=0)
-        delay_ms = min(_BACKOFF_LAST_MS, _BACKOFF_FIRST_MS * 2 ** min(changed.attempts - 1, 20)) if changed.attempts else 0
+        delay_ms = 0
+        if changed.attempts:
+            delay_ms = min(_BACKOFF_LAST_MS, _BACKOFF_FIRST_MS * 2 ** min(changed.attempts - 1, 20))
         return OutboxSettlement(parcel.name, delay_ms, msgspec.msgpack.encode(changed))
 
     async def _dead_letter_of(self, source: Resource) -> Target | None:

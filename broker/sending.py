@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Final, TypeAlias, TypeVar
 
 from broker import errors, limits
 from broker.core import Core
@@ -14,7 +15,9 @@ from broker.names import Kind, Resource
 from broker.store.messages import NewMessage, Stored
 
 T = TypeVar("T")
+_Waiting: TypeAlias = tuple[NewMessage, asyncio.Future[str]]
 _RETRY_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 2.0)
+_RETRY_FOR_S: Final = 20.0  # no attempt begins later: with its timeouts it ends while the token is remembered
 _NOT_FOUND: Final[dict[Kind, type[errors.NotFound]]] = {
     "queue": errors.QueueNotFound,
     "function": errors.FunctionNotFound,
@@ -28,7 +31,7 @@ class Sender:
     def __init__(self, core: Core) -> None:
         self._core: Final = core
         self._tokens: Final = TokenSource()
-        self._waiting: Final[dict[Resource, list[tuple[NewMessage, asyncio.Future[str]]]]] = {}
+        self._waiting: Final[dict[Resource, list[_Waiting]]] = {}
 
     async def send(self, resource: Resource, message: NewMessage) -> str:
         """Stores one message; answers its id. Errors: NotFound, PayloadTooLarge, the StoreError family."""
@@ -36,7 +39,8 @@ class Sender:
         waiting = self._waiting.get(resource)
         if waiting is None:
             self._waiting[resource] = [(message, future)]
-            self._core.in_background(self._drain(resource), name="send")
+            drain = self._core.in_background(self._drain(resource), name="send")
+            drain.add_done_callback(partial(self._abandon, resource))
         else:
             waiting.append((message, future))
         return await future
@@ -51,13 +55,23 @@ class Sender:
 
     async def _drain(self, resource: Resource) -> None:
         """Sends what has gathered until nothing has; whoever comes meanwhile joins the next step."""
-        while batch := self._waiting[resource]:
+        while gathered := self._waiting[resource]:
             self._waiting[resource] = []
-            for chunk in chunks(batch, blob_of=lambda pair: pair[0].blob):
-                await self._send_chunk(resource, chunk)
+            # Who gave up before anything was sent is left out.
+            batch = [pair for pair in gathered if not pair[1].done()]
+            try:
+                for chunk in chunks(batch, blob_of=lambda pair: pair[0].blob):
+                    await self._send_chunk(resource, chunk)
+            finally:
+                _fail_all(batch)  # only ever finds something when the broker was closed meanwhile
         del self._waiting[resource]
 
-    async def _send_chunk(self, resource: Resource, chunk: Sequence[tuple[NewMessage, asyncio.Future[str]]]) -> None:
+    def _abandon(self, resource: Resource, drain: asyncio.Task[None]) -> None:
+        """After a drain that was cut short: nobody may wait for ever."""
+        if drain.cancelled() or drain.exception() is not None:
+            _fail_all(self._waiting.pop(resource, ()))
+
+    async def _send_chunk(self, resource: Resource, chunk: Sequence[_Waiting]) -> None:
         try:
             stored = await self._store(resource, [message for message, _ in chunk], urgent=False)
         except errors.PayloadTooLarge as error:
@@ -66,10 +80,6 @@ class Sender:
                 return
             for pair in chunk:  # one of them is too large for this queue: each for itself
                 await self._send_chunk(resource, [pair])
-        except asyncio.CancelledError:
-            for _, future in chunk:
-                future.cancel()
-            raise
         except Exception as error:  # noqa: BLE001 - each waiting sender gets it; nobody else would
             for _, future in chunk:
                 _fail(future, error)
@@ -80,17 +90,26 @@ class Sender:
 
     async def _store(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored:
         token, bucket = self._tokens.next(), str(int(time.time() // 60))
-        for pause_s in (*_RETRY_PAUSES_S, None):
+        give_up = time.monotonic() + _RETRY_FOR_S
+        pauses_s = iter(_RETRY_PAUSES_S)
+        while True:
             try:
                 stored = await self._core.messages.send(resource, messages, token=token, bucket=bucket, urgent=urgent)
-                break
             except errors.StoreUnavailable:
-                if pause_s is None:
+                pause_s = next(pauses_s, None)
+                if pause_s is None or time.monotonic() + pause_s > give_up:
                     raise
                 await asyncio.sleep(pause_s)
-        if stored is None:
-            raise _NOT_FOUND[resource.kind](resource.name)
-        return stored
+            else:
+                if stored is None:
+                    raise _NOT_FOUND[resource.kind](resource.name)
+                return stored
+
+
+def _fail_all(waiting: Iterable[_Waiting]) -> None:
+    for _, future in waiting:
+        if not future.done():
+            future.set_exception(errors.StoreUnavailable("the broker was closed during this send: outcome unknown"))
 
 
 def _fail(future: asyncio.Future[str], error: Exception) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
 
 from broker import limits
 from broker.core import Core
-from broker.errors import PayloadTooLarge, StreamNotFound
+from broker.errors import InvalidOption, PayloadTooLarge, StreamNotFound
 from broker.ids import random_token
 from broker.names import Resource, check_name
-from broker.records import StreamSettings, check_whole, decode_json, encode_json
+from broker.records import StreamSettings, check_whole, decode_json, encodable, encode_json
 from broker.store.logs import LogEntry, NewRecord
+
+_POSITION: Final = re.compile(r"\d{1,15}(-\d{1,15})?")
 
 
 class StreamRecord(msgspec.Struct, frozen=True):
@@ -51,6 +54,8 @@ class StreamClient:
 
     async def append(self, body: object) -> str:
         """Appends a record, text as it is and anything else as JSON; answers its position."""
+        if isinstance(body, str) and not encodable(body):
+            raise InvalidOption("body", body, "half of a surrogate pair, which cannot be stored as text")
         text = body.encode() if isinstance(body, str) else encode_json(f'record for stream "{self.name}"', body)
         if len(text) > limits.MAX_STREAM_RECORD_BYTES:
             raise PayloadTooLarge(f'record for stream "{self.name}"', len(text), limits.MAX_STREAM_RECORD_BYTES)
@@ -62,6 +67,8 @@ class StreamClient:
     async def read(self, *, after: str = "0", count: int = 100) -> list[StreamRecord]:
         """Up to ``count`` records behind a position, oldest first; ``"0"`` is the beginning."""
         check_whole("count", count, 1, 10_000)
+        if not _POSITION.fullmatch(after):
+            raise InvalidOption("after", after, 'the position of a record, as "1700000000000-0", or "0"')
         if await self._core.directory.describe(self._resource) is None:
             raise StreamNotFound(self.name)
         return [_record(entry) for entry in await self._core.logs.read(self._resource, after=after, count=count)]

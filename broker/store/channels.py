@@ -1,9 +1,10 @@
-"""Wake-ups: one connection a process listens on all its channels. They are hints; a missed one costs time, never work."""
+"""Wake-ups: one connection a process listens on all its channels. Hints; a missed one costs time, never work."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import redis.asyncio
@@ -11,12 +12,12 @@ import structlog
 from redis import exceptions as failures
 
 Listener: TypeAlias = Callable[[bytes | None], None]
-"""Called with what was published; None after a reconnection, when something may have been missed."""
+"""Called with what was published; None after a (re)connection, when something may have been missed."""
 
 _PING_S: Final = 10.0
 _PONG_S: Final = 5.0
 _BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-_LOST: Final = (failures.RedisError, OSError, asyncio.TimeoutError, EOFError)
+_LOST: Final = (failures.RedisError, OSError, EOFError)
 
 _log = structlog.get_logger("penstock")
 
@@ -43,17 +44,21 @@ class Channels:
         if self._reader is None:
             self._reader = asyncio.create_task(self._read_for_ever(), name="penstock-channels")
         elif new and self._pubsub is not None:
-            try:
+            with contextlib.suppress(*_LOST):  # the reader notices and subscribes again to everything
                 await self._pubsub.subscribe(*new)
-            except _LOST:
-                pass  # the reader notices and subscribes again to everything
         for channel in listeners:
             event = self._confirmed.get(channel.encode())
             if event is not None:
                 try:
                     await asyncio.wait_for(event.wait(), _PONG_S)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     return
+
+    async def listen_all(self, listeners: Mapping[str, Sequence[Listener]]) -> None:
+        """The same with several listeners a channel."""
+        deepest = max((len(group) for group in listeners.values()), default=0)
+        for depth in range(deepest):
+            await self.listen({name: group[depth] for name, group in listeners.items() if depth < len(group)})
 
     async def unlisten(self, channel: str, listener: Listener) -> None:
         """Removes one listener; the last one of a channel ends the subscription."""
@@ -65,10 +70,8 @@ class Channels:
             del self._listeners[name]
             self._confirmed.pop(name, None)
             if self._pubsub is not None:
-                try:
+                with contextlib.suppress(*_LOST):
                     await self._pubsub.unsubscribe(name)
-                except _LOST:
-                    pass
 
     async def close(self) -> None:
         """Ends the connection."""
@@ -79,15 +82,13 @@ class Channels:
 
     async def _read_for_ever(self) -> None:
         failed = 0
-        while True:
+        while self._listeners:
             pubsub = self._client.pubsub()
             try:
-                await pubsub.subscribe(*self._listeners)
-                self._pubsub = pubsub
+                await self._subscribe(pubsub)
                 if failed:
                     _log.info("channels_back", after_attempts=failed)
                 failed = 0
-                self._tell_all()
                 await self._read(pubsub)
             except _LOST as error:
                 if not failed:
@@ -98,14 +99,21 @@ class Channels:
                 self._pubsub = None
                 for event in self._confirmed.values():
                     event.clear()
-                try:
+                with contextlib.suppress(*_LOST):
                     await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py
-                except _LOST:
-                    pass
+        self._reader = None  # nobody listens; the next one starts it anew (no await since the loop's condition)
+
+    async def _subscribe(self, pubsub: redis.asyncio.client.PubSub) -> None:
+        """Subscribes to everything, also to what is added while that takes its time."""
+        subscribed: set[bytes] = set()
+        while missing := self._listeners.keys() - subscribed:
+            await pubsub.subscribe(*missing)
+            subscribed |= missing
+        self._pubsub = pubsub
 
     async def _read(self, pubsub: redis.asyncio.client.PubSub) -> None:
         pinged = False
-        while self._listeners:
+        while True:
             message = await pubsub.get_message(timeout=_PONG_S if pinged else _PING_S)
             if message is None:
                 if pinged:
@@ -115,20 +123,12 @@ class Channels:
                 continue
             pinged = False
             self._dispatch(message["type"], message["channel"], message["data"])
-        await pubsub.unsubscribe()
-        self._reader = None
-        raise asyncio.CancelledError
 
     def _dispatch(self, kind: str, channel: bytes, data: bytes) -> None:
         if kind == "subscribe":
             event = self._confirmed.get(channel)
             if event is not None:
                 event.set()
-        elif kind == "message":
+        if kind in {"subscribe", "message"}:
             for listener in tuple(self._listeners.get(channel, ())):
-                listener(data)
-
-    def _tell_all(self) -> None:
-        for listeners in tuple(self._listeners.values()):
-            for listener in tuple(listeners):
-                listener(None)
+                listener(data if kind == "message" else None)

@@ -62,7 +62,7 @@ def _options(url: str) -> dict[str, Any]:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url))
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class DirectoryStore:
 
     async def _list(self, resource: Resource) -> None:
         key = self._keys.directory(_DIRECTORY_OF[resource.kind])
-        await self._runner.fetch("HSETNX", key, resource.name, "1")
+        await self._runner.run("enlist", (key,), (resource.name, "1", "new"))
 
     async def names(self, kind: Kind) -> list[str]:
         """The names of all resources of a kind, sorted."""
@@ -126,9 +126,7 @@ class DirectoryStore:
     async def put_mapping(self, name: str, settings: bytes) -> bytes | None:
         """Stores a mapping; answers what was there before."""
         key = self._keys.directory("mappings")
-        before: bytes | None = await self._runner.fetch("HGET", key, name)
-        if before != settings:
-            await self._runner.fetch("HSET", key, name, settings)
+        before: bytes | None = await self._runner.run("enlist", (key,), (name, settings, ""))
         return before
 
     async def mappings(self) -> dict[str, bytes]:
@@ -168,4 +166,4 @@ class DirectoryStore:
     async def take_turn(self, what: str, *, for_ms: int) -> bool:
         """Whether this process may do a chore that one process at a time should do, for so long."""
         key = f"{self._keys.workers('turn')}:{what}"
-        return bool(await self._runner.fetch("SET", key, "1", "NX", "PX", for_ms))
+        return bool(await self._runner.run("take_turn", (key,), (for_ms,)))

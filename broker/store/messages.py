@@ -105,7 +105,8 @@ class Onward(msgspec.Struct, frozen=True):
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Exact numbers at one moment. ``visible`` may be handed out now; ``retrying`` waits after a failure or a release;
-    ``running`` counts permits, which only functions with a concurrency limit have."""
+    ``running`` counts permits, which only functions with a concurrency limit have.
+    """
 
     visible: int
     in_flight: int
@@ -216,32 +217,43 @@ class MessageStore:
     async def release_claim(self, resource: Resource, token: str) -> int:
         """After a claim whose reply was lost: gives back whatever it leased. Answers how many."""
         k = self._keys.of(resource)
-        keys = (k.ready, k.leases, k.waiting, k.bodies, k.facts, k.permits)
+        keys = (k.ready, k.leases, k.waiting, k.bodies, k.facts, k.permits, k.meta)
         released, rank = 0, 0
         while True:
-            found, seen = await self._runner.run("release_claim", keys, (token, rank, _MEMBERS_A_CALL))
+            found, seen = await self._runner.run("release_claim", keys, (token, rank, _MEMBERS_A_CALL, k.wake))
             released += found
             rank += seen - found
             if seen < _MEMBERS_A_CALL:
                 return released
 
     async def finish(
-        self, resource: Resource, members: Sequence[str], *, counter: str, onward: Iterable[Onward] = ()
+        self,
+        resource: Resource,
+        members: Sequence[str],
+        *,
+        counter: str,
+        onward: Iterable[Onward] = (),
+        keep_permits: bool = False,
     ) -> Settlement:
-        """Ends up to 1,000 leased messages for good, with what is to be sent on because of it."""
+        """Ends up to 1,000 leased messages for good, with what is to be sent on because of it.
+
+        With ``keep_permits`` their permits stay taken: code that does not stop at its timeout still runs.
+        """
         k = self._keys.of(resource)
         keys = (k.ready, k.leases, k.bodies, k.facts, k.notes, k.meta, k.outbox, k.outgoing, k.permits)
         entries = [member.partition("|")[0] for member in members]
-        arguments: list[Argument] = [k.wake, counter, len(members), *members, *entries]
+        arguments: list[Argument] = [k.wake, _counted(counter, keep_permits), len(members), *members, *entries]
         for item in onward:
             arguments += (item.index + 1, item.suffix, item.record)
         return _settlement(await self._runner.run("finish", keys, arguments))
 
-    async def defer(self, resource: Resource, deferrals: Sequence[Deferral], *, counter: str = "") -> Settlement:
+    async def defer(
+        self, resource: Resource, deferrals: Sequence[Deferral], *, counter: str = "", keep_permits: bool = False
+    ) -> Settlement:
         """Gives up to 1,000 leased messages back, each to be handed out when its delay is over."""
         k = self._keys.of(resource)
         keys = (k.ready, k.leases, k.waiting, k.bodies, k.facts, k.notes, k.meta, k.permits)
-        arguments: list[Argument] = [k.wake, counter]
+        arguments: list[Argument] = [k.wake, _counted(counter, keep_permits)]
         for item in deferrals:
             arguments += (item.member, item.delay_ms, 1 if item.adds_try else 0, item.note)
         return _settlement(await self._runner.run("defer", keys, arguments))
@@ -249,7 +261,7 @@ class MessageStore:
     async def extend(self, resource: Resource, members: Sequence[str], *, lease_ms: int) -> list[int]:
         """Moves the end of up to 1,000 leases to so long from now; answers the indexes of those that are lost."""
         k = self._keys.of(resource)
-        lost = await self._runner.run("extend", (k.leases, k.permits), (lease_ms, *members))
+        lost = await self._runner.run("extend", (k.leases, k.permits, k.meta, k.wake), (lease_ms, *members))
         return [index - 1 for index in lost]
 
     async def notes(self, resource: Resource, entries: Sequence[str]) -> list[bytes | None]:
@@ -299,6 +311,10 @@ class MessageStore:
         keys = (k.ready, k.leases, k.waiting, k.delayed, k.suspects, k.bodies, k.facts, k.notes, k.meta)
         held = int(await self._runner.run("purge", keys, ()))
         return None if held < 0 else held
+
+
+def _counted(counter: str, keep_permits: bool) -> str:  # noqa: FBT001 - spells one script argument
+    return counter + ("+" if keep_permits else "")
 
 
 def _settlement(reply: list[int | bytes]) -> Settlement:

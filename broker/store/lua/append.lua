@@ -12,8 +12,8 @@ for at = 3, #ARGV, 3 do
   if until_ms and tonumber(until_ms) > now then
     out[#out + 1] = ''
   else
-    if own ~= '' then redis.call('ZADD', KEYS[3], now + tonumber(ARGV[1]), own) end
     out[#out + 1] = redis.call('XADD', KEYS[1], '*', 'id', ARGV[at + 1], 'record', ARGV[at + 2])
+    if own ~= '' then redis.call('ZADD', KEYS[3], now + tonumber(ARGV[1]), own) end
   end
 end
 local old = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, #out * 2 + 8)

@@ -49,8 +49,8 @@ local lease_end = string.format('%.0f', now + lease_ms)
 
 local function forget(entry)
   redis.call('HDEL', KEYS[6], entry)
-  redis.call('HDEL', KEYS[7], entry)
   redis.call('XDEL', KEYS[1], entry)
+  redis.call('HDEL', KEYS[7], entry) -- last: a message without its facts would start anew
 end
 
 local function grant(entry, blob, facts)
@@ -74,8 +74,8 @@ local function hand_out(entry, blob, facts)
   end
   if not facts then return grant(entry, blob, '') end
   if max_receives and facts.receives >= max_receives then
+    redis.call('ZADD', KEYS[9], now, entry .. ':m') -- before its record: a name without one is dropped, the reverse stays
     redis.call('HSET', KEYS[10], entry .. ':m', 'M' .. write_facts(facts) .. '\n' .. entry .. '\n' .. blob)
-    redis.call('ZADD', KEYS[9], now, entry .. ':m')
     dead = dead + 1
     return forget(entry)
   end
@@ -95,12 +95,10 @@ end
 
 -- A worker's lease that ended without settle or release is a crash: from now on the event runs alone.
 local function set_apart(entry, blob, in_hash, facts)
-  if not in_hash and blob then
-    redis.call('HSET', KEYS[6], entry, blob)
-    redis.call('XDEL', KEYS[1], entry)
-  end
   redis.call('HSET', KEYS[7], entry, write_facts(facts))
+  if not in_hash then redis.call('HSET', KEYS[6], entry, blob) end
   redis.call('ZADD', KEYS[5], now, entry)
+  if not in_hash then redis.call('XDEL', KEYS[1], entry) end
 end
 
 local function take_ended_leases()

@@ -4,7 +4,7 @@
 --        2 kind  3 settings as JSON  4 random number of a new resource  5 '1' implied, '0' asked for  6 wake channel
 --        7… field, value pairs that scripts read ('' removes the field)
 -- Reply  {'created' | 'same' | 'kept' | 'changed', settings before or ''}
-local m = redis.call('HMGET', KEYS[1], 'kind', 'settings', 'implied')
+local m = redis.call('HMGET', KEYS[1], 'kind', 'settings', 'implied', 'revision')
 local missing = not m[1]
 if not missing then
   if ARGV[1] == 'ensure' then return { 'kept', m[2] } end
@@ -13,20 +13,30 @@ if not missing then
   end
 end
 redis.call('HDEL', KEYS[1], '') -- a first write that needs no memory: workers must start on a full server
+-- One write says all, so that no other script ever sees half of the settings.
+local changed = not missing and m[2] ~= ARGV[3]
+local fields = { 'settings', ARGV[3], 'implied', ARGV[5] }
+local function set(field, value) fields[#fields + 1], fields[#fields + 2] = field, value end
 if missing then
-  redis.call('HSET', KEYS[1], 'kind', ARGV[2], 'nonce', ARGV[4], 'created_ms', string.format('%.0f', now))
+  set('kind', ARGV[2])
+  set('nonce', ARGV[4])
+  set('created_ms', string.format('%.0f', now))
 end
-redis.call('HSET', KEYS[1], 'settings', ARGV[3], 'implied', ARGV[5])
+if changed then
+  set('revision', tonumber(m[4] or 0) + 1)
+  set('changed_ms', string.format('%.0f', now))
+  set('starved', '0')
+  set('asleep', '0')
+end
 for at = 7, #ARGV, 2 do
   if ARGV[at + 1] == '' then
     redis.call('HDEL', KEYS[1], ARGV[at])
   else
-    redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
+    set(ARGV[at], ARGV[at + 1])
   end
 end
+redis.call('HSET', KEYS[1], unpack(fields))
 if missing then return { 'created', '' } end
-if m[2] == ARGV[3] then return { 'same', m[2] } end
-redis.call('HINCRBY', KEYS[1], 'revision', 1)
-redis.call('HSET', KEYS[1], 'changed_ms', string.format('%.0f', now), 'starved', '0', 'asleep', '0')
+if not changed then return { 'same', m[2] } end
 redis.call('PUBLISH', ARGV[6], 'settings')
 return { 'changed', m[2] }

@@ -1,11 +1,12 @@
 -- Ends messages for good: succeeded, given up, deleted. What is to be sent on because of it is written here, in the same
 -- step, to the resource's own outbox.
 -- KEYS   1 ready  2 leases  3 bodies  4 facts  5 notes  6 meta  7 outbox  8 outgoing  9 permits
--- ARGV   1 wake channel  2 counter of meta to raise  3 n  4… n lease members  … their n entries, then three values for each
+-- ARGV   1 wake channel  2 counter of meta to raise ('+' behind it: permits stay taken)  3 n  4… n lease members  … their n entries, then three values for each
 --        thing to send: index of its member (1…n), suffix of its name, record
 -- Reply  {finished, index, 'fenced' | 'unknown', …}: members whose lease is not theirs any more; nothing was done for them
 -- State  leased -> gone (+ outbox)
 local n = tonumber(ARGV[3])
+local counter, keeps_permits = string.match(ARGV[2], '^(%l*)(%+?)$')
 if n < 1 then return { 0 } end
 redis.call('ZREM', KEYS[2], '') -- a first write that needs no memory
 local scores = redis.call('ZMSCORE', KEYS[2], unpack(ARGV, 4, 3 + n))
@@ -26,19 +27,20 @@ if #members > 0 then
     local index = tonumber(ARGV[at])
     if scores[index] then
       local name = ARGV[3 + n + index] .. ':' .. ARGV[at + 1]
+      redis.call('ZADD', KEYS[7], now, name) -- before its record: a name without one is dropped, the reverse stays
       redis.call('HSET', KEYS[8], name, ARGV[at + 2])
-      redis.call('ZADD', KEYS[7], now, name)
     end
   end
-  for _, key in ipairs({ KEYS[3], KEYS[4], KEYS[5] }) do
+  if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HDEL', KEYS[3], unpack(entries)) end
+  redis.call('XDEL', KEYS[1], unpack(entries))
+  for _, key in ipairs({ KEYS[4], KEYS[5] }) do -- last: a message without its facts would start anew
     if redis.call('EXISTS', key) == 1 then redis.call('HDEL', key, unpack(entries)) end
   end
-  redis.call('XDEL', KEYS[1], unpack(entries))
-  redis.call('HINCRBY', KEYS[6], ARGV[2], finished)
+  redis.call('HINCRBY', KEYS[6], counter, finished)
 end
-if redis.call('EXISTS', KEYS[9]) == 1 then redis.call('ZREM', KEYS[9], unpack(ARGV, 4, 3 + n)) end
+if keeps_permits == '' and redis.call('EXISTS', KEYS[9]) == 1 then redis.call('ZREM', KEYS[9], unpack(ARGV, 4, 3 + n)) end
 if redis.call('HGET', KEYS[6], 'starved') == '1' then
-  redis.call('HSET', KEYS[6], 'starved', '0')
   redis.call('PUBLISH', ARGV[1], '')
+  redis.call('HSET', KEYS[6], 'starved', '0')
 end
 return { finished, unpack(refused) }

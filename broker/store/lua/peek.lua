@@ -1,4 +1,4 @@
--- Shows messages without leasing them: waiting for a retry, delayed, set apart, then fresh ones, oldest first.
+-- Shows messages without leasing them: waiting for a retry, delayed, set apart, in flight, then fresh ones, each by time.
 -- KEYS   1 ready  2 waiting  3 delayed  4 suspects  5 bodies  6 facts  7 meta  8 leases
 -- ARGV   1 how many (at most 1,000)  2 bytes
 -- Reply  {place, due ms, entry, blob, facts, …}: place is 'waiting' | 'delayed' | 'suspect' | 'in_flight' | 'ready'
@@ -17,7 +17,9 @@ local function body_of(entry)
   local found = redis.call('XRANGE', KEYS[1], entry, entry)
   return found[1] and found[1][2][2]
 end
-for place, key in pairs({ waiting = KEYS[2], delayed = KEYS[3], suspect = KEYS[4], in_flight = KEYS[8] }) do
+local places = { { 'waiting', KEYS[2] }, { 'delayed', KEYS[3] }, { 'suspect', KEYS[4] }, { 'in_flight', KEYS[8] } }
+for _, found in ipairs(places) do
+  local place, key = found[1], found[2]
   if room > 0 then
     local members = redis.call('ZRANGE', key, 0, room - 1, 'WITHSCORES')
     for i = 1, #members, 2 do

@@ -1,21 +1,29 @@
--- Repair: gives messages that are in no set a place again. They may have been handed out before, so they count a receive.
--- KEYS   1 ready  2 waiting  3 bodies  4 facts  5 meta
--- ARGV   entries that a consistent snapshot found in no set
--- Reply  how many were restored
+-- Repair: gives messages that are in no set a place again, and clears away what a broken-off script has left over.
+-- KEYS   1 ready  2 waiting  3 bodies  4 facts  5 meta  6 delayed  7 suspects  8 notes
+-- ARGV   1 n  2… n entries that a consistent snapshot found in no set, then entries that have something left over:
+--        a copy in the stream of what is in `bodies`, or a name in a set, facts or a note without a body
+-- Reply  how many were restored. They may have been handed out before, so they count a receive.
 -- State  stranded -> waiting (due now)
-redis.call('ZREM', KEYS[2], '')
-local restored = 0
-for _, entry in ipairs(ARGV) do
-  local found = redis.call('XRANGE', KEYS[1], entry, entry)
+redis.call('ZREM', KEYS[2], '') -- a first write that needs no memory
+local restored, stranded = 0, tonumber(ARGV[1])
+for at = 2, #ARGV do
+  local entry = ARGV[at]
+  local copy = redis.call('XRANGE', KEYS[1], entry, entry)[1]
   local in_hash = redis.call('HEXISTS', KEYS[3], entry) == 1
-  if #found > 0 or in_hash then
+  if not copy and not in_hash then
+    redis.call('HDEL', KEYS[4], entry)
+    redis.call('HDEL', KEYS[8], entry)
+    for _, key in ipairs({ KEYS[2], KEYS[6], KEYS[7] }) do redis.call('ZREM', key, entry) end
+  elseif at - 1 <= stranded then
     if not redis.call('HGET', KEYS[4], entry) then
       redis.call('HSET', KEYS[4], entry, write_facts(first_facts(now)))
     end
-    if #found > 0 then redis.call('HSET', KEYS[3], entry, found[1][2][2]) end
+    if not in_hash then redis.call('HSET', KEYS[3], entry, copy[2][2]) end
     redis.call('ZADD', KEYS[2], 'NX', now, entry)
-    if #found > 0 then redis.call('XDEL', KEYS[1], entry) end
+    if copy then redis.call('XDEL', KEYS[1], entry) end
     restored = restored + 1
+  elseif copy and in_hash then
+    redis.call('XDEL', KEYS[1], entry)
   end
 end
 if restored > 0 then redis.call('HINCRBY', KEYS[5], 'restored', restored) end

@@ -37,6 +37,7 @@ local ms_text = string.format('%.0f', ms)
 if ARGV[5] == 'urgent' then redis.call('ZREM', KEYS[4], '') end -- a first write that needs no memory
 redis.call('HSET', KEYS[2], 'last_ms', ms_text, 'last_seq', seq + rows - 1,
   'sent', tonumber(m[7] or 0) + rows, 'asleep', '0')
+if m[4] == '1' then redis.call('PUBLISH', ARGV[2], '') end
 
 local usual_delay = tonumber(m[5] or 0)
 local repeats = 0
@@ -54,18 +55,19 @@ for row = 0, rows - 1 do
     own_ids = own_ids + 1
     local until_ms = redis.call('ZSCORE', KEYS[7], own)
     repeated = until_ms and tonumber(until_ms) > now
-    if not repeated then redis.call('ZADD', KEYS[7], now + tonumber(ARGV[4]), own) end
   end
   if repeated then
     repeats = repeats + 1
   else
     if facts ~= '' then redis.call('HSET', KEYS[6], entry, facts) end
     if delay > 0 then
+      redis.call('ZADD', KEYS[4], now + delay, entry) -- first: a body that is in no set would be handed out early
       redis.call('HSET', KEYS[5], entry, ARGV[at])
-      redis.call('ZADD', KEYS[4], now + delay, entry)
     else
       redis.call('XADD', KEYS[1], entry, 'm', ARGV[at])
     end
+    -- Only now: an own id that is known without its message would make the sender's second attempt lose it.
+    if own ~= '' then redis.call('ZADD', KEYS[7], now + tonumber(ARGV[4]), own) end
   end
 end
 if repeats > 0 then redis.call('HINCRBY', KEYS[2], 'sent', -repeats) end
@@ -77,5 +79,4 @@ if token ~= '' then
   redis.call('HSET', KEYS[3], token, ms_text .. '-' .. seq)
   if redis.call('HLEN', KEYS[3]) == 1 then redis.call('EXPIRE', KEYS[3], ARGV[3]) end
 end
-if m[4] == '1' then redis.call('PUBLISH', ARGV[2], '') end
 return { 'stored', ms_text, tostring(seq), m[8] }

@@ -7,8 +7,8 @@ local delivered = 0
 for at = 1, #ARGV, 3 do
   local name, delay, record = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   if delay == '' then
-    delivered = delivered + redis.call('ZREM', KEYS[1], name)
     redis.call('HDEL', KEYS[2], name)
+    delivered = delivered + redis.call('ZREM', KEYS[1], name)
   elseif redis.call('HEXISTS', KEYS[2], name) == 1 then
     if record ~= '' then redis.call('HSET', KEYS[2], name, record) end
     redis.call('ZADD', KEYS[1], 'XX', now + tonumber(delay), name)

@@ -2,6 +2,7 @@
 -- KEYS   1 outbox  2 outgoing
 -- ARGV   1 how many  2 ms until others may try  3 bytes
 -- Reply  {name, record, …}
+redis.call('ZREM', KEYS[1], '') -- a first write that needs no memory
 local names = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, tonumber(ARGV[1]))
 local out, bytes = {}, 0
 for _, name in ipairs(names) do

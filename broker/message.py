@@ -1,0 +1,85 @@
+"""A message as its receiver holds it: what was sent, and the lease by which it can be settled."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from broker import limits
+from broker.core import Core
+from broker.errors import LeaseLost
+from broker.ids import message_id
+from broker.names import Function, Queue, Resource
+from broker.records import AttributeValue, Delivery, Facts, Header, check_range, decode_json, pack, unpack
+from broker.store.messages import Claimed, Deferral, member_of
+
+
+class Message:
+    """One message: what was sent, how often it was received, and, when it was received, its lease."""
+
+    def __init__(self, core: Core, queue: Resource, claimed: Claimed, *, nonce: int, token: str) -> None:
+        self._core: Final = core
+        self._queue: Final = queue
+        self.entry: Final = claimed.entry
+        self.member: Final = member_of(claimed.entry, token)
+        header, body = unpack(claimed.blob)
+        self._header: Final = header
+        self.facts: Final[Facts] = claimed.facts
+        self.id: Final[str] = header.id or message_id(claimed.entry, nonce)
+        """Unique; the caller's own where one was given."""
+        self.body: Final[str] = body.decode()
+        """The stored text."""
+        self.sent_ms: Final[int] = self.facts.sent_ms or int(claimed.entry.partition("-")[0])
+        """When it was first sent, in milliseconds of Redis's clock."""
+
+    @property
+    def attributes(self) -> dict[str, AttributeValue]:
+        """The attributes it was sent with: text, numbers, bytes."""
+        return {name: attribute.python for name, attribute in self._header.attributes.items()}
+
+    @property
+    def receives(self) -> int:
+        """How often it has been handed out, this time included (ApproximateReceiveCount)."""
+        return self.facts.receives
+
+    @property
+    def source(self) -> str | None:
+        """For a dead letter: the ARN of the queue, or of the function, that it comes from."""
+        return self._header.source
+
+    def json(self) -> Any:
+        """The body decoded from JSON; raises PayloadNotJson."""
+        return decode_json(f"message {self.id}", self.body)
+
+    async def delete(self) -> None:
+        """Done: removes the message. Raises LeaseLost when it has been handed to somebody else since."""
+        settled = await self._core.messages.finish(self._queue, [self.member], counter="deleted")
+        if settled.refused.get(0) == "fenced":
+            raise LeaseLost(self.id)
+
+    async def extend(self, timeout: float) -> None:
+        """Hides it for so many seconds from now. Raises LeaseLost."""
+        check_range("timeout", timeout, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
+        lost = await self._core.messages.extend(self._queue, [self.member], lease_ms=round(timeout * 1000))
+        if lost:
+            raise LeaseLost(self.id)
+
+    async def release(self, delay: float = 0) -> None:
+        """Gives it back, to be received again after so many seconds. Raises LeaseLost."""
+        check_range("delay", delay, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
+        deferral = Deferral(self.member, round(delay * 1000))
+        if (await self._core.messages.defer(self._queue, [deferral], counter="released")).refused:
+            raise LeaseLost(self.id)
+
+    def redriven(self, to: Queue | Function | None) -> Delivery:
+        """This dead letter on its way back to its source, or to ``to``, with fresh counters."""
+        target = to
+        if target is None:
+            source = Resource.from_arn(self.source or "")
+            target = Function(source.name) if source.kind == "function" else Queue(source.name)
+        header = Header(id=self.id, attributes={} if isinstance(target, Function) else self._header.attributes)
+        if isinstance(target, Function) and "RequestID" in self._header.attributes:
+            header = Header(id=str(self._header.attributes["RequestID"].python))
+        return Delivery(kind="redrive", target=target, blob=pack(self.body.encode(), header))
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} of {self._queue.name!r}, receive {self.receives}>"

@@ -1,0 +1,119 @@
+"""What users write: an app, and functions registered on it by decorators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from broker import limits
+from broker.errors import InvalidOption
+from broker.names import Queue, Target, check_name
+from broker.records import FunctionSettings, MappingSettings
+from runtime.handlers import Handler, HandlerFunction
+
+H = TypeVar("H", bound=Handler)
+
+
+class App:
+    """A set of functions that one worker serves. Decorators return the handler unchanged, so it stays testable."""
+
+    def __init__(self) -> None:
+        self.functions: Final[dict[str, HandlerFunction]] = {}
+
+    def function(
+        self,
+        *,
+        name: str | None = None,
+        timeout: float = limits.DEFAULT_TIMEOUT_S,
+        retries: int = limits.DEFAULT_RETRIES,
+        retry_delays: Sequence[float] = limits.DEFAULT_RETRY_DELAYS_S,
+        max_event_age: float = limits.DEFAULT_MAX_EVENT_AGE_S,
+        concurrency: int | None = None,
+        paused: bool = False,
+        max_crashes: int = limits.DEFAULT_MAX_CRASHES,
+        on_success: Target | None = None,
+        on_failure: Target | None = None,
+        dead_letter: Target | None = None,
+    ) -> Callable[[H], H]:
+        """Registers a function under its own name, or ``name``. All times in seconds; Lambda's defaults.
+
+        ``retries`` more tries follow an error or timeout, each after its delay of ``retry_delays`` (the last one
+        repeats); an event older than ``max_event_age`` is given up. ``concurrency`` limits running calls over all
+        workers and sources; 0 gives events up at once; ``paused`` keeps them queued. An event whose worker dies
+        ``max_crashes`` more times while it runs alone is quarantined. Raises InvalidOption, InvalidName.
+        """
+        settings = FunctionSettings(
+            timeout_s=timeout,
+            retries=retries,
+            retry_delays_s=_delays(retry_delays),
+            max_event_age_s=max_event_age,
+            concurrency=concurrency,
+            paused=paused,
+            max_crashes=max_crashes,
+            on_success=_target("on_success", on_success),
+            on_failure=_target("on_failure", on_failure),
+            dead_letter=_target("dead_letter", dead_letter),
+        )
+
+        def register(handler: H) -> H:
+            self._add(HandlerFunction(handler, name=name, settings=settings))
+            return handler
+
+        return register
+
+    def queue(
+        self,
+        queue: str | Queue,
+        *,
+        name: str | None = None,
+        batch_size: int = limits.DEFAULT_BATCH_SIZE,
+        batch_window: float = 0,
+        partial_failures: bool = False,
+        max_concurrency: int | None = None,
+        timeout: float = limits.DEFAULT_TIMEOUT_S,
+        concurrency: int | None = None,
+        max_crashes: int = limits.DEFAULT_MAX_CRASHES,
+    ) -> Callable[[H], H]:
+        """Registers a batch handler and the mapping that feeds it from a queue.
+
+        It gets Lambda's SQS event, or a list of records where annotated ``list[Record[T]]``. A batch goes out when it
+        has ``batch_size`` messages, 6 MB, or ``batch_window`` seconds are over. What succeeded is deleted; after an
+        error the whole batch, with ``partial_failures`` what the handler's ``batchItemFailures`` name, is visible
+        again when the queue's visibility timeout is over. At most ``max_concurrency`` batches run at a time over all
+        workers. A window is not required for large batches: without one, a batch is what one poll found.
+        Raises InvalidOption, InvalidName.
+        """
+        queue_name = queue.name if isinstance(queue, Queue) else check_name("queue", queue)
+        settings = FunctionSettings(timeout_s=timeout, concurrency=concurrency, max_crashes=max_crashes)
+
+        def register(handler: H) -> H:
+            function = name or getattr(handler, "__name__", repr(handler))
+            mapping = MappingSettings(
+                queue=queue_name,
+                function=check_name("function", function),
+                batch_size=batch_size,
+                batch_window_s=batch_window,
+                partial_failures=partial_failures,
+                max_concurrency=max_concurrency,
+            )
+            self._add(HandlerFunction(handler, name=name, settings=settings, mapping_of=mapping))
+            return handler
+
+        return register
+
+    def _add(self, function: HandlerFunction) -> None:
+        if function.name in self.functions:
+            raise InvalidOption("name", function.name, "a function of this app has that name already")
+        self.functions[function.name] = function
+
+
+def _delays(delays: Sequence[float]) -> tuple[float, ...]:
+    if isinstance(delays, str) or not isinstance(delays, Sequence):
+        raise InvalidOption("retry_delays", delays, "must be a sequence of seconds")
+    return tuple(delays)
+
+
+def _target(option: str, target: Target | None) -> Target | None:
+    if target is not None and not isinstance(target, Target):
+        raise InvalidOption(option, target, 'must be Queue("name"), Function("name") or Stream("name")')
+    return target

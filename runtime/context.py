@@ -1,0 +1,88 @@
+"""The second argument of every handler: Lambda's context object, plus the attempt and the lease's fencing token."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Final
+
+FUNCTION_VERSION: Final = "$LATEST"
+MEMORY_LIMIT_MB: Final = "128"
+
+
+class Identity:
+    """Lambda's ``context.identity``; nothing fills it outside the AWS mobile SDK."""
+
+    cognito_identity_id: str | None = None
+    cognito_identity_pool_id: str | None = None
+
+
+_IDENTITY: Final = Identity()
+
+
+class Context:
+    """What a handler can know of its call. Attributes and methods as in Lambda's Python runtime."""
+
+    __slots__ = (
+        "_deadline",
+        "aws_request_id",
+        "attempt",
+        "client_context",
+        "fencing_token",
+        "function_name",
+        "invoked_function_arn",
+        "log_stream_name",
+        "tenant_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        aws_request_id: str,
+        function_name: str,
+        invoked_function_arn: str,
+        log_stream_name: str,
+        deadline: float,
+        attempt: int = 1,
+        fencing_token: int = 0,
+    ) -> None:
+        self.aws_request_id: str = aws_request_id
+        """The same on every attempt of one event."""
+        self.function_name: str = function_name
+        self.invoked_function_arn: str = invoked_function_arn
+        self.log_stream_name: str = log_stream_name
+        self.attempt: int = attempt
+        """1 on the first try, one more after every error or timeout; crashes do not count."""
+        self.fencing_token: int = fencing_token
+        """Greater for every later lease of the same event: store it with side effects and refuse smaller ones."""
+        self.client_context: Any = None
+        self.tenant_id: str | None = None
+        self._deadline = deadline
+
+    @property
+    def function_version(self) -> str:
+        """Always ``$LATEST``."""
+        return FUNCTION_VERSION
+
+    @property
+    def memory_limit_in_mb(self) -> str:
+        """Text, as in Lambda. Penstock sets no such limit; this is Lambda's default."""
+        return MEMORY_LIMIT_MB
+
+    @property
+    def log_group_name(self) -> str:
+        """``/aws/lambda/<function>``."""
+        return f"/aws/lambda/{self.function_name}"
+
+    @property
+    def identity(self) -> Identity:
+        """Always an object, without values."""
+        return _IDENTITY
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until the call times out, never below 0."""
+        return max(0, int((self._deadline - time.monotonic()) * 1000))
+
+    def log(self, message: object) -> None:
+        """Writes unformatted text to standard output."""
+        sys.stdout.write(str(message))

@@ -1,0 +1,106 @@
+"""What the sources of one worker process share: the core, the invoker, the lease keeper, relays, and its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from broker.client import Broker
+from broker.core import Core
+from broker.ids import TOKEN_OWNER_LENGTH, TokenSource
+from broker.limits import ERROR_MESSAGE_ATTRIBUTE_BYTES as ERROR_TEXT_BYTES
+from broker.names import Queue, Resource
+from broker.queues import ensure_queue
+from broker.records import Attribute, Delivery, Header, pack
+from runtime.invoker import Invoker
+from runtime.keeper import LeaseKeeper
+from runtime.relays import Relays
+from runtime.settler import Settler
+from runtime.shaping import Letter
+
+DEFAULT_CALLS: Final = 1_000
+_BREATH_S: Final = 0.01
+
+
+class Engine:
+    """One worker process's shared parts, built once by the worker."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        tokens: TokenSource,
+        invoker: Invoker,
+        keeper: LeaseKeeper,
+        max_calls: int,
+        alone: bool,
+        log_stream: str,
+        on_suspects: Callable[[], None],
+    ) -> None:
+        self.core: Final[Core] = broker.core
+        self.tokens: Final = tokens
+        self.invoker: Final = invoker
+        self.keeper: Final = keeper
+        self.relays: Final = Relays(broker)
+        self.max_calls: Final = max_calls
+        self.alone: Final = alone
+        self.log_stream: Final = log_stream
+        self.on_suspects: Final = on_suspects
+        self._breathed_at = 0.0
+        self.settlers: Final[dict[Resource, Settler]] = {}
+
+    def holds_loop_too_long(self) -> bool:
+        """Whether the caller should let the loop go round before it starts more calls."""
+        now = time.monotonic()
+        if now - self._breathed_at < _BREATH_S:
+            return False
+        self._breathed_at = now
+        return True
+
+    async def end_of(self, lease_token: str) -> str | None:
+        """Why the process that held a lease under this token ended, where its supervisor saw it."""
+        return await self.core.directory.end_of(lease_token[1 : 1 + TOKEN_OWNER_LENGTH])
+
+    def request_id(self) -> str:
+        """An id for a call that has none of its own: a batch."""
+        return str(uuid.UUID(int=random.getrandbits(128), version=4))  # noqa: S311 - unique, not secret
+
+    async def quarantine_record(self, queue: Resource, letter: Letter, target: str, cause: str) -> bytes:
+        """A message that ended its workers, with the cause, on its way to where it is kept."""
+        await ensure_queue(self.core, target)
+        attributes = {
+            **letter.header.attributes,
+            "ErrorCode": Attribute("Number", b"200"),
+            "ErrorMessage": Attribute("String", f"Runtime exited with error: {cause}".encode()[:ERROR_TEXT_BYTES]),
+        }
+        header = Header(id=letter.id, attributes=attributes, source=queue.arn)
+        delivery = Delivery(kind="dead_letter", target=Queue(target), blob=pack(letter.body, header))
+        return msgspec.msgpack.encode(delivery)
+
+    @property
+    def free_calls(self) -> int:
+        """How many more calls this process may run."""
+        return 1 - len(self.invoker.running) if self.alone else self.max_calls - len(self.invoker.running)
+
+    def lease_token(self) -> str:
+        """A token for one claim: its first letter tells how the lease is held, what follows names this process."""
+        return f"{'s' if self.alone else 'w'}{self.tokens.next()}"
+
+    def settler(self, resource: Resource) -> Settler:
+        """The settler of a resource; made when it is first asked for."""
+        found = self.settlers.get(resource)
+        if found is None:
+            found = Settler(self.core, resource, self.keeper, on_onward=self.relays.kick)
+            self.settlers[resource] = found
+            self.core.in_background(found.run(), name=f"settle-{resource.name}")
+        return found
+
+    async def settled(self) -> None:
+        """Returns when every verdict handed in so far is in Redis."""
+        await asyncio.gather(*(settler.drained() for settler in self.settlers.values()))

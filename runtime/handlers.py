@@ -1,0 +1,98 @@
+"""User code as the runtime sees it: a handler, how its event is decoded, whether it runs on the loop or in a thread."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from broker.errors import InvalidOption
+from broker.names import check_name
+from broker.records import FunctionSettings, MappingSettings
+from runtime.shaping import Record
+
+Handler: TypeAlias = Callable[[Any, Any], Any]
+_UNTYPED: Final = (inspect.Parameter.empty, Any, dict, object)
+
+
+class HandlerFunction:
+    """One registered function of an app: its code, settings and, for a batch handler, its mapping."""
+
+    def __init__(
+        self, handler: Handler, *, name: str | None, settings: FunctionSettings, mapping_of: MappingSettings | None = None
+    ) -> None:
+        what = name or getattr(handler, "__name__", repr(handler))
+        if not callable(handler):
+            raise InvalidOption(f'handler of function "{what}"', handler, "must be a coroutine function or a function")
+        if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+            raise InvalidOption(f'handler of function "{what}"', handler, "must return its result, not yield it")
+        self.name: Final = check_name("function", what)
+        self.handler: Final = handler
+        self.settings: FunctionSettings = settings
+        """Those in force: the code's until a newer registration is seen."""
+        self.on_loop: Final = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
+        )
+        self.mapping: MappingSettings | None = mapping_of
+        annotation = _event_annotation(self.name, handler)
+        self.record_type: Final = _record_type(annotation) if mapping_of else None
+        self.decode: Final = self._decoder(annotation)
+
+    @property
+    def takes_records(self) -> bool:
+        """Whether it is a batch handler that takes ``list[Record[T]]`` instead of the Lambda-shaped event."""
+        return self.record_type is not None
+
+    def _decoder(self, annotation: Any) -> Callable[[bytes], Any]:
+        wanted = self.record_type if self.record_type is not None else annotation
+        if wanted in _UNTYPED or (self.mapping is not None and self.record_type is None):
+            wanted = Any
+        try:
+            return msgspec.json.Decoder(wanted).decode
+        except TypeError as error:
+            raise InvalidOption(f'event annotation of function "{self.name}"', wanted, str(error)) from error
+
+    def decode_record(self, body: bytes) -> Any:
+        """The body of one record as the type that the handler takes; text stays text for ``Record[str]``."""
+        if self.record_type is str:
+            return body.decode()
+        if self.record_type is bytes:
+            return body
+        return self.decode(body)
+
+
+def _event_annotation(name: str, handler: Handler) -> Any:
+    """The annotation of the first parameter, after checking that the handler takes an event and a context."""
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return Any
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        rule = f"must take two arguments, the event and the context ({error})"
+        raise InvalidOption(f'handler of function "{name}"', str(signature), rule) from error
+    first = next(iter(signature.parameters.values()))
+    if first.annotation is inspect.Parameter.empty or first.kind is inspect.Parameter.VAR_POSITIONAL:
+        return Any
+    target = handler if inspect.isroutine(handler) else type(handler).__call__
+    try:
+        return typing.get_type_hints(target, include_extras=True).get(first.name, Any)
+    except (NameError, TypeError) as error:
+        rule = f"cannot be resolved when the worker starts: {error}"
+        raise InvalidOption(f'event annotation of function "{name}"', first.annotation, rule) from error
+
+
+def _record_type(annotation: Any) -> Any:
+    """T of ``list[Record[T]]`` (Any for a bare Record); None for any other annotation."""
+    if typing.get_origin(annotation) is not list:
+        return None
+    (item,) = typing.get_args(annotation)
+    if item is Record:
+        return Any
+    if typing.get_origin(item) is Record:
+        return typing.get_args(item)[0]
+    return None

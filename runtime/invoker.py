@@ -1,0 +1,223 @@
+"""Runs one call: on the loop or in a thread, under its deadline, and turns whatever happens into an Outcome.
+
+The hot path, so it uses asyncio tasks directly (started eagerly where Python can) and one timer for all deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import structlog
+
+from broker.errors import PayloadNotJson
+from broker.limits import MAX_RESPONSE_BYTES
+from broker.records import encode_json
+from runtime.context import Context
+from runtime.handlers import HandlerFunction
+from runtime.outcomes import Abandoned, Completed, Failed, Outcome, TimedOut, failed, failed_with, timed_out
+
+DEFAULT_THREADS: Final = 32
+_TICK_S: Final = 0.02
+_CANCEL_GRACE_S: Final = 1.0
+
+_log = structlog.get_logger("penstock")
+
+
+class Call:
+    """One running call. ``on_outcome`` is told once how it ended; ``on_free`` when its slot is free again, which is
+    later for code that does not stop at its timeout."""
+
+    __slots__ = ("abandoned", "context", "deadline", "event", "expired", "function", "on_free", "on_outcome",
+                 "outcome", "started", "stuck", "task", "work")  # fmt: skip
+
+    def __init__(
+        self,
+        function: HandlerFunction,
+        event: Any,
+        context: Context,
+        deadline: float,
+        on_outcome: Callable[[Call], None],
+        on_free: Callable[[Call], None],
+        work: Any,
+    ) -> None:
+        self.function = function
+        self.event = event
+        self.context = context
+        self.deadline = deadline
+        self.on_outcome = on_outcome
+        self.on_free = on_free
+        self.work = work
+        self.started = time.monotonic()
+        self.outcome: Outcome | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.expired = False
+        self.abandoned = False
+        self.stuck = False
+
+
+class Invoker:
+    """Runs calls of any function of one worker process."""
+
+    def __init__(self, *, threads: int = DEFAULT_THREADS, on_exhausted: Callable[[], None] | None = None) -> None:
+        self._pool: Final = ThreadPoolExecutor(threads, thread_name_prefix="penstock-handler")
+        self._threads: Final = threads
+        self._busy_threads = 0
+        self._on_exhausted: Final = on_exhausted
+        self._loop: Final = asyncio.get_running_loop()
+        self.running: Final[set[Call]] = set()
+        self._ticking = False
+
+    @property
+    def free_threads(self) -> int:
+        """How many more plain functions can run now."""
+        return self._threads - self._busy_threads
+
+    def start(self, call: Call) -> None:
+        """Starts a call. It may have ended when this returns."""
+        self.running.add(call)
+        if call.function.on_loop:
+            task = _start_task(self._run_on_loop(call), self._loop)
+        else:
+            self._busy_threads += 1
+            task = _start_task(self._run_in_thread(call), self._loop)
+        if not task.done():
+            call.task = task
+            if not self._ticking:
+                self._ticking = True
+                self._loop.call_later(_TICK_S, self._tick)
+
+    def abandon(self, call: Call) -> None:
+        """Ends a call without an answer: its worker stops, or somebody else has its event."""
+        if call.outcome is None and not call.abandoned:
+            call.abandoned = True
+            call.deadline = time.monotonic() + _CANCEL_GRACE_S
+            if not call.function.on_loop:
+                self._settle_stuck(call, Abandoned())
+            if call.task is not None:
+                call.task.cancel()
+
+    def close(self) -> None:
+        """Takes no more calls; threads that are still busy are left to themselves."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    async def _run_on_loop(self, call: Call) -> None:
+        outcome: Outcome
+        try:
+            outcome = _completed(await call.function.handler(call.event, call.context), call)
+        except asyncio.CancelledError as error:
+            outcome = _cancelled(call, error)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome, SystemExit too
+            outcome = failed_with(error, call.context.aws_request_id)
+        self._end(call, outcome)
+
+    async def _run_in_thread(self, call: Call) -> None:
+        handler, values = call.function.handler, contextvars.copy_context()
+
+        def run() -> Outcome:
+            try:
+                return _completed(values.run(handler, call.event, call.context), call)
+            except BaseException as error:  # noqa: BLE001 - as on the loop
+                return failed_with(error, call.context.aws_request_id)
+
+        future = self._loop.run_in_executor(self._pool, run)
+        while True:
+            try:
+                outcome = await asyncio.shield(future)
+                break
+            except asyncio.CancelledError:
+                if not (call.expired or call.abandoned):
+                    raise  # the loop is closing
+                # A thread cannot be ended: its slot stays taken until it returns.
+        self._busy_threads -= 1
+        self._end(call, outcome)
+
+    def _end(self, call: Call, outcome: Outcome) -> None:
+        self.running.discard(call)
+        if call.outcome is None:
+            call.outcome = outcome
+            call.on_outcome(call)
+        call.on_free(call)
+
+    # -- deadlines ----------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        waiting = False
+        for call in [call for call in self.running if not call.stuck]:
+            waiting = True
+            if call.deadline <= now:
+                self._overrun(call, now)
+        self._ticking = waiting
+        if waiting:
+            self._loop.call_later(max(_TICK_S, len(self.running) * 2e-6 * 50), self._tick)
+
+    def _overrun(self, call: Call, now: float) -> None:
+        """At its deadline a call is cancelled; what does not stop then is settled all the same and keeps its slot."""
+        if call.expired or call.abandoned:
+            ended: Outcome = Abandoned() if call.abandoned else _timed_out(call)
+            self._settle_stuck(call, ended)
+            return
+        call.expired = True
+        call.deadline = now + _CANCEL_GRACE_S
+        if not call.function.on_loop:
+            self._settle_stuck(call, _timed_out(call))
+        elif call.task is not None:
+            call.task.cancel()
+
+    def _settle_stuck(self, call: Call, outcome: Outcome) -> None:
+        call.stuck = True
+        if call.outcome is None:
+            call.outcome = outcome
+            call.on_outcome(call)
+        stuck = sum(other.stuck for other in self.running)
+        _log.warning("handler_does_not_stop", function=call.function.name, stuck_calls=stuck)
+        if stuck * 2 >= self._threads and self._on_exhausted is not None:
+            self._on_exhausted()
+
+
+def _completed(result: Any, call: Call) -> Completed | Failed:
+    request_id = call.context.aws_request_id
+    try:
+        encoded = encode_json("result", result)
+    except PayloadNotJson as error:
+        return failed("Runtime.MarshalError", f"Unable to marshal response: {error.reason}", request_id, [])
+    if len(encoded) > MAX_RESPONSE_BYTES:
+        message = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
+        return failed("Function.ResponseSizeTooLarge", message, request_id)
+    return Completed(encoded)
+
+
+def _cancelled(call: Call, error: asyncio.CancelledError) -> Outcome:
+    if call.expired:
+        return _timed_out(call)
+    if call.abandoned:
+        return Abandoned()
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise error  # the worker itself is being ended
+    return failed_with(error, call.context.aws_request_id)
+
+
+def _timed_out(call: Call) -> TimedOut:
+    return timed_out(call.function.settings.timeout_s, call.context.aws_request_id)
+
+
+if sys.version_info >= (3, 12):
+
+    def _start_task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        return asyncio.Task(work, loop=loop, eager_start=True)
+
+else:
+
+    def _start_task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        return loop.create_task(work)

@@ -1,0 +1,171 @@
+"""The lease keeper: a thread that renews all leases and permits of its process, and notices a blocked event loop.
+
+A thread, so that a handler that blocks the loop does not lose its lease; with a connection of its own; and in this
+process, so that a stopped process does not keep its leases alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Final
+
+import structlog
+
+from broker.core import Core
+from broker.errors import StoreError
+from broker.names import Resource
+from broker.store.connection import connect_in_thread
+from broker.store.scripts import ThreadScriptRunner
+
+_PAGE: Final = 1_000
+_LOOK_S: Final = 1.0
+_BLOCKED_AFTER_S: Final = 1.0
+_STACK_FRAMES: Final = 8
+
+_log = structlog.get_logger("penstock")
+
+
+class LeaseKeeper:
+    """Renews what the process holds until it is dropped. ``on_lost`` is called on the loop."""
+
+    def __init__(self, core: Core, *, on_lost: Callable[[Resource, list[str]], None]) -> None:
+        self._core: Final = core
+        self._lease_ms: Final = core.settings.lease_ms
+        self._on_lost: Final = on_lost
+        self._leases: Final[dict[Resource, set[str]]] = {}
+        self._permits: Final[dict[str, set[str]]] = {}
+        self._loop: Final = asyncio.get_running_loop()
+        self._loop_thread: Final = threading.get_ident()
+        self._stop: Final = threading.Event()
+        self._answered_at = time.monotonic()
+        self._asked = False
+        self._failing = False
+        self._thread: Final = threading.Thread(target=self._run, name="penstock-lease-keeper", daemon=True)
+        self._runner: Final = ThreadScriptRunner(
+            connect_in_thread(core.address.url),
+            core.scripts,
+            url=core.address.url,
+            chosen_by=core.address.chosen_by,
+        )
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; what is still held runs out by itself."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+        self._runner.close()
+
+    def hold(self, resource: Resource, members: Iterable[str]) -> None:
+        """Renews these leases from now on."""
+        self._leases.setdefault(resource, set()).update(members)
+
+    def drop(self, resource: Resource, members: Iterable[str]) -> None:
+        """They are settled."""
+        held = self._leases.get(resource)
+        if held is not None:
+            held.difference_update(members)
+
+    def hold_permits(self, key: str, names: Iterable[str]) -> None:
+        """Renews these permits from now on."""
+        self._permits.setdefault(key, set()).update(names)
+
+    def drop_permits(self, key: str, names: Iterable[str]) -> None:
+        """They are given back."""
+        held = self._permits.get(key)
+        if held is not None:
+            held.difference_update(names)
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        renew_every_s = self._lease_ms / 4000
+        next_renewal = time.monotonic() + renew_every_s
+        while not self._stop.wait(min(_LOOK_S, renew_every_s / 2)):
+            self._watch_loop()
+            if time.monotonic() >= next_renewal:
+                next_renewal = time.monotonic() + renew_every_s
+                self._renew_all()
+
+    def _renew_all(self) -> None:
+        try:
+            for resource, held in tuple(self._leases.items()):
+                self._renew(resource, tuple(held))
+            for key, names in tuple(self._permits.items()):
+                held_names = tuple(names)
+                for start in range(0, len(held_names), _PAGE):
+                    page = held_names[start : start + _PAGE]
+                    self._runner.run("renew_permits", (key,), (self._lease_ms, *page))
+        except StoreError as error:
+            if not self._failing:
+                _log.warning("lease_renewal_failed", code=error.code, reason=str(error))
+            self._failing = True
+        else:
+            if self._failing:
+                _log.info("lease_renewal_back")
+            self._failing = False
+
+    def _renew(self, resource: Resource, members: tuple[str, ...]) -> None:
+        keys = self._core.keys.of(resource)
+        for start in range(0, len(members), _PAGE):
+            page = members[start : start + _PAGE]
+            indexes = self._runner.run("extend", (keys.leases, keys.permits), (self._lease_ms, *page))
+            lost = [page[index - 1] for index in indexes]
+            if lost:
+                self._loop.call_soon_threadsafe(self._on_lost, resource, lost)
+
+    # -- the loop's health --------------------------------------------------------------------------------------------
+
+    def _watch_loop(self) -> None:
+        """Asks the loop for a sign of life; when it gives none for a second, says which function holds it, once."""
+        if not any(self._leases.values()) and not any(self._permits.values()):
+            self._asked = False
+            return
+        if not self._asked:
+            self._asked, self._reported, asked_at = True, False, time.monotonic()
+            self._asked_at = asked_at
+            try:
+                self._loop.call_soon_threadsafe(self._answer)
+            except RuntimeError:  # the loop is closed
+                self._stop.set()
+        elif not self._reported and time.monotonic() - self._asked_at >= _BLOCKED_AFTER_S:
+            self._reported = True
+            self._report_blocked()
+
+    def _answer(self) -> None:
+        if self._reported:
+            _log.warning("loop_unblocked", after_s=round(time.monotonic() - self._asked_at, 1))
+        self._asked = False
+
+    _reported = False
+    _asked_at = 0.0
+
+    def _report_blocked(self) -> None:
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to see a stack
+        if frame is None:
+            return
+        stack = traceback.format_list(traceback.extract_stack(frame)[-_STACK_FRAMES:])
+        _log.error(
+            "loop_blocked",
+            function=_function_on(frame),
+            for_s=round(time.monotonic() - self._asked_at, 1),
+            stack="".join(stack),
+        )
+
+
+def _function_on(frame: FrameType | None) -> str:
+    """Which function's call is on a stack: the invoker's frame knows."""
+    while frame is not None:
+        call = frame.f_locals.get("call")
+        if frame.f_code.co_name in {"_run_on_loop", "_run_in_thread"} and call is not None:
+            return str(call.function.name)
+        frame = frame.f_back
+    return "?"

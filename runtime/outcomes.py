@@ -1,0 +1,89 @@
+"""How one call ended. Returned as values: the invoker never raises for a handler's fault."""
+
+from __future__ import annotations
+
+import traceback
+from types import TracebackType
+from typing import Final, TypeAlias
+
+import msgspec
+
+_HIDDEN_FRAMES: Final = ("runtime/invoker.py", "concurrent/futures/thread.py")
+_MAX_MESSAGE_CHARACTERS: Final = 64 * 1024
+
+
+class Completed(msgspec.Struct, frozen=True):
+    """The handler returned; its result as JSON."""
+
+    result: bytes
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The handler raised, or its event or result was unusable; Lambda's error object as JSON."""
+
+    error: bytes
+    error_type: str
+    message: str
+
+
+class TimedOut(msgspec.Struct, frozen=True):
+    """The handler ran longer than its timeout; Lambda's error object as JSON."""
+
+    error: bytes
+    message: str
+
+
+class Throttled(msgspec.Struct, frozen=True):
+    """There was no room to run it: no try is used up."""
+
+
+class Abandoned(msgspec.Struct, frozen=True):
+    """The worker stopped before it ended, or its lease was lost: no try is used up."""
+
+
+Outcome: TypeAlias = Completed | Failed | TimedOut | Throttled | Abandoned
+
+
+def error_json(error_type: str, message: str, request_id: str, stack: list[str] | None = None) -> bytes:
+    """Lambda's error object (spec: function error objects); the message is cut at 64 Ki characters."""
+    fields: dict[str, object] = {
+        "errorMessage": message[:_MAX_MESSAGE_CHARACTERS],
+        "errorType": error_type,
+        "requestId": request_id,
+    }
+    if stack is not None:
+        fields["stackTrace"] = stack
+    return msgspec.json.encode(fields)
+
+
+def failed(error_type: str, message: str, request_id: str, stack: list[str] | None = None) -> Failed:
+    """A failure with Lambda's error object."""
+    return Failed(error_json(error_type, message, request_id, stack), error_type, message[:_MAX_MESSAGE_CHARACTERS])
+
+
+def failed_with(error: BaseException, request_id: str) -> Failed:
+    """The failure that an exception of the handler is: class name, text, and the frames from the handler on."""
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        reason = f"Runtime exited with error: exit status {status}" if status else "Runtime exited without providing a reason"
+        return failed("Runtime.ExitError", f"RequestId: {request_id} Error: {reason}", request_id)
+    try:
+        message = str(error)
+    except Exception as unprintable:  # noqa: BLE001 - the handler's own __str__ may do anything
+        message = f"<error text unavailable: {type(unprintable).__name__}>"
+    return failed(type(error).__name__, message, request_id, _stack(error.__traceback__))
+
+
+def timed_out(timeout_s: float, request_id: str) -> TimedOut:
+    """The timeout in Lambda's words; seconds always with two decimals."""
+    message = f"RequestId: {request_id} Error: Task timed out after {timeout_s:.2f} seconds"
+    return TimedOut(error_json("Sandbox.Timedout", message, request_id), message)
+
+
+def _stack(trace: TracebackType | None) -> list[str]:
+    frames = [
+        frame
+        for frame in traceback.extract_tb(trace)
+        if not frame.filename.replace("\\", "/").endswith(_HIDDEN_FRAMES)
+    ]
+    return traceback.format_list(frames)

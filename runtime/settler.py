@@ -1,0 +1,113 @@
+"""Settling: verdicts gather while a settle is under way and go to Redis together, as often as Redis can take them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from broker.core import Core
+from broker.errors import StoreError
+from broker.names import Resource
+from broker.store.messages import Deferral, Onward, Settlement
+from runtime.keeper import LeaseKeeper
+
+_PAGE: Final = 1_000
+_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+_log = structlog.get_logger("penstock")
+
+
+class Settler:
+    """Settles the messages of one resource. Nothing is lost when Redis is away: it tries until it is back."""
+
+    def __init__(
+        self, core: Core, resource: Resource, keeper: LeaseKeeper, *, on_onward: Callable[[Resource], None]
+    ) -> None:
+        self._core: Final = core
+        self._resource: Final = resource
+        self._keeper: Final = keeper
+        self._on_onward: Final = on_onward
+        self._finished: dict[tuple[str, bool], list[tuple[str, tuple[tuple[str, bytes], ...]]]] = {}
+        self._deferred: dict[tuple[str, bool], list[Deferral]] = {}
+        self._waiting: Final = asyncio.Event()
+        self._idle: Final = asyncio.Event()
+        self._idle.set()
+
+    def finish(
+        self, member: str, *, counter: str, onward: tuple[tuple[str, bytes], ...] = (), keep_permit: bool = False
+    ) -> None:
+        """Ends a message for good; ``onward`` is what to send on: suffix and record each."""
+        self._finished.setdefault((counter, keep_permit), []).append((member, onward))
+        self._waiting.set()
+        self._idle.clear()
+
+    def defer(self, deferral: Deferral, *, counter: str, keep_permit: bool = False) -> None:
+        """Gives a message back, to be handed out again after its delay."""
+        self._deferred.setdefault((counter, keep_permit), []).append(deferral)
+        self._waiting.set()
+        self._idle.clear()
+
+    async def run(self) -> None:
+        """Settles for ever."""
+        while True:
+            await self._waiting.wait()
+            self._waiting.clear()
+            finished, self._finished = self._finished, {}
+            deferred, self._deferred = self._deferred, {}
+            for (counter, keep_permit), items in finished.items():
+                for start in range(0, len(items), _PAGE):
+                    await self._finish(counter, items[start : start + _PAGE], keep_permit=keep_permit)
+            for (counter, keep_permit), deferrals in deferred.items():
+                for start in range(0, len(deferrals), _PAGE):
+                    await self._defer(counter, deferrals[start : start + _PAGE], keep_permit=keep_permit)
+            if not self._waiting.is_set():
+                self._idle.set()
+
+    async def drained(self) -> None:
+        """Returns when everything handed in is settled."""
+        await self._idle.wait()
+
+    async def _finish(
+        self, counter: str, items: list[tuple[str, tuple[tuple[str, bytes], ...]]], *, keep_permit: bool
+    ) -> None:
+        members = [member for member, _ in items]
+        onward = [
+            Onward(index, suffix, record) for index, (_, records) in enumerate(items) for suffix, record in records
+        ]
+
+        async def settle() -> Settlement:
+            return await self._core.messages.finish(
+                self._resource, members, counter=counter, onward=onward, keep_permits=keep_permit
+            )
+
+        await self._until_done(settle, members)
+        if onward:
+            self._on_onward(self._resource)
+
+    async def _defer(self, counter: str, deferrals: list[Deferral], *, keep_permit: bool) -> None:
+        async def settle() -> Settlement:
+            return await self._core.messages.defer(
+                self._resource, deferrals, counter=counter, keep_permits=keep_permit
+            )
+
+        await self._until_done(settle, [deferral.member for deferral in deferrals])
+
+    async def _until_done(self, settle: Callable[[], Awaitable[Settlement]], members: list[str]) -> None:
+        failures = 0
+        while True:
+            try:
+                settlement = await settle()
+                break
+            except StoreError as error:
+                if not failures:
+                    _log.warning("settle_failed", resource=self._resource.arn, code=error.code, reason=str(error))
+                await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+                failures += 1
+        self._keeper.drop(self._resource, members)
+        # After a lost reply the first attempt may have settled them: then the repeat does not know them.
+        refused = [why for why in settlement.refused.values() if why == "fenced" or not failures]
+        if refused:
+            _log.warning("lease_lost", resource=self._resource.arn, refused=len(refused), fenced=refused.count("fenced"))

@@ -1,0 +1,109 @@
+"""Messages of a queue in the shape of Lambda's SQS event. Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from broker.ids import message_id
+from broker.names import Resource
+from broker.records import FIRST_FACTS, AttributeValue, Facts, Header, unpack
+from broker.store.messages import Claimed
+
+T = TypeVar("T")
+_STRING_TRANSPORT: Final = b"\x01"
+_BINARY_TRANSPORT: Final = b"\x02"
+
+
+class Record(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """One message of a batch for handlers that take ``list[Record[T]]``; ``body`` is decoded and validated into T."""
+
+    message_id: str
+    body: T
+    attributes: dict[str, AttributeValue]
+    """What it was sent with."""
+    receives: int
+    sent_ms: int
+    fencing_token: int
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """One claimed message, opened."""
+
+    id: str
+    header: Header
+    body: bytes
+    facts: Facts
+    sent_ms: int
+
+
+def open_letter(claimed: Claimed, nonce: int) -> Letter:
+    """The parts of a claimed message. Raises ValueError for damaged data."""
+    header, body = unpack(claimed.blob)
+    facts = FIRST_FACTS if not claimed.facts_text else claimed.facts
+    identity = header.id or message_id(claimed.entry, nonce)
+    sent_ms = facts.sent_ms or int(claimed.entry.partition("-")[0])
+    return Letter(identity, header, body, facts, sent_ms)
+
+
+def sqs_record(letter: Letter, queue: Resource, *, receipt_handle: str, claimed_ms: int) -> dict[str, Any]:
+    """One element of ``Records``, key by key as Lambda sends it."""
+    attributes = {
+        "ApproximateReceiveCount": str(letter.facts.receives),
+        "SentTimestamp": str(letter.sent_ms),
+        "SenderId": queue.account,
+        "ApproximateFirstReceiveTimestamp": str(letter.facts.first_receive_ms or claimed_ms),
+    }
+    if letter.header.source:
+        attributes["DeadLetterQueueSourceArn"] = letter.header.source
+    record: dict[str, Any] = {
+        "messageId": letter.id,
+        "receiptHandle": receipt_handle,
+        "body": letter.body.decode(),
+        "attributes": attributes,
+        "messageAttributes": {name: _attribute(a) for name, a in letter.header.attributes.items()},
+        "md5OfBody": hashlib.md5(letter.body, usedforsecurity=False).hexdigest(),
+        "eventSource": "aws:sqs",
+        "eventSourceARN": queue.arn,
+        "awsRegion": queue.region,
+    }
+    if letter.header.attributes:
+        record["md5OfMessageAttributes"] = attributes_md5(letter.header)
+    return record
+
+
+def _attribute(attribute: Any) -> dict[str, Any]:
+    return {
+        "stringValue": None if attribute.binary else attribute.data.decode(),
+        "binaryValue": base64.b64encode(attribute.data).decode() if attribute.binary else None,
+        "stringListValues": [],
+        "binaryListValues": [],
+        "dataType": attribute.data_type,
+    }
+
+
+def attributes_md5(header: Header) -> str:
+    """MD5OfMessageAttributes: names sorted; length and text of name and type, one byte of transport, length and value."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for name, attribute in sorted(header.attributes.items()):
+        for part in (name.encode(), attribute.data_type.encode()):
+            digest.update(struct.pack(">I", len(part)) + part)
+        digest.update(_BINARY_TRANSPORT if attribute.binary else _STRING_TRANSPORT)
+        digest.update(struct.pack(">I", len(attribute.data)) + attribute.data)
+    return digest.hexdigest()
+
+
+def typed_record(letter: Letter, body: T, *, fencing_token: int) -> Record[T]:
+    """The same message for a handler that takes ``list[Record[T]]``."""
+    return Record(
+        message_id=letter.id,
+        body=body,
+        attributes={name: attribute.python for name, attribute in letter.header.attributes.items()},
+        receives=letter.facts.receives,
+        sent_ms=letter.sent_ms,
+        fencing_token=fencing_token,
+    )

@@ -1,0 +1,120 @@
+"""Synchronous calls: this process's inbox. Each notice is one call; its permit was taken when it was sent."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker.calls import INLINE_BYTES, CallNotice, CallReply, reply_parcel
+from broker.names import Resource
+from runtime.context import Context
+from runtime.engine import Engine
+from runtime.handlers import HandlerFunction
+from runtime.invoker import Call
+from runtime.outcomes import Abandoned, Completed, Failed, Throttled, TimedOut, failed
+
+_PARCEL_TTL_MS: Final = 60_000
+
+_log = structlog.get_logger("penstock")
+
+
+class CallSource:
+    """Runs the calls that this process is handed and answers each once."""
+
+    def __init__(self, engine: Engine, functions: dict[str, HandlerFunction]) -> None:
+        self._engine: Final = engine
+        self._functions: Final = functions
+        self._running: Final[dict[str, Call]] = {}
+        self.stopping = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls are under way."""
+        return any(not call.stuck for call in self._running.values())
+
+    def on_notice(self, data: bytes | None) -> None:
+        """What the inbox received."""
+        if data is None:
+            return
+        notice = msgspec.msgpack.decode(data, type=CallNotice)
+        if notice.kind == "cancel":
+            call = self._running.get(notice.id)
+            if call is not None:
+                self._engine.invoker.abandon(call)
+            return
+        self._engine.core.in_background(self._take(notice, time.monotonic()), name="call")
+
+    async def _take(self, notice: CallNotice, received: float) -> None:
+        function = self._functions.get(notice.function)
+        if function is None or self.stopping or self._full(function):
+            await self._refuse(notice)
+            return
+        resource = self._engine.core.resource("function", notice.function)
+        permits = self._engine.core.keys.of(resource).permits
+        self._engine.keeper.hold_permits(permits, [notice.id])
+        payload = notice.payload
+        if payload is None:
+            payload = await self._engine.core.parcels.take(notice.id)
+        timeout_s = min(function.settings.timeout_s, notice.timeout_ms / 1000)
+        context = Context(
+            aws_request_id=notice.id,
+            function_name=function.name,
+            invoked_function_arn=resource.arn,
+            log_stream_name=self._engine.log_stream,
+            deadline=received + timeout_s,
+        )
+        try:
+            event = function.decode(payload or b"null")
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            problem = failed("Runtime.UnmarshalError", f"Unable to unmarshal input: {error}", notice.id, [])
+            await self._answer(notice, problem.error, failed_=True)
+            await self._free(resource, notice.id)
+            return
+        call = Call(function, event, context, received + timeout_s, self._on_outcome, self._on_free, notice)
+        self._running[notice.id] = call
+        self._engine.invoker.start(call)
+
+    def _full(self, function: HandlerFunction) -> bool:
+        return self._engine.free_calls < 1 or (not function.on_loop and self._engine.invoker.free_threads < 1)
+
+    async def _refuse(self, notice: CallNotice) -> None:
+        resource = self._engine.core.resource("function", notice.function)
+        await self._free(resource, notice.id)
+        reply = CallReply(id=notice.id, refused="no room, or stopping")
+        await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
+
+    def _on_outcome(self, call: Call) -> None:
+        match call.outcome:
+            case Completed(result):
+                self._engine.core.in_background(self._answer(call.work, result, failed_=False), name="answer")
+            case Failed(error) | TimedOut(error):
+                self._engine.core.in_background(self._answer(call.work, error, failed_=True), name="answer")
+                _log.warning("call_failed", function=call.function.name, request_id=call.context.aws_request_id)
+            case Abandoned() | Throttled() | None:
+                gone = failed(
+                    "Runtime.ExitError",
+                    f"RequestId: {call.context.aws_request_id} Error: Runtime exited without providing a reason",
+                    call.context.aws_request_id,
+                )
+                self._engine.core.in_background(self._answer(call.work, gone.error, failed_=True), name="answer")
+
+    def _on_free(self, call: Call) -> None:
+        self._running.pop(call.work.id, None)
+        resource = self._engine.core.resource("function", call.function.name)
+        self._engine.core.in_background(self._free(resource, call.work.id), name="release_permit")
+
+    async def _free(self, resource: Resource, call_id: str) -> None:
+        self._engine.keeper.drop_permits(self._engine.core.keys.of(resource).permits, [call_id])
+        function = self._functions.get(resource.name)
+        if function is None or function.settings.concurrency is not None:
+            await self._engine.core.permits.release_of_function(resource, [call_id])
+
+    async def _answer(self, notice: CallNotice, payload: bytes, *, failed_: bool) -> None:
+        inline = len(payload) <= INLINE_BYTES
+        if not inline:
+            await self._engine.core.parcels.put(reply_parcel(notice.id), payload, ttl_ms=_PARCEL_TTL_MS)
+        reply = CallReply(id=notice.id, failed=failed_, payload=payload if inline else None)
+        await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))

@@ -1,0 +1,285 @@
+"""A function's asynchronous event queue: claims no more events than can start, runs each in a call of its own, settles
+them by the policy and sends records on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker.ids import message_id
+from broker.invocation_records import InvocationEnd, dead_letter_delivery, record_delivery
+from broker.names import Resource
+from broker.records import FIRST_FACTS, Facts, FunctionSettings, Header, unpack
+from broker.store.messages import Claim, Claimed, Deferral, member_of
+from runtime.context import Context
+from runtime.engine import Engine
+from runtime.handlers import HandlerFunction
+from runtime.invoker import Call
+from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, failed
+from runtime.policy import Finish, GiveUp, Release, Retry, Verdict, after_run, before_run
+from runtime.tally import Tally
+from runtime.waiter import Waiter
+
+_CLAIM_AT_MOST: Final = 1_000
+_PREFETCH_S: Final = 0.1
+_GATHER_S: Final = 0.005
+_GATHER_BELOW: Final = 8
+_MAX_NOTE_BYTES: Final = 256 * 1024
+
+_log = structlog.get_logger("penstock")
+
+
+class Event:
+    """One leased event of the function."""
+
+    __slots__ = ("body", "facts", "fence", "header", "member", "now_ms", "received", "request_id", "sent_ms")
+
+    def __init__(self, claimed: Claimed, member: str, claim: Claim) -> None:
+        self.header: Header
+        self.header, self.body = unpack(claimed.blob)
+        self.member = member
+        self.facts: Facts = claimed.facts if claimed.facts_text else FIRST_FACTS
+        self.request_id = self.header.id or message_id(claimed.entry, claim.nonce)
+        self.sent_ms = self.facts.sent_ms or int(claimed.entry[: claimed.entry.index("-")])
+        self.now_ms = claim.now_ms
+        self.received = time.monotonic()
+        self.fence = claim.fence
+
+    def age_s(self) -> float:
+        """Seconds since it was accepted, by Redis's clock at the claim plus ours since then."""
+        return (self.now_ms - self.sent_ms) / 1000 + time.monotonic() - self.received
+
+    def redis_now_ms(self) -> int:
+        """Redis's clock now, as well as this process knows it."""
+        return self.now_ms + int((time.monotonic() - self.received) * 1000)
+
+
+class InvocationSource:
+    """Takes the events of one function for this process."""
+
+    def __init__(self, engine: Engine, function: HandlerFunction, waiter: Waiter) -> None:
+        self._engine: Final = engine
+        self._function: Final = function
+        self._waiter: Final = waiter
+        self.resource: Final[Resource] = engine.core.resource("function", function.name)
+        self._settler: Final = engine.settler(self.resource)
+        self._limit: int | None = function.settings.concurrency
+        self._prefetched: Final[deque[Event]] = deque()
+        self._revision = -1
+        self._running = 0
+        self._stuck = 0
+        self._finished_since = 0
+        self._measured_at = time.monotonic()
+        self._rate = 0.0
+        self._tally: Final = Tally(function.name)
+
+    # -- claiming -----------------------------------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """How many events may be claimed now: what can start, plus the prefetch where there is no limit."""
+        can_start = self._can_start() - len(self._prefetched)
+        if self._engine.alone or self._limit is not None or not self._function.on_loop:
+            return min(can_start, _CLAIM_AT_MOST)
+        return min(can_start + min(_CLAIM_AT_MOST, int(self._rate * _PREFETCH_S)), _CLAIM_AT_MOST)
+
+    def _can_start(self) -> int:
+        free = self._engine.free_calls
+        if self._limit:
+            free = min(free, self._limit - self._running)
+        return free if self._function.on_loop else min(free, self._engine.invoker.free_threads)
+
+    def should_gather(self, room: int) -> float | None:
+        """While calls end one by one: how long to let them, so that one claim takes many."""
+        busy = self._running + len(self._prefetched)
+        return _GATHER_S if busy > _GATHER_BELOW * room else None
+
+    async def claim(self, room: int, token: str) -> Claim:
+        """One claim; the poller keeps the token, to give back what a lost reply may have leased."""
+        return await self._engine.core.messages.claim(
+            self.resource,
+            token=token,
+            lease_ms=self._engine.core.settings.lease_ms,
+            room=room,
+            mode="alone" if self._engine.alone else "work",
+            wake=True,
+        )
+
+    async def accept(self, claim: Claim, token: str) -> None:
+        """Starts what was claimed, or keeps it for as soon as there is room."""
+        self._limit = claim.limit
+        if claim.revision != self._revision:
+            await self._refresh(claim.revision)
+        events = [Event(claimed, member_of(claimed.entry, token), claim) for claimed in claim.messages]
+        self._engine.keeper.hold(self.resource, [event.member for event in events])
+        for event in events:
+            if self._prefetched or self._can_start() < 1:
+                self._prefetched.append(event)
+            else:
+                self._consider(event)
+                if self._engine.holds_loop_too_long():
+                    await asyncio.sleep(0)
+        if claim.outbox:
+            self._engine.relays.kick(self.resource)
+
+    async def _refresh(self, revision: int) -> None:
+        """The newest registration wins for all workers: takes its settings over."""
+        described = await self._engine.core.directory.describe(self.resource)
+        if described is not None:
+            self._function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
+            self._revision = revision
+
+    def hand_back(self) -> None:
+        """Gives back at once what was claimed and has not started."""
+        while self._prefetched:
+            self._settler.defer(Deferral(self._prefetched.popleft().member, 0), counter="released")
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls of this source are under way."""
+        return self._running > self._stuck
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def _consider(self, event: Event) -> None:
+        settings = self._function.settings
+        verdict = before_run(settings, event.facts, age_s=event.age_s(), limit=self._limit)
+        if verdict is not None:
+            self._engine.core.in_background(self._give_up_unrun(event, verdict), name="give_up")
+            return
+        deadline = time.monotonic() + settings.timeout_s
+        context = Context(
+            aws_request_id=event.request_id,
+            function_name=self._function.name,
+            invoked_function_arn=self.resource.arn,
+            log_stream_name=self._engine.log_stream,
+            deadline=deadline,
+            attempt=event.facts.tries + 1,
+            fencing_token=event.fence,
+        )
+        try:
+            decoded = self._function.decode(event.body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            message = f"Unable to unmarshal input: {error}"
+            self._settle(event, failed("Runtime.UnmarshalError", message, event.request_id, []))
+            return
+        self._running += 1
+        call = Call(self._function, decoded, context, deadline, self._on_outcome, self._on_free, event)
+        self._engine.invoker.start(call)
+
+    def _on_outcome(self, call: Call) -> None:
+        if call.outcome is not None:
+            if call.stuck:
+                self._stuck += 1
+                if self._limit is not None:
+                    permits = self._engine.core.keys.of(self.resource).permits
+                    self._engine.keeper.hold_permits(permits, [call.work.member])
+            self._settle(call.work, call.outcome, keep_permit=call.stuck, started=call.started)
+
+    def _on_free(self, call: Call) -> None:
+        self._running -= 1
+        if call.stuck:
+            self._stuck -= 1
+            self._release_kept_permit(call.work.member)
+        self._measure()
+        if self._prefetched:
+            self._consider(self._prefetched.popleft())
+        self._waiter.wake()
+
+    def _release_kept_permit(self, member: str) -> None:
+        if self._limit is not None:
+            permits = self._engine.core.keys.of(self.resource).permits
+            self._engine.keeper.drop_permits(permits, [member])
+            release = self._engine.core.permits.release_of_function(self.resource, [member])
+            self._engine.core.in_background(release, name="release_permit")
+
+    def _measure(self) -> None:
+        self._finished_since += 1
+        elapsed = time.monotonic() - self._measured_at
+        if elapsed >= _PREFETCH_S:
+            self._rate = 0.5 * self._rate + 0.5 * self._finished_since / elapsed
+            self._finished_since, self._measured_at = 0, time.monotonic()
+
+    # -- settling -----------------------------------------------------------------------------------------------------
+
+    def _settle(self, event: Event, outcome: Outcome, *, keep_permit: bool = False, started: float = 0) -> None:
+        verdict = after_run(self._function.settings, event.facts, outcome, age_s=event.age_s())
+        self._tally.add(outcome, verdict, event.request_id, started)
+        response = _response_of(outcome)
+        match verdict:
+            case Finish(tries):
+                onward = self._records(event, "Success", tries, response)
+                self._settler.finish(event.member, counter="done", onward=onward, keep_permit=keep_permit)
+            case GiveUp(condition, tries):
+                onward = self._records(event, condition, tries, response)
+                self._settler.finish(event.member, counter="failed", onward=onward, keep_permit=keep_permit)
+            case Retry(delay_s):
+                note = response if response is not None and len(response) <= _MAX_NOTE_BYTES else b"null"
+                deferral = Deferral(event.member, round(delay_s * 1000), adds_try=True, note=note)
+                self._settler.defer(deferral, counter="retried", keep_permit=keep_permit)
+            case Release(delay_s):
+                deferral = Deferral(event.member, round(delay_s * 1000))
+                self._settler.defer(deferral, counter="released", keep_permit=keep_permit)
+
+    async def _give_up_unrun(self, event: Event, verdict: GiveUp) -> None:
+        """An event that must not run (any more): its record carries what its last try answered, if there was one."""
+        response: bytes | None = None
+        if verdict.condition == "Quarantined":
+            response = await self._cause_of_death(event)
+        elif event.facts.tries:
+            entry = event.member.partition("|")[0]
+            response = (await self._engine.core.messages.notes(self.resource, [entry]))[0]
+        _log.warning(
+            "event_given_up",
+            function=self._function.name,
+            request_id=event.request_id,
+            condition=verdict.condition,
+            tries=verdict.tries,
+            crashes=event.facts.crashes,
+        )
+        onward = self._records(event, verdict.condition, verdict.tries, response)
+        self._settler.finish(event.member, counter="failed", onward=onward)
+
+    async def _cause_of_death(self, event: Event) -> bytes:
+        reason = await self._engine.end_of(event.facts.culprit) or "the worker ended without a word"
+        message = f"RequestId: {event.request_id} Error: Runtime exited with error: {reason}"
+        return error_json("Runtime.ExitError", message, event.request_id)
+
+    def _records(
+        self, event: Event, condition: str, tries: int, response: bytes | None
+    ) -> tuple[tuple[str, bytes], ...]:
+        """What the end of an event sends on: suffix and stored record each."""
+        settings = self._function.settings
+        target = settings.on_success if condition == "Success" else settings.on_failure
+        dead_letter = None if condition == "Success" else settings.dead_letter
+        if target is None and dead_letter is None:
+            return ()
+        end = InvocationEnd(
+            function=self.resource,
+            request_id=event.request_id,
+            condition=condition,  # type: ignore[arg-type]  # a condition of the policy, or Success
+            tries=tries,
+            event=event.body,
+            response=response,
+            now_ms=event.redis_now_ms(),
+        )
+        records = []
+        if target is not None:
+            records.append(("r", msgspec.msgpack.encode(record_delivery(end, target))))
+        if dead_letter is not None:
+            records.append(("d", msgspec.msgpack.encode(dead_letter_delivery(end, dead_letter))))
+        return tuple(records)
+
+
+def _response_of(outcome: Outcome) -> bytes | None:
+    match outcome:
+        case Completed(result):
+            return result
+        case Failed(error) | TimedOut(error):
+            return error
+        case _:
+            return None

@@ -1,0 +1,403 @@
+"""A mapped queue: batches of its messages, each the event of one call; what succeeds is deleted, the rest is visible
+again after the visibility timeout."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from broker import limits
+from broker.names import Resource
+from broker.queues import queue_settings
+from broker.records import FunctionSettings, MappingSettings
+from broker.store.messages import Claim, Deferral, member_of
+from broker.store.permits import Grant
+from runtime.context import Context
+from runtime.engine import Engine
+from runtime.handlers import HandlerFunction
+from runtime.invoker import Call
+from runtime.outcomes import Abandoned, Failed, Outcome, Throttled, TimedOut, failed
+from runtime.policy import BatchVerdict, after_batch, visible_again_s
+from runtime.shaping import Letter, open_letter, sqs_record, typed_record
+from runtime.waiter import Waiter
+
+_CLAIM_AT_MOST: Final = 10_000
+_LOCAL_BATCHES: Final = 16
+_LOCAL_MESSAGES: Final = 1_000
+
+_log = structlog.get_logger("penstock")
+
+
+class Held(msgspec.Struct, frozen=True):
+    """One leased message of a batch."""
+
+    letter: Letter
+    member: str
+    claimed_ms: int
+    claimed_at: float
+    fence: int
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What one call is about: its messages and its permits."""
+
+    held: list[Held]
+    permit: str
+
+
+class QueueSource:
+    """Takes the messages of one mapping for this process."""
+
+    def __init__(self, engine: Engine, function: HandlerFunction, mapping: MappingSettings, waiter: Waiter) -> None:
+        self._engine: Final = engine
+        self._function: Final = function
+        self._mapping = mapping
+        self._waiter: Final = waiter
+        self.resource: Final[Resource] = engine.core.resource("queue", mapping.queue)
+        self._function_resource: Final = engine.core.resource("function", function.name)
+        self._settler: Final = engine.settler(self.resource)
+        self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
+        self._running = 0
+        self._stuck = 0
+        self._stale = True
+        self._gathering: list[Held] = []
+        self._stopping = False
+
+    def changed(self, notice: bytes | None) -> None:
+        """A wake-up; settings are read again when it says so, or when something may have been missed."""
+        if notice is None or notice:
+            self._stale = True
+        self._waiter.wake()
+
+    @property
+    def function_wake(self) -> str:
+        """The channel that tells of the function's settings and of permits given back."""
+        return self._engine.core.keys.of(self._function_resource).wake
+
+    @property
+    def busy(self) -> bool:
+        """Whether batches of this source are under way."""
+        return self._running > self._stuck
+
+    # -- claiming -----------------------------------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """How many batches may start now in this process."""
+        local = self._mapping.max_concurrency or max(_LOCAL_BATCHES, _LOCAL_MESSAGES // self._mapping.batch_size)
+        free = min(local - self._running, self._engine.free_calls)
+        if not self._function.on_loop:
+            free = min(free, self._engine.invoker.free_threads)
+        return 1 if free > 0 and self._windowed else free
+
+    @property
+    def _windowed(self) -> bool:
+        return self._mapping.batch_window_s > 0 and not self._engine.alone
+
+    async def take(self, room: int) -> float | None:
+        """Claims for at most so many batches and starts them. Answers how long to wait, 0 for not at all, None for
+        until woken."""
+        if self._stale:
+            await self._refresh()
+        if not self._mapping.enabled:
+            return None
+        permits, wait_s = await self._take_permits(min(room, _CLAIM_AT_MOST))
+        if not permits:
+            return wait_s
+        used: list[str] = []
+        try:
+            return await self._fill(permits, used)
+        finally:
+            unused = [name for name in permits if name not in set(used)]
+            await self._give_permits_back(unused)
+
+    async def _fill(self, permits: list[str], used: list[str]) -> float | None:
+        size = 1 if self._engine.alone else self._mapping.batch_size
+        claim, held = await self._claim(min(size * len(permits), _CLAIM_AT_MOST))
+        if not held:
+            return _pause(claim)
+        if self._windowed and len(held) < size:
+            held = await self._gather(held, size)
+        names = iter(permits)
+        for batch in _batches(held, size):
+            name = next(names, None)
+            if name is None or self._stopping:  # more bytes than one event may carry, or a stop meanwhile
+                self._release(batch)
+                continue
+            used.append(name)
+            self._start(Batch(batch, name))
+            if self._engine.holds_loop_too_long():
+                await asyncio.sleep(0)
+        return 0 if len(held) >= size else _pause(claim)
+
+    async def _claim(self, room: int) -> tuple[Claim, list[Held]]:
+        token = self._engine.lease_token()
+        core = self._engine.core
+        try:
+            claim = await core.messages.claim(
+                self.resource,
+                token=token,
+                lease_ms=core.settings.lease_ms,
+                room=room,
+                mode="alone" if self._engine.alone else "work",
+                max_bytes=limits.CLAIM_BYTES,
+                wake=True,
+            )
+        except BaseException:
+            core.in_background(core.messages.release_claim(self.resource, token), name="release_claim")
+            raise
+        if claim.suspects and not self._engine.alone:
+            self._engine.on_suspects()
+        if claim.outbox:
+            self._engine.relays.kick(self.resource)
+        now = time.monotonic()
+        held = [
+            Held(open_letter(claimed, claim.nonce), member_of(claimed.entry, token), claim.now_ms, now, claim.fence)
+            for claimed in claim.messages
+        ]
+        self._engine.keeper.hold(self.resource, [item.member for item in held])
+        return claim, await self._without_quarantined(held)
+
+    async def _gather(self, held: list[Held], size: int) -> list[Held]:
+        """Waits for more until the batch is full, has 6 MB, or the window is over."""
+        self._gathering = held
+        closes_at = time.monotonic() + self._mapping.batch_window_s
+        total = sum(len(item.letter.body) for item in held)
+        while len(held) < size and total < limits.MAX_BATCH_PAYLOAD_BYTES and not self._stopping:
+            left_s = closes_at - time.monotonic()
+            if left_s <= 0:
+                break
+            claim, more = await self._claim(size - len(held))
+            held += more
+            total += sum(len(item.letter.body) for item in more)
+            if not more:
+                pause_s = _pause(claim)
+                await self._waiter.wait(left_s if pause_s is None else min(left_s, max(pause_s, 0.001)))
+        self._gathering = []
+        return held
+
+    async def _refresh(self) -> None:
+        """Reads the newest settings of the mapping, its function and its queue."""
+        self._stale = False
+        core = self._engine.core
+        found = (await core.directory.mappings()).get(self._mapping.name)
+        if found is not None:
+            self._mapping = msgspec.json.decode(found, type=MappingSettings)
+        described = await core.directory.describe(self._function_resource)
+        if described is not None:
+            self._function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
+        settings = await queue_settings(core, self.resource)
+        self._visibility_s = settings.visibility_timeout_s
+
+    def hand_back(self) -> None:
+        """Ends a window that is open; what it gathered is given back."""
+        self._stopping = True
+        self._waiter.wake()
+
+    # -- permits ------------------------------------------------------------------------------------------------------
+
+    async def _take_permits(self, room: int) -> tuple[list[str], float | None]:
+        """Permits of the function and of the mapping, as far as they have limits, for up to ``room`` batches."""
+        names = [self._engine.lease_token() for _ in range(room)]
+        core, settings = self._engine.core, self._function.settings
+        lease_ms = core.settings.lease_ms
+        if settings.concurrency is not None or settings.paused:
+            grant = await core.permits.take_of_function(self._function_resource, names, permit_ms=lease_ms)
+            if grant.status != "ok":
+                return [], None
+            if grant.granted is not None:
+                names, refused = names[: grant.granted], grant
+                if not names:
+                    return [], _until(refused)
+                self._engine.keeper.hold_permits(core.keys.of(self._function_resource).permits, names)
+        limit = self._mapping.max_concurrency
+        if limit is not None:
+            grant = await core.permits.take_of_mapping(
+                self.resource, self._function.name, names, permit_ms=lease_ms, limit=limit
+            )
+            granted = names[: grant.granted or 0]
+            await self._give_function_permits_back(names[len(granted) :])
+            if not granted:
+                return [], _until(grant)
+            names = granted
+            self._engine.keeper.hold_permits(core.keys.of(self.resource).mapping_permits(self._function.name), names)
+        return names, None
+
+    async def _give_permits_back(self, names: list[str]) -> None:
+        if not names:
+            return
+        core = self._engine.core
+        if self._mapping.max_concurrency is not None:
+            key = core.keys.of(self.resource).mapping_permits(self._function.name)
+            self._engine.keeper.drop_permits(key, names)
+            await core.permits.release_of_mapping(self.resource, self._function.name, names)
+        await self._give_function_permits_back(names)
+
+    async def _give_function_permits_back(self, names: list[str]) -> None:
+        core = self._engine.core
+        if names and self._function.settings.concurrency is not None:
+            self._engine.keeper.drop_permits(core.keys.of(self._function_resource).permits, names)
+            await core.permits.release_of_function(self._function_resource, names)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def _start(self, batch: Batch) -> None:
+        settings = self._function.settings
+        deadline = time.monotonic() + settings.timeout_s
+        context = Context(
+            aws_request_id=self._engine.request_id(),
+            function_name=self._function.name,
+            invoked_function_arn=self._function_resource.arn,
+            log_stream_name=self._engine.log_stream,
+            deadline=deadline,
+            fencing_token=max(item.fence for item in batch.held),
+        )
+        event, usable, problem = self._shape(batch)
+        if usable is None:
+            self._settle(batch, failed("Runtime.UnmarshalError", problem, context.aws_request_id, []))
+            self._engine.core.in_background(self._give_permits_back([batch.permit]), name="release_permit")
+            return
+        self._running += 1
+        self._engine.invoker.start(
+            Call(self._function, event, context, deadline, self._on_outcome, self._on_free, usable)
+        )
+
+    def _shape(self, batch: Batch) -> tuple[Any, Batch | None, str]:
+        """The event, and the messages that it carries: one that does not decode fails alone where it can."""
+        if not self._function.takes_records:
+            records = [
+                sqs_record(item.letter, self.resource, receipt_handle=item.member, claimed_ms=item.claimed_ms)
+                for item in batch.held
+            ]
+            return {"Records": records}, batch, ""
+        typed, good, bad = [], [], []
+        problem = ""
+        for item in batch.held:
+            try:
+                body = self._function.decode_record(item.letter.body)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                bad.append(item)
+                problem = f"Unable to unmarshal input: message {item.letter.id}: {error}"
+            else:
+                good.append(item)
+                typed.append(typed_record(item.letter, body, fencing_token=item.fence))
+        if bad and (not self._mapping.partial_failures or not good):
+            return None, None, problem
+        if bad:
+            _log.warning("messages_unreadable", function=self._function.name, count=len(bad), reason=problem[:300])
+            self._send_back(bad)
+        return typed, Batch(good, batch.permit), ""
+
+    def _on_outcome(self, call: Call) -> None:
+        if call.stuck:
+            self._stuck += 1
+        if call.outcome is not None:
+            self._settle(call.work, call.outcome, started=call.started)
+
+    def _on_free(self, call: Call) -> None:
+        self._running -= 1
+        if call.stuck:
+            self._stuck -= 1
+        limited = self._mapping.max_concurrency is not None or self._function.settings.concurrency is not None
+        if limited:
+            self._engine.core.in_background(self._give_permits_back([call.work.permit]), name="release_permit")
+        self._waiter.wake()
+
+    # -- settling -----------------------------------------------------------------------------------------------------
+
+    def _settle(self, batch: Batch, outcome: Outcome, *, started: float = 0) -> None:
+        if isinstance(outcome, Abandoned | Throttled):
+            self._release(batch.held)
+            return
+        ids = [item.letter.id for item in batch.held]
+        verdict = after_batch(outcome, ids, partial_failures=self._mapping.partial_failures)
+        for index, item in enumerate(batch.held):
+            if index not in verdict.failed:
+                self._settler.finish(item.member, counter="done")
+        self._send_back([batch.held[index] for index in sorted(verdict.failed)])
+        self._log_batch(batch, outcome, verdict, started)
+
+    def _send_back(self, held: list[Held]) -> None:
+        """What failed is visible again when the queue's visibility timeout, counted from its claim, is over."""
+        for item in held:
+            delay_s = visible_again_s(
+                visibility_timeout_s=self._visibility_s,
+                batch_window_s=self._mapping.batch_window_s,
+                timeout_s=self._function.settings.timeout_s,
+                since_claim_s=time.monotonic() - item.claimed_at,
+            )
+            deferral = Deferral(item.member, round(delay_s * 1000), adds_try=True)
+            self._settler.defer(deferral, counter="retried")
+
+    def _release(self, held: list[Held]) -> None:
+        for item in held:
+            self._settler.defer(Deferral(item.member, 0), counter="released")
+
+    async def _without_quarantined(self, held: list[Held]) -> list[Held]:
+        """Takes out what has ended too many workers: to the dead-letter queue, or kept aside where there is none."""
+        most = self._function.settings.max_crashes
+        poison = [item for item in held if item.letter.facts.crashes > most]
+        for item in poison:
+            await self._quarantine(item)
+        return [item for item in held if item.letter.facts.crashes <= most] if poison else held
+
+    async def _quarantine(self, item: Held) -> None:
+        cause = await self._engine.end_of(item.letter.facts.culprit) or "the worker ended without a word"
+        settings = await queue_settings(self._engine.core, self.resource)
+        target = settings.dead_letter or f"{self.resource.name[:68]}-quarantine"
+        _log.error(
+            "message_quarantined",
+            queue=self.resource.name,
+            message_id=item.letter.id,
+            crashes=item.letter.facts.crashes,
+            cause=cause,
+            moved_to=target,
+        )
+        record = await self._engine.quarantine_record(self.resource, item.letter, target, cause)
+        self._settler.finish(item.member, counter="failed", onward=(("q", record),))
+
+    def _log_batch(self, batch: Batch, outcome: Outcome, verdict: BatchVerdict, started: float) -> None:
+        line = _log.info if not verdict.failed else _log.warning
+        error_type = outcome.error_type if isinstance(outcome, Failed) else None
+        line(
+            "batch_settled",
+            function=self._function.name,
+            queue=self.resource.name,
+            messages=len(batch.held),
+            failed=len(verdict.failed),
+            error_type="Sandbox.Timedout" if isinstance(outcome, TimedOut) else error_type,
+            problem=verdict.problem[:300] or None,
+            ms=round((time.monotonic() - started) * 1000, 1) if started else None,
+        )
+
+
+def _pause(claim: Claim) -> float | None:
+    """How long to wait after a claim that left room."""
+    if claim.next_due_ms is None:
+        return None
+    return max(0.0, (claim.next_due_ms - claim.now_ms) / 1000)
+
+
+def _until(grant: Grant) -> float | None:
+    """Without a permit: until one is given back (a wake-up), at the latest when the oldest would run out."""
+    return 1.0 if grant.next_expiry_ms is not None else None
+
+
+def _batches(held: list[Held], size: int) -> list[list[Held]]:
+    """The messages in batches of at most ``size`` and 6 MB."""
+    batches: list[list[Held]] = []
+    current: list[Held] = []
+    total = 0
+    for item in held:
+        length = len(item.letter.body)
+        if current and (len(current) >= size or total + length > limits.MAX_BATCH_PAYLOAD_BYTES):
+            batches.append(current)
+            current, total = [], 0
+        current.append(item)
+        total += length
+    if current:
+        batches.append(current)
+    return batches

@@ -1,0 +1,293 @@
+"""One worker process: registers what its app declares, runs the pollers, stops in two stages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import anyio
+import anyio.abc
+import msgspec
+import structlog
+
+from broker.client import Broker
+from broker.errors import StoreError
+from broker.functions import Registered, register_function, register_mapping
+from broker.ids import TokenSource
+from broker.names import Resource
+from broker.settings import Settings
+from broker.workers import HEARTBEAT_S, HEARTBEAT_TTL_MS, Serves
+from runtime.app import App
+from runtime.engine import DEFAULT_CALLS, Engine
+from runtime.handlers import HandlerFunction
+from runtime.housekeeping import EVERY_S, Housekeeping
+from runtime.invoker import DEFAULT_THREADS, Invoker
+from runtime.keeper import LeaseKeeper
+from runtime.poller import Pollers
+from runtime.sources.calls import CallSource
+from runtime.sources.invocation import InvocationSource
+from runtime.sources.queue import QueueSource
+
+DEFAULT_GRACE_S: Final = 25.0
+_CANCEL_GRACE_S: Final = 3.0
+_REGISTER_AT_ONCE: Final = 32
+_LOOK_S: Final = 0.01
+_ALONE_IDLE_S: Final = 30.0
+
+_log = structlog.get_logger("penstock")
+
+
+class Worker:
+    """Runs the functions of an app until :meth:`stop`, or until its task is cancelled.
+
+    ``grace`` seconds are given to running calls after a stop; what is left then is handed back at once.
+    ``max_calls`` and ``threads`` bound what runs at a time in this process. ``alone`` makes it the process that runs
+    only events set apart after a crash, one at a time; ``on_suspects`` is called when such events were seen.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        grace: float = DEFAULT_GRACE_S,
+        max_calls: int = DEFAULT_CALLS,
+        threads: int = DEFAULT_THREADS,
+        alone: bool = False,
+        on_suspects: Callable[[], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
+        housekeeping_every: float = EVERY_S,
+    ) -> None:
+        self._app: Final = app
+        self._url: Final = url
+        self._settings: Final = settings
+        self._grace_s: Final = grace
+        self._max_calls: Final = max_calls
+        self._threads: Final = threads
+        self._alone: Final = alone
+        self._on_suspects: Final = on_suspects or _nobody_to_tell
+        self._on_ready: Final = on_ready
+        self._housekeeping_every_s: Final = housekeeping_every
+        self._tokens: Final = TokenSource()
+        self._stop: Final = anyio.Event()
+        self._hurry: Final = anyio.Event()
+        self.ready: Final = anyio.Event()
+        """Set when everything is registered and claiming has begun."""
+
+    @property
+    def process(self) -> str:
+        """What this worker is called in the registry; its lease tokens and inbox carry it."""
+        return self._tokens.owner
+
+    def stop(self) -> None:
+        """Nothing new is claimed; running calls have the grace period. A second time: they are ended now."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serves until stopped. Raises StoreError or InvalidInput when it cannot start."""
+        async with Broker(self._url, settings=self._settings) as broker:
+            functions = self._app.functions
+            await self._register(broker, functions.values())
+            invoker = Invoker(threads=self._threads, on_exhausted=self._exhausted)
+            keeper = LeaseKeeper(broker.core, on_lost=self._lost)
+            engine = Engine(
+                broker,
+                tokens=self._tokens,
+                invoker=invoker,
+                keeper=keeper,
+                max_calls=self._max_calls,
+                alone=self._alone,
+                log_stream=f"{time.strftime('%Y/%m/%d', time.gmtime())}/[$LATEST]{self.process}",
+                on_suspects=self._on_suspects,
+            )
+            self._engine = engine
+            keeper.start()
+            try:
+                await self._serve(broker, engine, functions)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._leave(broker, engine)
+
+    # -- start --------------------------------------------------------------------------------------------------------
+
+    async def _register(self, broker: Broker, functions: Iterable[HandlerFunction]) -> None:
+        if self._alone:
+            return
+        limiter = anyio.CapacityLimiter(_REGISTER_AT_ONCE)
+
+        async def register(function: HandlerFunction) -> None:
+            async with limiter:
+                done = await register_function(broker.core, function.name, function.settings)
+                _log_registration("function", function.name, done)
+                if function.mapping is not None:
+                    mapped = await register_mapping(broker.core, function.mapping)
+                    _log_registration("mapping", function.mapping.name, mapped)
+
+        try:
+            async with anyio.create_task_group() as group:
+                for function in functions:
+                    group.start_soon(register, function, name=f"register {function.name}")
+        except* Exception as errors:  # noqa: BLE001 - the first is the reason; the others follow from it
+            raise errors.exceptions[0] from None
+
+    async def _serve(self, broker: Broker, engine: Engine, functions: dict[str, HandlerFunction]) -> None:
+        pollers = Pollers(engine)
+        sources: list[InvocationSource | QueueSource] = []
+        calls = CallSource(engine, functions)
+        async with anyio.create_task_group() as group:
+            listeners = {}
+            for function in functions.values():
+                waiter = pollers.waiter()
+                invocations = InvocationSource(engine, function, waiter)
+                sources.append(invocations)
+                listeners[engine.core.keys.of(invocations.resource).wake] = [waiter.wake]
+                group.start_soon(pollers.poll_invocations, invocations, waiter, name=f"poll {function.name}")
+            for function in functions.values():
+                if function.mapping is not None:
+                    waiter = pollers.waiter()
+                    queue = QueueSource(engine, function, function.mapping, waiter)
+                    sources.append(queue)
+                    for channel in (engine.core.keys.of(queue.resource).wake, queue.function_wake):
+                        listeners.setdefault(channel, []).append(queue.changed)
+                    group.start_soon(pollers.poll_queue, queue, waiter, name=f"poll {function.mapping.name}")
+            if not self._alone:
+                listeners[engine.core.parcels.inbox(self.process)] = [calls.on_notice]
+            await engine.core.channels.listen_all(listeners)
+            group.start_soon(self._beat, broker, functions, name="heartbeat")
+            if not self._alone:
+                group.start_soon(self._repair, broker, [source.resource for source in sources], name="repair")
+                keeping = Housekeeping(broker, engine, every_s=self._housekeeping_every_s)
+                group.start_soon(keeping.run, name="housekeeping")
+            else:
+                group.start_soon(self._stop_when_idle, engine, name="idle watch")
+            await self._heartbeat(broker, functions)
+            self.ready.set()
+            _log.info("worker_ready", process=self.process, functions=len(functions), alone=self._alone)
+            if self._on_ready is not None:
+                self._on_ready()
+            await self._stop.wait()
+            await self._drain(engine, pollers, sources, calls)
+            group.cancel_scope.cancel()
+
+    # -- while it runs ------------------------------------------------------------------------------------------------
+
+    async def _beat(self, broker: Broker, functions: dict[str, HandlerFunction]) -> None:
+        while True:
+            await anyio.sleep(HEARTBEAT_S)
+            try:
+                await self._heartbeat(broker, functions)
+            except StoreError as error:
+                _log.debug("heartbeat_failed", reason=str(error))
+
+    async def _heartbeat(self, broker: Broker, functions: dict[str, HandlerFunction]) -> None:
+        serves = Serves(
+            process=self.process,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            functions=tuple(functions),
+            mappings=tuple(function.mapping.name for function in functions.values() if function.mapping is not None),
+            alone=self._alone,
+        )
+        encoded = msgspec.json.encode(serves)
+        gone = await broker.core.directory.heartbeat(self.process, encoded, ttl_ms=HEARTBEAT_TTL_MS)
+        for process in gone:
+            _log.warning("worker_gone", process=process, reason="no sign of life for 20 s")
+
+    async def _repair(self, broker: Broker, resources: list[Resource]) -> None:
+        """At the start: whatever a broken-off script has left behind gets a place again."""
+        for resource in resources:
+            try:
+                restored = await broker.core.repairs.repair(resource)
+            except StoreError as error:
+                _log.warning("repair_failed", resource=resource.arn, reason=str(error))
+                continue
+            if restored:
+                _log.error("messages_restored", resource=resource.arn, count=restored)
+
+    async def _stop_when_idle(self, engine: Engine) -> None:
+        """The process that runs events alone ends when there have been none for a while."""
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < _ALONE_IDLE_S:
+            await anyio.sleep(1)
+            if engine.invoker.running:
+                idle_since = time.monotonic()
+        self.stop()
+
+    def _exhausted(self) -> None:
+        if not self._stop.is_set():
+            _log.error("worker_exhausted", reason="too many calls do not stop at their timeout; it drains")
+            self.stop()
+
+    def _lost(self, resource: Resource, members: list[str]) -> None:
+        """Leases that somebody else has now: their calls are ended, their results would be refused anyway."""
+        lost = set(members)
+        self._engine.keeper.drop(resource, members)
+        for call in tuple(self._engine.invoker.running):
+            if getattr(call.work, "member", None) in lost:
+                self._engine.invoker.abandon(call)
+        _log.warning("leases_lost", resource=resource.arn, count=len(members))
+
+    # -- stop ---------------------------------------------------------------------------------------------------------
+
+    async def _drain(
+        self, engine: Engine, pollers: Pollers, sources: list[InvocationSource | QueueSource], calls: CallSource
+    ) -> None:
+        _log.info("worker_stopping", running=len(engine.invoker.running), grace_s=self._grace_s)
+        pollers.stop_claiming()
+        calls.stopping = True
+        for source in sources:
+            source.hand_back()
+        await self._leave_registry(engine)
+        await self._wait_for_calls(engine, self._grace_s, until=self._hurry)
+        unfinished = [call for call in engine.invoker.running if not call.stuck]
+        for call in unfinished:
+            engine.invoker.abandon(call)
+        await self._wait_for_calls(engine, _CANCEL_GRACE_S, until=None)
+        for source in sources:
+            source.hand_back()
+        with anyio.move_on_after(_CANCEL_GRACE_S):
+            await engine.settled()
+            await engine.relays.settled()
+        _log.info("worker_stopped", handed_back=len(unfinished), stuck=len(engine.invoker.running))
+
+    async def _leave_registry(self, engine: Engine) -> None:
+        """Callers look for another worker from now on."""
+        try:
+            await engine.core.directory.heartbeat(self.process, b"", ttl_ms=0)
+        except StoreError as error:
+            _log.debug("heartbeat_failed", reason=str(error))
+
+    async def _wait_for_calls(self, engine: Engine, seconds: float, *, until: anyio.Event | None) -> None:
+        deadline = time.monotonic() + seconds
+        while any(not call.stuck for call in engine.invoker.running) and time.monotonic() < deadline:
+            if until is not None and until.is_set():
+                return
+            await anyio.sleep(_LOOK_S)
+
+    async def _leave(self, broker: Broker, engine: Engine) -> None:
+        """Also when the worker's task was cancelled: nothing stays leased that this process could give back."""
+        with anyio.move_on_after(_CANCEL_GRACE_S):
+            for call in tuple(engine.invoker.running):
+                engine.invoker.abandon(call)
+            await asyncio.sleep(0)
+            await engine.settled()
+        engine.keeper.stop()
+        engine.invoker.close()
+
+
+def _nobody_to_tell() -> None:
+    _log.warning("events_set_apart", reason="a worker died over them; they wait for a supervised `penstock runtime`")
+
+
+def _log_registration(what: str, name: str, done: Registered) -> None:
+    for change in done.changes:
+        _log.info(f"{what}_changed", name=name, setting=change.setting, before=change.before, after=change.after)
+    if done.created:
+        _log.info(f"{what}_registered", name=name)
