@@ -25,6 +25,8 @@ from broker.settings import Settings
 from broker.store.messages import Counts
 from broker.streams import StreamRecord
 
+__all__ = ["Broker", "FunctionClient", "Message", "QueueClient", "StreamClient"]
+
 T = TypeVar("T")
 
 

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any, Final
 
+from broker.ids import message_id
+
 FUNCTION_VERSION: Final = "$LATEST"
 MEMORY_LIMIT_MB: Final = "128"
 
@@ -25,7 +27,7 @@ class Context:
 
     __slots__ = (
         "_deadline",
-        "aws_request_id",
+        "_identity",
         "attempt",
         "client_context",
         "fencing_token",
@@ -38,7 +40,7 @@ class Context:
     def __init__(
         self,
         *,
-        aws_request_id: str,
+        identity: str | tuple[str, int],
         function_name: str,
         invoked_function_arn: str,
         log_stream_name: str,
@@ -46,8 +48,7 @@ class Context:
         attempt: int = 1,
         fencing_token: int = 0,
     ) -> None:
-        self.aws_request_id: str = aws_request_id
-        """The same on every attempt of one event."""
+        self._identity = identity
         self.function_name: str = function_name
         self.invoked_function_arn: str = invoked_function_arn
         self.log_stream_name: str = log_stream_name
@@ -58,6 +59,13 @@ class Context:
         self.client_context: Any = None
         self.tenant_id: str | None = None
         self._deadline = deadline
+
+    @property
+    def aws_request_id(self) -> str:
+        """The same on every attempt of one event."""
+        if not isinstance(self._identity, str):  # spelled out only when somebody asks
+            self._identity = message_id(*self._identity)
+        return self._identity
 
     @property
     def function_version(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -17,6 +17,15 @@ _FAILURE_LINES: Final = 20
 _log = structlog.get_logger("penstock")
 
 
+class Identified(Protocol):
+    """What can say its request id, when a line needs it."""
+
+    @property
+    def request_id(self) -> str:
+        """The id."""
+        ...
+
+
 class Tally:
     """Counts the events of one function. No payloads come here."""
 
@@ -27,7 +36,7 @@ class Tally:
         self._busy_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, outcome: Outcome, verdict: Verdict, request_id: str, started: float) -> None:
+    def add(self, outcome: Outcome, verdict: Verdict, event: Identified, started: float) -> None:
         """One call ended."""
         if started:
             self._busy_s += time.monotonic() - started
@@ -35,15 +44,15 @@ class Tally:
             case Completed():
                 self._succeeded += 1
             case Failed(_, error_type, message):
-                self._failure(error_type, message, verdict, request_id)
+                self._failure(error_type, message, verdict, event)
             case TimedOut(_, message):
-                self._failure("Sandbox.Timedout", message, verdict, request_id)
+                self._failure("Sandbox.Timedout", message, verdict, event)
             case _:
                 self._released += 1
         if self._timer is None:
             self._timer = self._loop.call_later(_EVERY_S, self.flush)
 
-    def _failure(self, error_type: str, message: str, verdict: Verdict, request_id: str) -> None:
+    def _failure(self, error_type: str, message: str, verdict: Verdict, event: Identified) -> None:
         self._failed += 1
         self._given_up += isinstance(verdict, GiveUp)
         self._lines += 1
@@ -52,7 +61,7 @@ class Tally:
         _log.warning(
             "event_failed",
             function=self._function,
-            request_id=request_id,
+            request_id=event.request_id,
             error_type=error_type,
             error=message[:300],
             retry_in_s=verdict.delay_s if isinstance(verdict, Retry) else None,

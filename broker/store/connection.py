@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import hiredis
 import redis
 import redis.asyncio
 from redis import exceptions as failures
@@ -23,6 +24,33 @@ _POOL_SIZE: Final = 64
 _POOL_WAIT_S: Final = 30.0
 
 
+class _PackedInC:
+    """Lets hiredis write commands too, which the library's asyncio connections do in Python: 0.15 against 1 µs an
+    argument, and a settle has two thousand."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        return [hiredis.pack_command(args)]
+
+
+class _TcpConnection(_PackedInC, redis.asyncio.Connection):
+    pass
+
+
+class _TlsConnection(_PackedInC, redis.asyncio.SSLConnection):
+    pass
+
+
+class _UnixConnection(_PackedInC, redis.asyncio.UnixDomainSocketConnection):
+    pass
+
+
+_PACKED: Final[dict[type[Any], type[Any]]] = {
+    redis.asyncio.Connection: _TcpConnection,
+    redis.asyncio.SSLConnection: _TlsConnection,
+    redis.asyncio.UnixDomainSocketConnection: _UnixConnection,
+}
+
+
 def connect(url: str, *, pool_size: int = _POOL_SIZE) -> redis.asyncio.Redis:
     """A client that never re-sends a command by itself: after a lost reply the outcome is the caller's to settle."""
     try:
@@ -36,6 +64,7 @@ def connect(url: str, *, pool_size: int = _POOL_SIZE) -> redis.asyncio.Redis:
         )
     except ValueError as error:
         raise errors.InvalidOption("url", _without_password(url), str(error)) from error
+    pool.connection_class = _PACKED[pool.connection_class]
     client = redis.asyncio.Redis.from_pool(pool)
     client.response_callbacks.clear()  # replies as they came: the library's forms differ between its versions
     return client

@@ -60,7 +60,7 @@ class CallSource:
             payload = await self._engine.core.parcels.take(notice.id)
         timeout_s = min(function.settings.timeout_s, notice.timeout_ms / 1000)
         context = Context(
-            aws_request_id=notice.id,
+            identity=notice.id,
             function_name=function.name,
             invoked_function_arn=resource.arn,
             log_stream_name=self._engine.log_stream,

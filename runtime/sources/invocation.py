@@ -37,18 +37,23 @@ _log = structlog.get_logger("penstock")
 class Event:
     """One leased event of the function."""
 
-    __slots__ = ("body", "facts", "fence", "header", "member", "now_ms", "received", "request_id", "sent_ms")
+    __slots__ = ("body", "facts", "fence", "header", "identity", "member", "now_ms", "received", "sent_ms")
 
     def __init__(self, claimed: Claimed, member: str, claim: Claim) -> None:
         self.header: Header
         self.header, self.body = unpack(claimed.blob)
         self.member = member
         self.facts: Facts = claimed.facts if claimed.facts_text else FIRST_FACTS
-        self.request_id = self.header.id or message_id(claimed.entry, claim.nonce)
+        self.identity: str | tuple[str, int] = self.header.id or (claimed.entry, claim.nonce)
         self.sent_ms = self.facts.sent_ms or int(claimed.entry[: claimed.entry.index("-")])
         self.now_ms = claim.now_ms
         self.received = time.monotonic()
         self.fence = claim.fence
+
+    @property
+    def request_id(self) -> str:
+        """The caller's own id, or the one that the entry gives."""
+        return self.identity if isinstance(self.identity, str) else message_id(*self.identity)
 
     def age_s(self) -> float:
         """Seconds since it was accepted, by Redis's clock at the claim plus ours since then."""
@@ -153,7 +158,7 @@ class InvocationSource:
             return
         deadline = time.monotonic() + settings.timeout_s
         context = Context(
-            aws_request_id=event.request_id,
+            identity=event.identity,
             function_name=self._function.name,
             invoked_function_arn=self.resource.arn,
             log_stream_name=self._engine.log_stream,
@@ -208,7 +213,7 @@ class InvocationSource:
 
     def _settle(self, event: Event, outcome: Outcome, *, keep_permit: bool = False, started: float = 0) -> None:
         verdict = after_run(self._function.settings, event.facts, outcome, age_s=event.age_s())
-        self._tally.add(outcome, verdict, event.request_id, started)
+        self._tally.add(outcome, verdict, event, started)
         response = _response_of(outcome)
         match verdict:
             case Finish(tries):

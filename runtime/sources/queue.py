@@ -248,7 +248,7 @@ class QueueSource:
         settings = self._function.settings
         deadline = time.monotonic() + settings.timeout_s
         context = Context(
-            aws_request_id=self._engine.request_id(),
+            identity=self._engine.request_id(),
             function_name=self._function.name,
             invoked_function_arn=self._function_resource.arn,
             log_stream_name=self._engine.log_stream,

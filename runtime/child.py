@@ -1,0 +1,115 @@
+"""The worker process that a supervisor starts: `python -m runtime.child OPTIONS`, where OPTIONS is JSON.
+
+Over the control socket it says who it is, when it is ready and when it has seen events that were set apart; when the
+other end is gone, so is its supervisor, and it drains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Final
+
+import anyio
+import msgspec
+
+from broker.errors import PenstockError
+from runtime.loading import load_app
+from runtime.logs import configure_logs
+from runtime.worker import Worker
+
+EXIT_CANNOT_START: Final = 78
+"""The app cannot be loaded, or Redis not be used: starting again would not help."""
+
+
+class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the supervisor tells its child."""
+
+    app: str
+    url: str | None
+    grace_s: float
+    max_calls: int
+    threads: int
+    alone: bool
+    control: int
+    """File descriptor of the control socket."""
+
+
+def main() -> int:
+    """Serves until told to stop; answers the exit status."""
+    options = msgspec.json.decode(sys.argv[1], type=ChildOptions)
+    configure_logs()
+    control = socket.socket(fileno=options.control)
+    try:
+        app = load_app(options.app)
+        worker = Worker(
+            app,
+            options.url,
+            grace=options.grace_s,
+            max_calls=options.max_calls,
+            threads=options.threads,
+            alone=options.alone,
+            on_suspects=lambda: _say(control, "suspects"),
+            on_ready=lambda: _say(control, "ready"),
+        )
+        _say(control, f"hello {worker.process}")
+        anyio.run(_serve, worker, control, backend_options={"use_uvloop": _has_uvloop()})
+    except PenstockError as error:
+        _say(control, "failed")
+        sys.stderr.write(f"penstock: {error}\n")
+        return EXIT_CANNOT_START
+    return 0
+
+
+async def _serve(worker: Worker, control: socket.socket) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(_obey_signals, worker, name="signals")
+        group.start_soon(_notice_orphaning, worker, control, name="supervisor watch")
+        await worker.run()
+        group.cancel_scope.cancel()
+
+
+async def _obey_signals(worker: Worker) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            worker.stop()
+
+
+async def _notice_orphaning(worker: Worker, control: socket.socket) -> None:
+    gone = anyio.Event()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):
+            while control.recv(64):
+                pass
+        with contextlib.suppress(RuntimeError):
+            anyio.from_thread.run_sync(gone.set, token=token)
+
+    token = anyio.lowlevel.current_token()
+    threading.Thread(target=read, name="penstock-control", daemon=True).start()
+    await gone.wait()
+    worker.stop()
+
+
+def _say(control: socket.socket, words: str) -> None:
+    with contextlib.suppress(OSError):
+        control.sendall(words.encode() + b"\n")
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401, PLC0415 - only whether it is there
+    except ImportError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a handler thread that never returns must not hold the process

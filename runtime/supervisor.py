@@ -1,0 +1,253 @@
+"""The parent of worker processes: starts them, starts them again, replaces them, and keeps why one died.
+
+It runs no user code, so it is there when a handler takes its process down. Events that were on a process when it died
+are set apart; for those it starts one more process, which runs them one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import anyio
+import msgspec
+import structlog
+
+from broker.client import Broker
+from broker.core import Core
+from broker.errors import StoreError
+from runtime.child import EXIT_CANNOT_START, ChildOptions
+
+EXIT_DRAINED: Final = 0
+EXIT_FAILED: Final = 1
+_RESTART_FIRST_S: Final = 0.1
+_RESTART_LAST_S: Final = 5.0
+_STEADY_S: Final = 10.0
+_SIGNAL_WORDS: Final = {signal.SIGKILL: "killed", signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "aborted"}
+
+_log = structlog.get_logger("penstock")
+
+
+class _Child:
+    """One process and what it has said of itself."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, *, alone: bool) -> None:
+        self.process: Final = process
+        self.control: Final = control
+        self.alone: Final = alone
+        self.started: Final = time.monotonic()
+        self.name = ""
+        self.ready: Final = asyncio.Event()
+        self.ended: Final = asyncio.Event()
+        self.retiring = False
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+class Supervisor:
+    """Keeps ``processes`` workers of one app running until :meth:`stop`.
+
+    With ``keep_going`` an app that cannot be loaded is not the end: the next :meth:`replace` may mend it.
+    """
+
+    def __init__(
+        self,
+        app_reference: str,
+        *,
+        url: str | None,
+        processes: int = 1,
+        grace_s: float,
+        max_calls: int,
+        threads: int,
+        keep_going: bool = False,
+    ) -> None:
+        self._app: Final = app_reference
+        self._url: Final = url
+        self._processes: Final = processes
+        self._grace_s: Final = grace_s
+        self._max_calls: Final = max_calls
+        self._threads: Final = threads
+        self._keep_going: Final = keep_going
+        self._children: Final[set[_Child]] = set()
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
+        self._stopping = anyio.Event()
+        self._status = EXIT_DRAINED
+        self._restarts = 0
+        self._wants_alone = False
+        self._core: Core | None = None
+        self.ready: Final = anyio.Event()
+        """Set when every worker has once been ready."""
+
+    # -- public -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Runs until stopped; answers the exit status: 0 drained, 1 a worker could not start. Raises StoreError when
+        Redis cannot be used at the start."""
+        async with Broker(self._url) as broker:
+            self._core = broker.core
+            try:
+                for child in [self._start() for _ in range(self._processes)]:
+                    await _first(child.ready, child.ended)
+                self.ready.set()
+                await self._stopping.wait()
+                await self._wait_for_children()
+            finally:
+                for child in tuple(self._children):
+                    child.signal(signal.SIGKILL)
+                for task in tuple(self._tasks):
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+        return self._status
+
+    def stop(self) -> None:
+        """Drains all workers; a second time ends their calls now."""
+        self._stopping.set()
+        for child in tuple(self._children):
+            child.signal(signal.SIGTERM)
+
+    async def replace(self) -> bool:
+        """Starts new workers and drains the old ones once the new are ready. False: the new ones could not start, and
+        the old ones go on."""
+        old = [child for child in self._children if not child.retiring]
+        new = [self._start() for _ in range(self._processes)]
+        for child in new:
+            child.retiring = True  # until it is ready, nobody starts it again
+            await _first(child.ready, child.ended)
+        if not all(child.ready.is_set() for child in new):
+            for child in new:
+                child.signal(signal.SIGTERM)
+            return False
+        for child in new:
+            child.retiring = False
+        for child in old:
+            child.retiring = True
+            child.signal(signal.SIGTERM)
+        return True
+
+    # -- children -----------------------------------------------------------------------------------------------------
+
+    def _start(self, *, alone: bool = False) -> _Child:
+        ours, theirs = socket.socketpair()
+        options = ChildOptions(
+            app=self._app,
+            url=self._url,
+            grace_s=self._grace_s,
+            max_calls=self._max_calls,
+            threads=self._threads,
+            alone=alone,
+            control=theirs.fileno(),
+        )
+        process = subprocess.Popen(  # noqa: S603 - our own module, our own options
+            [sys.executable, "-P", "-m", "runtime.child", msgspec.json.encode(options).decode()],
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,  # Ctrl-C is for the supervisor, which then drains them
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        theirs.close()
+        ours.setblocking(False)
+        child = _Child(process, ours, alone=alone)
+        self._children.add(child)
+        self._spawn(self._listen(child), f"listen-{process.pid}")
+        self._spawn(self._watch(child), f"watch-{process.pid}")
+        return child
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=f"penstock-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _listen(self, child: _Child) -> None:
+        reader, writer = await asyncio.open_connection(sock=child.control)
+        try:
+            while line := await reader.readline():
+                match line.decode().split():
+                    case ["hello", name]:
+                        child.name = name
+                    case ["ready"]:
+                        child.ready.set()
+                    case ["suspects"]:
+                        self._run_alone()
+                    case _:
+                        pass
+        except ConnectionError:
+            pass  # it died; _watch tells
+        finally:
+            writer.close()
+
+    async def _watch(self, child: _Child) -> None:
+        status = await asyncio.to_thread(child.process.wait)
+        self._children.discard(child)
+        child.ended.set()
+        if child.retiring or self._stopping.is_set():
+            return
+        if status == EXIT_CANNOT_START:
+            self._status = EXIT_FAILED
+            if not self._keep_going:
+                self.stop()
+            return
+        cause = _cause_of(status)
+        if not (child.alone and status == 0):
+            _log.error("worker_died", process=child.name, pid=child.process.pid, cause=cause, alone=child.alone)
+            await self._record(child, cause)
+            await self._pause(child)
+        if child.alone:
+            if status == 0 and not self._wants_alone:
+                return
+            self._wants_alone = False
+        if not self._stopping.is_set():
+            self._start(alone=child.alone)
+
+    def _run_alone(self) -> None:
+        """Events were set apart: one process for them is enough."""
+        if any(child.alone for child in self._children):
+            self._wants_alone = True
+        elif not self._stopping.is_set():
+            self._start(alone=True)
+
+    async def _record(self, child: _Child, cause: str) -> None:
+        if self._core is None or not child.name:
+            return
+        try:
+            await self._core.directory.record_end(child.name, cause)
+        except StoreError as error:
+            _log.warning("cause_not_kept", process=child.name, cause=cause, reason=str(error))
+
+    async def _pause(self, child: _Child) -> None:
+        if time.monotonic() - child.started > _STEADY_S:
+            self._restarts = 0
+        delay_s = min(_RESTART_LAST_S, _RESTART_FIRST_S * 2**self._restarts)
+        self._restarts = min(self._restarts + 1, 16)
+        with anyio.move_on_after(delay_s):
+            await self._stopping.wait()
+
+    async def _wait_for_children(self) -> None:
+        while self._children:
+            await next(iter(self._children)).ended.wait()
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Returns when one of the events is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _cause_of(status: int) -> str:
+    """How a process ended, in Lambda's words: ``signal: killed``, ``exit status 3``."""
+    if status >= 0:
+        return f"exit status {status}"
+    number = signal.Signals(-status)
+    return f"signal: {_SIGNAL_WORDS.get(number, number.name)}"
