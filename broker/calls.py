@@ -64,65 +64,49 @@ class Caller:
         self._listening: asyncio.Task[Any] | None = None
 
     async def call(self, function: str, event: object, *, timeout_s: float) -> Any:
-        """The function's result. Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled,
-        CallTimeout, NoLiveWorker), StoreError.
+        """The function's result.
+
+        Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled, CallTimeout, NoLiveWorker),
+        StoreError.
         """
         check_range("timeout", timeout_s, 0.001, limits.MAX_TIMEOUT_S)
         resource = self._core.resource("function", check_name("function", function))
         payload = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
         await self._listen()
-        call_id = str(uuid.uuid4())
-        future: asyncio.Future[CallReply] = asyncio.get_running_loop().create_future()
-        self._pending[call_id] = future
-        deadline = time.monotonic() + timeout_s
-        worker: Serves | None = None
+        call = _Call(resource, payload, timeout_s)
         try:
             while True:
-                worker = await self._hand_over(resource, call_id, payload, deadline, timeout_s)
-                reply = await self._await_reply(worker, future, deadline, resource, call_id, timeout_s)
+                call.future = self._pending[call.id] = asyncio.get_running_loop().create_future()
+                call.worker = await self._hand_over(call)
+                reply = await self._await_reply(call, call.worker)
                 if not reply.refused:
-                    return await self._result(reply, call_id)
-                self._workers.forget(worker.process)
-                future = asyncio.get_running_loop().create_future()
-                self._pending[call_id] = future
+                    return await self._result(reply, call.id)
+                call.refused[call.worker.process] = reply.refused
         except (errors.CallTimeout, asyncio.CancelledError):
-            if worker is not None:
-                self._cancel(worker, call_id)
+            if call.worker is not None:
+                self._cancel(call.worker, call.id)
             raise
         finally:
-            self._pending.pop(call_id, None)
+            self._pending.pop(call.id, None)
 
-    async def _hand_over(
-        self, resource: Resource, call_id: str, payload: bytes, deadline: float, timeout_s: float
-    ) -> Serves:
+    async def _hand_over(self, call: _Call) -> Serves:
         """Tells one live worker, or says why none can be told."""
-        inline = len(payload) <= INLINE_BYTES
-        tried_fresh = False
+        inline = len(call.payload) <= INLINE_BYTES
         while True:
-            left_ms = int((deadline - time.monotonic()) * 1000)
-            if left_ms <= 0:
-                raise errors.CallTimeout(resource.name, timeout_s)
-            candidates = await self._workers.serving(resource.name, fresh=tried_fresh)
-            if not candidates:
-                if not tried_fresh:
-                    tried_fresh = True
-                    continue
-                if await self._core.directory.describe(resource) is None:
-                    raise errors.FunctionNotFound(resource.name)
-                raise errors.NoLiveWorker(resource.name)
-            worker = random.choice(candidates)
+            worker = await self._choose(call)
+            left_ms = call.left_ms()
             if not inline:
-                await self._core.parcels.put(call_id, payload, ttl_ms=left_ms + _PARCEL_SPARE_MS)
+                await self._core.parcels.put(call.id, call.payload, ttl_ms=left_ms + _PARCEL_SPARE_MS)
             notice = CallNotice(
-                id=call_id,
-                function=resource.name,
+                id=call.id,
+                function=call.function.name,
                 reply_to=self._process,
                 timeout_ms=left_ms,
-                payload=payload if inline else None,
+                payload=call.payload if inline else None,
             )
             status = await self._core.permits.call(
-                resource,
-                call_id=call_id,
+                call.function,
+                call_id=call.id,
                 permit_ms=self._core.settings.lease_ms,
                 inbox=self._core.parcels.inbox(worker.process),
                 notice=msgspec.msgpack.encode(notice),
@@ -131,35 +115,44 @@ class Caller:
                 case "sent":
                     return worker
                 case "absent":
+                    call.absent.add(worker.process)
                     self._workers.forget(worker.process)
                 case "unknown":
-                    raise errors.FunctionNotFound(resource.name)
+                    raise errors.FunctionNotFound(call.function.name)
                 case "paused":
-                    raise errors.CallThrottled(resource.name, "it is paused")
+                    raise errors.CallThrottled(call.function.name, "it is paused")
                 case "throttled":
-                    raise errors.CallThrottled(resource.name, "it is at its concurrency limit")
+                    raise errors.CallThrottled(call.function.name, "it is at its concurrency limit")
 
-    async def _await_reply(
-        self,
-        worker: Serves,
-        future: asyncio.Future[CallReply],
-        deadline: float,
-        resource: Resource,
-        call_id: str,
-        timeout_s: float,
-    ) -> CallReply:
+    async def _choose(self, call: _Call) -> Serves:
+        """A worker that serves the function, and has not been tried in vain by this call."""
+        name = call.function.name
+        for fresh in (False, True):
+            serving = await self._workers.serving(name, fresh=fresh)
+            candidates = [worker for worker in serving if worker.process not in call.absent | call.refused.keys()]
+            if candidates:
+                return random.choice(candidates)
+        if await self._core.directory.describe(call.function) is None:
+            raise errors.FunctionNotFound(name)
+        if call.refused:
+            raise errors.CallThrottled(name, f"no worker takes it now: {', '.join(sorted(set(call.refused.values())))}")
+        raise errors.NoLiveWorker(name)
+
+    async def _await_reply(self, call: _Call, worker: Serves) -> CallReply:
         """The answer; meanwhile looks every second whether the worker is still there."""
         while True:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise errors.CallTimeout(resource.name, timeout_s)
-            done, _ = await asyncio.wait((future,), timeout=min(left_s, _ALIVE_CHECK_S))
+            left_s = call.left_ms() / 1000
+            done, _ = await asyncio.wait((call.future,), timeout=min(left_s, _ALIVE_CHECK_S))
             if done:
-                return future.result()
-            if left_s > _ALIVE_CHECK_S and not await self._core.parcels.listening(worker.process) and not future.done():
+                return call.future.result()
+            if (
+                left_s > _ALIVE_CHECK_S
+                and not await self._core.parcels.listening(worker.process)
+                and not call.future.done()
+            ):
                 self._workers.forget(worker.process)
-                message = f"RequestId: {call_id} Error: Runtime exited without providing a reason"
-                raise errors.FunctionError("Runtime.ExitError", message, [], call_id)
+                message = f"RequestId: {call.id} Error: Runtime exited without providing a reason"
+                raise errors.FunctionError("Runtime.ExitError", message, [], call.id)
 
     async def _result(self, reply: CallReply, call_id: str) -> Any:
         payload = reply.payload
@@ -196,3 +189,25 @@ class Caller:
         future = self._pending.get(reply.id)
         if future is not None and not future.done():
             future.set_result(reply)
+
+
+class _Call:
+    """One call under way."""
+
+    def __init__(self, function: Resource, payload: bytes, timeout_s: float) -> None:
+        self.id: Final = str(uuid.uuid4())
+        self.function: Final = function
+        self.payload: Final = payload
+        self.future: asyncio.Future[CallReply] = asyncio.get_running_loop().create_future()
+        self.worker: Serves | None = None
+        self.absent: Final[set[str]] = set()
+        self.refused: Final[dict[str, str]] = {}
+        self._timeout_s: Final = timeout_s
+        self._deadline: Final = time.monotonic() + timeout_s
+
+    def left_ms(self) -> int:
+        """What is left until the caller's deadline; raises CallTimeout when nothing is."""
+        left_ms = int((self._deadline - time.monotonic()) * 1000)
+        if left_ms <= 0:
+            raise errors.CallTimeout(self.function.name, self._timeout_s)
+        return left_ms

@@ -125,7 +125,8 @@ async def register_mapping(core: Core, settings: MappingSettings) -> Registered:
     """Makes these the mapping's settings for all workers, and creates its queue where missing."""
     check_name("function", settings.function)
     await ensure_queue(core, settings.queue)
-    found = await core.directory.put_mapping(settings.name, msgspec.json.encode(settings))
+    queue = core.resource("queue", settings.queue)
+    found = await core.directory.put_mapping(settings.name, msgspec.json.encode(settings), queue=queue)
     if found is None:
         return Registered(created=True, changes=[])
     before = msgspec.json.decode(found, type=MappingSettings)

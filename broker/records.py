@@ -206,6 +206,8 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     partial_failures: bool = False
     max_concurrency: int | None = None
     enabled: bool = True
+    undeclared: bool = False
+    """No live worker declares it (any more): it rests until one does."""
 
     def __post_init__(self) -> None:
         check_whole("batch_size", self.batch_size, 1, limits.MAX_BATCH_SIZE)
@@ -213,6 +215,11 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         if self.max_concurrency is not None:
             low, high = limits.MIN_MAPPING_CONCURRENCY, limits.MAX_MAPPING_CONCURRENCY
             check_whole("max_concurrency", self.max_concurrency, low, high)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether nothing is polled for it."""
+        return self.undeclared or not self.enabled
 
     @property
     def name(self) -> str:

@@ -17,6 +17,8 @@ from broker.limits import LEASE_MS
 DEFAULT_URL: Final = "redis://localhost:6379"
 DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
+_MIN_LEASE_MS: Final = 200
+_MAX_LEASE_MS: Final = 600_000
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         )
         for option, value, pattern, rule in (
             ("PENSTOCK_PREFIX", settings.prefix, r"[A-Za-z0-9_.-]{1,64}", "1 to 64 of letters, digits, -, _ and ."),
-            ("PENSTOCK_ACCOUNT", settings.account, r"\d{12}", "twelve digits"),
+            ("PENSTOCK_ACCOUNT", settings.account, "[0-9]{12}", "twelve digits"),
             ("PENSTOCK_REGION", settings.region, r"[a-z0-9-]{1,32}", "1 to 32 of small letters, digits and -"),
         ):
             if not re.fullmatch(pattern, value):
@@ -52,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def _milliseconds(text: str | None, default: int) -> int:
     if text is None:
         return default
-    if not text.isdigit() or not 200 <= int(text) <= 600_000:
+    if not re.fullmatch("[0-9]{1,6}", text) or not _MIN_LEASE_MS <= int(text) <= _MAX_LEASE_MS:
         raise InvalidOption("PENSTOCK_LEASE_MS", text, "a whole number of milliseconds from 200 to 600000")
     return int(text)
 

@@ -12,6 +12,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -53,7 +55,7 @@ def main() -> int:
             max_calls=options.max_calls,
             threads=options.threads,
             alone=options.alone,
-            on_suspects=lambda: _say(control, "suspects"),
+            on_suspects=_at_most_every_second(lambda: _say(control, "suspects")),
             on_ready=lambda: _say(control, "ready"),
         )
         _say(control, f"hello {worker.process}")
@@ -98,6 +100,18 @@ async def _notice_orphaning(worker: Worker, control: socket.socket) -> None:
 def _say(control: socket.socket, words: str) -> None:
     with contextlib.suppress(OSError):
         control.sendall(words.encode() + b"\n")
+
+
+def _at_most_every_second(tell: Callable[[], None]) -> Callable[[], None]:
+    last = float("-inf")
+
+    def tell_sometimes() -> None:
+        nonlocal last
+        if time.monotonic() - last >= 1:
+            last = time.monotonic()
+            tell()
+
+    return tell_sometimes
 
 
 def _has_uvloop() -> bool:

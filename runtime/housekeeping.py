@@ -55,7 +55,7 @@ class Housekeeping:
         for name in await self._broker.functions():
             if name not in served:
                 await self.expire(name)
-        await self._disable_undeclared(declared)
+        await self._mark_undeclared(declared)
         await self._deliver_some()
 
     async def expire(self, name: str) -> int:
@@ -68,7 +68,7 @@ class Housekeeping:
         settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         expired = 0
         while True:
-            token = self._engine.lease_token()
+            token = f"r{self._engine.tokens.next()}"  # not a worker's lease: its end is no crash
             too_old_ms = await core.messages.now_ms() - int(settings.max_event_age_s * 1000) - 1
             claim = await core.messages.claim(
                 resource,
@@ -108,13 +108,17 @@ class Housekeeping:
             _log.warning("events_expired", function=name, count=expired, reason="no live worker serves the function")
         return expired
 
-    async def _disable_undeclared(self, declared: set[str]) -> None:
+    async def _mark_undeclared(self, declared: set[str]) -> None:
+        """A mapping that no live worker declares rests; one that is declared again goes on."""
         directory = self._broker.core.directory
         for name, stored in (await directory.mappings()).items():
             mapping = msgspec.json.decode(stored, type=MappingSettings)
-            if mapping.enabled and name not in declared:
-                await directory.put_mapping(name, msgspec.json.encode(msgspec.structs.replace(mapping, enabled=False)))
-                _log.warning("mapping_disabled", mapping=name, reason="no live worker declares it any more")
+            undeclared = name not in declared
+            if undeclared != mapping.undeclared:
+                changed = msgspec.structs.replace(mapping, undeclared=undeclared)
+                queue = self._broker.core.resource("queue", mapping.queue)
+                await directory.put_mapping(name, msgspec.json.encode(changed), queue=queue)
+                _log.warning("mapping_disabled" if undeclared else "mapping_enabled", mapping=name)
 
     async def _deliver_some(self) -> None:
         """Looks at some outboxes in turn: those of resources that no worker serves have no other relay."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -17,9 +18,9 @@ from runtime.waiter import Waiter
 
 _SLOW_S: Final = 60.0
 _SLOW_PER_SOURCE_S: Final = 0.3
-_PAUSED_S: Final = 5.0
 _BROKEN_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _DUE_SLACK_S: Final = 0.001
+_LOOK_S: Final = 0.002
 
 _log = structlog.get_logger("penstock")
 
@@ -32,6 +33,8 @@ class Pollers:
         self._waiters: Final[list[Waiter]] = []
         self.stopping = False
         self._broken = False
+        self._active = 0
+        self._turn: Final = asyncio.Lock()
 
     def waiter(self) -> Waiter:
         """A waiter that a stop wakes."""
@@ -45,6 +48,11 @@ class Pollers:
         for waiter in self._waiters:
             waiter.wake()
 
+    async def ended(self) -> None:
+        """Returns when every loop has ended after a stop, and with it the claims that were under way."""
+        while self._active:
+            await asyncio.sleep(_LOOK_S)
+
     def _slow_s(self) -> float:
         """A missed wake-up costs at most this; longer with many sources, so that idling stays cheap."""
         return max(_SLOW_S, _SLOW_PER_SOURCE_S * len(self._waiters)) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
@@ -53,72 +61,88 @@ class Pollers:
 
     async def poll_invocations(self, source: InvocationSource, waiter: Waiter) -> None:
         """Runs until a stop."""
-        failures = 0
-        while not self.stopping:
-            room = source.room()
-            if room < 1:
-                await waiter.wait(None)
-                continue
-            gather_s = source.should_gather(room)
-            if gather_s is not None:
-                await asyncio.sleep(gather_s)
-                room = source.room()
-            if self.stopping:
-                break
+
+        async def take(room: int) -> float | None:
             token = self._engine.lease_token()
             try:
                 claim = await source.claim(room, token)
                 if self.stopping:
                     await self._engine.core.messages.release_claim(source.resource, token)
-                    break
+                    return None
                 await source.accept(claim, token)
-            except StoreError as error:
-                self._lost(error)
-                self._engine.core.in_background(
-                    self._engine.core.messages.release_claim(source.resource, token), name="release_claim"
-                )
-                await waiter.wait(_BROKEN_S[min(failures, len(_BROKEN_S) - 1)])
-                failures += 1
-                continue
-            failures = 0
-            self._back()
+            except (StoreError, asyncio.CancelledError):
+                # Whether it leased anything is unknown: it is given back when Redis is there again.
+                release = self._engine.core.messages.release_claim(source.resource, token)
+                self._engine.core.in_background(release, name="release_claim")
+                raise
             if claim.suspects and not self._engine.alone:
                 self._engine.on_suspects()
-            pause_s = self._pause(claim, room)
-            if pause_s != 0:
-                await waiter.wait(pause_s)
+            return self._pause(claim, room)
 
-    def _pause(self, claim: Claim, room: int) -> float:
-        if claim.status == "ok" and len(claim.messages) >= room:
-            return 0
-        if claim.status in {"paused", "unknown"}:
-            return self._slow_s()
-        if claim.next_due_ms is None:
-            return self._slow_s()
-        return min(self._slow_s(), max(0.0, (claim.next_due_ms - claim.now_ms) / 1000) + _DUE_SLACK_S)
-
-    # -- mapped queues ------------------------------------------------------------------------------------------------
+        await self._poll(source, take, waiter)
 
     async def poll_queue(self, source: QueueSource, waiter: Waiter) -> None:
         """Runs until a stop."""
+        await self._poll(source, source.take, waiter)
+
+    async def _poll(
+        self,
+        source: InvocationSource | QueueSource,
+        take: Callable[[int], Awaitable[float | None]],
+        waiter: Waiter,
+    ) -> None:
+        self._active += 1
         failures = 0
-        while not self.stopping:
-            room = source.room()
-            if room < 1:
-                await waiter.wait(None)
-                continue
-            try:
-                pause_s = await source.take(room)
-            except StoreError as error:
-                self._lost(error)
-                await waiter.wait(_BROKEN_S[min(failures, len(_BROKEN_S) - 1)])
-                failures += 1
-                continue
-            failures = 0
-            self._back()
-            if pause_s != 0 and not self.stopping:
-                slow_s = self._slow_s()
-                await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
+        try:
+            while not self.stopping:
+                room = await self._room(source, waiter)
+                if room < 1:
+                    continue
+                try:
+                    pause_s = await (self._take_alone(take) if self._engine.alone else take(room))
+                except StoreError as error:
+                    self._lost(error)
+                    await waiter.wait(_BROKEN_S[min(failures, len(_BROKEN_S) - 1)])
+                    failures += 1
+                    continue
+                failures = 0
+                self._back()
+                if pause_s != 0 and not self.stopping:
+                    slow_s = self._slow_s()
+                    await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
+        finally:
+            self._active -= 1
+
+    async def _room(self, source: InvocationSource | QueueSource, waiter: Waiter) -> int:
+        """How much may be claimed; 0 when the caller should look again, after waiting for room."""
+        room = source.room()
+        if room < 1:
+            await waiter.wait(None)
+            return 0
+        gather_s = source.should_gather(room)
+        if gather_s is None:
+            return room
+        await asyncio.sleep(gather_s)
+        return 0 if self.stopping else source.room()
+
+    async def _take_alone(self, take: Callable[[int], Awaitable[float | None]]) -> float | None:
+        """One message of all sources of this process at a time, and it is settled before the next is claimed: so that
+        the one that takes the process down is the one that is blamed."""
+        async with self._turn:
+            if self.stopping:
+                return None
+            pause_s = await take(1)
+            while self._engine.invoker.running:
+                await asyncio.sleep(_LOOK_S)
+            await self._engine.settled()
+            return pause_s
+
+    def _pause(self, claim: Claim, room: int) -> float | None:
+        if claim.status == "ok" and len(claim.messages) >= room:
+            return 0
+        if claim.next_due_ms is None:
+            return None
+        return max(0.0, (claim.next_due_ms - claim.now_ms) / 1000) or _DUE_SLACK_S
 
     # -- the state of the store ---------------------------------------------------------------------------------------
 

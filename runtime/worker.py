@@ -76,6 +76,7 @@ class Worker:
         self._tokens: Final = TokenSource()
         self._stop: Final = anyio.Event()
         self._hurry: Final = anyio.Event()
+        self._sources: Final[list[InvocationSource | QueueSource]] = []
         self.ready: Final = anyio.Event()
         """Set when everything is registered and claiming has begun."""
 
@@ -139,7 +140,7 @@ class Worker:
 
     async def _serve(self, broker: Broker, engine: Engine, functions: dict[str, HandlerFunction]) -> None:
         pollers = Pollers(engine)
-        sources: list[InvocationSource | QueueSource] = []
+        sources = self._sources
         calls = CallSource(engine, functions)
         async with anyio.create_task_group() as group:
             listeners = {}
@@ -228,6 +229,9 @@ class Worker:
     def _lost(self, resource: Resource, members: list[str]) -> None:
         """Leases that somebody else has now: their calls are ended, their results would be refused anyway."""
         lost = set(members)
+        for source in self._sources:
+            if source.resource == resource:
+                source.forget(lost)
         self._engine.keeper.drop(resource, members)
         for call in tuple(self._engine.invoker.running):
             if getattr(call.work, "member", None) in lost:
@@ -245,6 +249,8 @@ class Worker:
         for source in sources:
             source.hand_back()
         await self._leave_registry(engine)
+        with anyio.move_on_after(_CANCEL_GRACE_S):
+            await pollers.ended()
         await self._wait_for_calls(engine, self._grace_s, until=self._hurry)
         unfinished = [call for call in engine.invoker.running if not call.stuck]
         for call in unfinished:

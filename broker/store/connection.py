@@ -108,6 +108,9 @@ def translated(url: str, chosen_by: str) -> Iterator[None]:
             f"Redis at {_without_password(url)} has reached its maxmemory; nothing was stored"
         ) from error
     except (failures.ConnectionError, failures.TimeoutError, OSError) as error:
+        # What the server answered to the first words on a new connection comes wrapped as a lost connection.
+        if isinstance(error.__cause__, failures.AuthenticationError | failures.NoPermissionError):
+            raise errors.StoreDenied(f"Redis at {_without_password(url)} refused: {error.__cause__}") from error
         raise errors.StoreUnavailable(
             f"no answer from Redis at {_without_password(url)} ({chosen_by}): {error or type(error).__name__}"
         ) from error

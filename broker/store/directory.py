@@ -123,10 +123,12 @@ class DirectoryStore:
 
     # -- mappings -----------------------------------------------------------------------------------------------------
 
-    async def put_mapping(self, name: str, settings: bytes) -> bytes | None:
-        """Stores a mapping; answers what was there before."""
+    async def put_mapping(self, name: str, settings: bytes, *, queue: Resource) -> bytes | None:
+        """Stores a mapping of a queue and tells its pollers; answers what was there before."""
         key = self._keys.directory("mappings")
         before: bytes | None = await self._runner.run("enlist", (key,), (name, settings, ""))
+        if before != settings:
+            await self._runner.fetch("PUBLISH", self._keys.of(queue).wake, "settings")
         return before
 
     async def mappings(self) -> dict[str, bytes]:

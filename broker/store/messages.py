@@ -194,6 +194,7 @@ class MessageStore:
         arguments = (
             *(token, lease_ms, room, max_bytes, mode),
             *("" if sent_before_ms is None else sent_before_ms, "1" if wake else "0"),
+            k.wake,
         )
         reply = await self._runner.run("claim", keys, arguments)
         if reply[0] == b"unknown":

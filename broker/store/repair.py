@@ -1,8 +1,8 @@
 """Repair: finds messages that a broken-off script left in no set, and gives them a place again.
 
 Redis does not roll a script back. The commands are ordered so that whatever one leaves behind is still in the stream
-or in the hash of bodies; a consistent snapshot shows what is in neither set, and nothing else can touch such a message.
-The same snapshot shows what was left over: copies, names and facts of messages that are elsewhere, or gone.
+or in the hash of bodies, and what is there but in no set is found here; nothing else can touch such a message. Found
+too is what was left over: copies, names and facts of messages that are elsewhere, or gone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from broker.store.scripts import ScriptRunner
 
 _LOCK_MS: Final = 60_000
 _PAGE: Final = 1_000
+_STREAM_PAGE: Final = 100
 
 
 class _Findings(msgspec.Struct, frozen=True):
@@ -50,27 +51,29 @@ class RepairStore:
             await self._runner.fetch("DEL", k.repair_lock)
 
     async def _look(self, resource: Resource) -> _Findings:
+        """What was there, then where everything is. A message that was there before, is in no set, and still exists when
+        the script looks again is stranded: ids are never used twice, and nothing moves a message that has no place.
+        """
         k = self._keys.of(resource)
         cursor = await self._runner.fetch("HGET", k.meta, "cursor") or b"0-0"
-        # What stands behind this older cursor is a subset of what stands behind the one at the time of the snapshot.
-        replies = await self._runner.snapshot(
-            ("XRANGE", k.ready, "-", cursor),
-            ("HKEYS", k.bodies),
-            ("ZRANGE", k.leases, 0, -1),
-            ("ZRANGE", k.waiting, 0, -1),
-            ("ZRANGE", k.delayed, 0, -1),
-            ("ZRANGE", k.suspects, 0, -1),
-            ("HKEYS", k.facts),
-            ("HKEYS", k.notes),
-        )
-        behind = {entry for entry, _ in replies[0]}
-        bodies, in_sets = set(replies[1]), {*replies[3], *replies[4], *replies[5]}
-        leased = {member.partition(b"|")[0] for member in replies[2]}
-        passed = _position(cursor)
-        left_over = {entry for entry in {*replies[6], *replies[7]} if _position(entry) <= passed} - bodies - behind
-        left_over |= (behind & bodies) | (in_sets - bodies)
+        behind = await self._behind(k.ready, cursor)
+        bodies = set(await self._runner.fetch("HKEYS", k.bodies))
+        counted = {*await self._runner.fetch("HKEYS", k.facts), *await self._runner.fetch("HKEYS", k.notes)}
+        leases, *sets = await self._runner.run("places", (k.leases, k.waiting, k.delayed, k.suspects), ())
+        leased, in_sets = {member.partition(b"|")[0] for member in leases}, {entry for found in sets for entry in found}
         stranded = (behind | bodies) - leased - in_sets
+        passed = _position(cursor)
+        left_over = {entry for entry in counted if _position(entry) <= passed} - bodies - behind
+        left_over |= (behind & bodies) | (in_sets - bodies)
         return _Findings(sorted(stranded), sorted(left_over - stranded))
+
+    async def _behind(self, ready: str, cursor: bytes) -> set[bytes]:
+        """What the stream holds up to the cursor; in small pages, as the bodies come along."""
+        entries, after = set[bytes](), "-"
+        while page := await self._runner.fetch("XRANGE", ready, after, cursor, "COUNT", _STREAM_PAGE):
+            entries.update(entry for entry, _ in page)
+            after = f"({page[-1][0].decode()}"
+        return entries
 
 
 def _position(entry: bytes) -> tuple[int, int]:

@@ -17,8 +17,8 @@ from broker.store.keys import CLOCK_OFFSET_KEY
 
 Command: TypeAlias = Literal[
     "append", "call", "claim", "configure", "counts", "defer", "delete", "enlist", "extend", "finish", "heartbeat", "hold",
-    "peek", "purge", "release_claim", "release_permits", "renew_permits", "restore", "send", "settle_outbox",
-    "take_outbox", "take_permits", "take_turn",
+    "peek", "places", "purge", "release_claim", "release_permits", "renew_permits", "restore", "send",
+    "settle_outbox", "take_outbox", "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 
@@ -69,14 +69,6 @@ class ScriptRunner:
         """The reply of one of Redis's own commands, raw. Reading only: what writes is a script."""
         with translated(self.url, self.chosen_by):
             return await self.client.execute_command(*command)
-
-    async def snapshot(self, *commands: Sequence[Argument]) -> list[Any]:
-        """The raw replies of several reading commands on one slot, all as of the same moment."""
-        with translated(self.url, self.chosen_by):
-            async with self.client.pipeline(transaction=True) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return await pipeline.execute()
 
 
 class ThreadScriptRunner:

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from broker.calls import INLINE_BYTES, CallNotice, CallReply, reply_parcel
+from broker.errors import StoreError
 from broker.names import Resource
 from runtime.context import Context
 from runtime.engine import Engine
@@ -55,9 +56,11 @@ class CallSource:
         resource = self._engine.core.resource("function", notice.function)
         permits = self._engine.core.keys.of(resource).permits
         self._engine.keeper.hold_permits(permits, [notice.id])
-        payload = notice.payload
-        if payload is None:
-            payload = await self._engine.core.parcels.take(notice.id)
+        try:
+            payload = notice.payload if notice.payload is not None else await self._engine.core.parcels.take(notice.id)
+        except StoreError:
+            self._engine.keeper.drop_permits(permits, [notice.id])  # it runs out; the caller hears at its deadline
+            raise
         timeout_s = min(function.settings.timeout_s, notice.timeout_ms / 1000)
         context = Context(
             identity=notice.id,

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from broker.errors import StoreError
 from broker.ids import message_id
 from broker.invocation_records import InvocationEnd, dead_letter_delivery, record_delivery
 from broker.names import Resource
@@ -30,6 +31,7 @@ _PREFETCH_S: Final = 0.1
 _GATHER_S: Final = 0.005
 _GATHER_BELOW: Final = 8
 _MAX_NOTE_BYTES: Final = 256 * 1024
+_UNREADABLE_MS: Final = 1_000
 
 _log = structlog.get_logger("penstock")
 
@@ -78,6 +80,7 @@ class InvocationSource:
         self._revision = -1
         self._running = 0
         self._stuck = 0
+        self._starting = False
         self._finished_since = 0
         self._measured_at = time.monotonic()
         self._rate = 0.0
@@ -116,6 +119,9 @@ class InvocationSource:
 
     async def accept(self, claim: Claim, token: str) -> None:
         """Starts what was claimed, or keeps it for as soon as there is room."""
+        if claim.status == "unknown":
+            self._revision = -1
+            return
         self._limit = claim.limit
         if claim.revision != self._revision:
             await self._refresh(claim.revision)
@@ -142,6 +148,12 @@ class InvocationSource:
         """Gives back at once what was claimed and has not started."""
         while self._prefetched:
             self._settler.defer(Deferral(self._prefetched.popleft().member, 0), counter="released")
+
+    def forget(self, members: set[str]) -> None:
+        """Their leases are somebody else's now: what has not started must not."""
+        ours = [event for event in self._prefetched if event.member not in members]
+        self._prefetched.clear()
+        self._prefetched.extend(ours)
 
     @property
     def busy(self) -> bool:
@@ -191,9 +203,19 @@ class InvocationSource:
             self._stuck -= 1
             self._release_kept_permit(call.work.member)
         self._measure()
-        if self._prefetched:
-            self._consider(self._prefetched.popleft())
+        self._start_prefetched()
         self._waiter.wake()
+
+    def _start_prefetched(self) -> None:
+        """Not from within itself: a call that ends as soon as it starts comes back here."""
+        if self._starting:
+            return
+        self._starting = True
+        try:
+            while self._prefetched and self._can_start() > 0:
+                self._consider(self._prefetched.popleft())
+        finally:
+            self._starting = False
 
     def _release_kept_permit(self, member: str) -> None:
         if self._limit is not None:
@@ -232,12 +254,11 @@ class InvocationSource:
 
     async def _give_up_unrun(self, event: Event, verdict: GiveUp) -> None:
         """An event that must not run (any more): its record carries what its last try answered, if there was one."""
-        response: bytes | None = None
-        if verdict.condition == "Quarantined":
-            response = await self._cause_of_death(event)
-        elif event.facts.tries:
-            entry = event.member.partition("|")[0]
-            response = (await self._engine.core.messages.notes(self.resource, [entry]))[0]
+        try:
+            response = await self._last_response(event, verdict)
+        except StoreError:
+            self._settler.defer(Deferral(event.member, _UNREADABLE_MS), counter="released")
+            raise
         _log.warning(
             "event_given_up",
             function=self._function.name,
@@ -248,6 +269,14 @@ class InvocationSource:
         )
         onward = self._records(event, verdict.condition, verdict.tries, response)
         self._settler.finish(event.member, counter="failed", onward=onward)
+
+    async def _last_response(self, event: Event, verdict: GiveUp) -> bytes | None:
+        if verdict.condition == "Quarantined":
+            return await self._cause_of_death(event)
+        if not event.facts.tries:
+            return None
+        entry = event.member.partition("|")[0]
+        return (await self._engine.core.messages.notes(self.resource, [entry]))[0]
 
     async def _cause_of_death(self, event: Event) -> bytes:
         reason = await self._engine.end_of(event.facts.culprit) or "the worker ended without a word"

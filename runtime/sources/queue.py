@@ -64,7 +64,7 @@ class QueueSource:
         self._running = 0
         self._stuck = 0
         self._stale = True
-        self._gathering: list[Held] = []
+        self._held = False
         self._stopping = False
 
     def changed(self, notice: bytes | None) -> None:
@@ -93,6 +93,10 @@ class QueueSource:
             free = min(free, self._engine.invoker.free_threads)
         return 1 if free > 0 and self._windowed else free
 
+    def should_gather(self, room: int) -> float | None:  # noqa: ARG002 - the window is what gathers here
+        """Batches are claimed whole: nothing to wait for."""
+        return None
+
     @property
     def _windowed(self) -> bool:
         return self._mapping.batch_window_s > 0 and not self._engine.alone
@@ -102,7 +106,7 @@ class QueueSource:
         until woken."""
         if self._stale:
             await self._refresh()
-        if not self._mapping.enabled:
+        if self._mapping.asleep or self._held or self._function.settings.paused:
             return None
         permits, wait_s = await self._take_permits(min(room, _CLAIM_AT_MOST))
         if not permits:
@@ -120,7 +124,7 @@ class QueueSource:
         if not held:
             return _pause(claim)
         if self._windowed and len(held) < size:
-            held = await self._gather(held, size)
+            await self._gather(held, size)
         names = iter(permits)
         for batch in _batches(held, size):
             name = next(names, None)
@@ -159,11 +163,21 @@ class QueueSource:
             for claimed in claim.messages
         ]
         self._engine.keeper.hold(self.resource, [item.member for item in held])
-        return claim, await self._without_quarantined(held)
+        try:
+            return claim, await self._without_quarantined(held)
+        except BaseException:
+            self._release(held)
+            raise
 
-    async def _gather(self, held: list[Held], size: int) -> list[Held]:
-        """Waits for more until the batch is full, has 6 MB, or the window is over."""
-        self._gathering = held
+    async def _gather(self, held: list[Held], size: int) -> None:
+        """Adds to what is held until the batch is full, has 6 MB, or the window is over."""
+        try:
+            await self._gather_until_closed(held, size)
+        except BaseException:
+            self._release(held)
+            raise
+
+    async def _gather_until_closed(self, held: list[Held], size: int) -> None:
         closes_at = time.monotonic() + self._mapping.batch_window_s
         total = sum(len(item.letter.body) for item in held)
         while len(held) < size and total < limits.MAX_BATCH_PAYLOAD_BYTES and not self._stopping:
@@ -176,12 +190,9 @@ class QueueSource:
             if not more:
                 pause_s = _pause(claim)
                 await self._waiter.wait(left_s if pause_s is None else min(left_s, max(pause_s, 0.001)))
-        self._gathering = []
-        return held
 
     async def _refresh(self) -> None:
         """Reads the newest settings of the mapping, its function and its queue."""
-        self._stale = False
         core = self._engine.core
         found = (await core.directory.mappings()).get(self._mapping.name)
         if found is not None:
@@ -189,13 +200,18 @@ class QueueSource:
         described = await core.directory.describe(self._function_resource)
         if described is not None:
             self._function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
+            self._held = described.held
         settings = await queue_settings(core, self.resource)
         self._visibility_s = settings.visibility_timeout_s
+        self._stale = False
 
     def hand_back(self) -> None:
         """Ends a window that is open; what it gathered is given back."""
         self._stopping = True
         self._waiter.wake()
+
+    def forget(self, members: set[str]) -> None:
+        """Their leases are somebody else's now. A running batch goes on: its other messages are still ours."""
 
     # -- permits ------------------------------------------------------------------------------------------------------
 
@@ -204,7 +220,7 @@ class QueueSource:
         names = [self._engine.lease_token() for _ in range(room)]
         core, settings = self._engine.core, self._function.settings
         lease_ms = core.settings.lease_ms
-        if settings.concurrency is not None or settings.paused:
+        if settings.concurrency is not None:
             grant = await core.permits.take_of_function(self._function_resource, names, permit_ms=lease_ms)
             if grant.status != "ok":
                 return [], None

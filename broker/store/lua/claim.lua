@@ -3,6 +3,7 @@
 -- ARGV   1 lease token: w… a worker's, s… a worker's that runs it alone, r… a receiver's
 --        2 lease ms  3 room (messages)  4 bytes  5 mode: 'work' | 'alone' | 'receive' | 'aged'
 --        6 'aged' mode: only what was sent at or before this ms, else ''  7 '1': wake this caller when there is more
+--        8 wake channel: told when a message is set apart
 -- Reply  {status, now, next due ms or -1, revision, limit or -1, suspects, outbox, fence, random number, {entry, blob, facts, …}}
 --        status: 'ok' | 'paused' | 'full' (no permit free); or {'unknown'}
 -- State  ready | delayed | waiting | ended lease -> leased | suspect | outbox (receives used up) | gone (retention)
@@ -93,11 +94,14 @@ local function body_of(entry)
   return found[1] and found[1][2][2], false
 end
 
+local any_set_apart = false
+
 -- A worker's lease that ended without settle or release is a crash: from now on the event runs alone.
 local function set_apart(entry, blob, in_hash, facts)
   redis.call('HSET', KEYS[7], entry, write_facts(facts))
   if not in_hash then redis.call('HSET', KEYS[6], entry, blob) end
   redis.call('ZADD', KEYS[5], now, entry)
+  any_set_apart = true
   if not in_hash then redis.call('XDEL', KEYS[1], entry) end
 end
 
@@ -203,6 +207,8 @@ for i = 1, #granted, 1000 do
   redis.call('ZADD', KEYS[2], unpack(granted, i, math.min(i + 999, #granted)))
   if needs_permit then redis.call('ZADD', KEYS[11], unpack(granted, i, math.min(i + 999, #granted))) end
 end
+
+if any_set_apart and ARGV[8] then redis.call('PUBLISH', ARGV[8], '') end
 
 local next_due
 if count < room and wake then

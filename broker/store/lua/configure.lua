@@ -36,7 +36,10 @@ for at = 7, #ARGV, 2 do
   end
 end
 redis.call('HSET', KEYS[1], unpack(fields))
-if missing then return { 'created', '' } end
+if missing then
+  redis.call('PUBLISH', ARGV[6], 'settings')
+  return { 'created', '' }
+end
 if not changed then return { 'same', m[2] } end
 redis.call('PUBLISH', ARGV[6], 'settings')
 return { 'changed', m[2] }

@@ -1,6 +1,6 @@
 -- Repair: gives messages that are in no set a place again, and clears away what a broken-off script has left over.
 -- KEYS   1 ready  2 waiting  3 bodies  4 facts  5 meta  6 delayed  7 suspects  8 notes
--- ARGV   1 n  2… n entries that a consistent snapshot found in no set, then entries that have something left over:
+-- ARGV   1 n  2… n entries that existed before all sets were read, and were in none, then entries that have something left over:
 --        a copy in the stream of what is in `bodies`, or a name in a set, facts or a note without a body
 -- Reply  how many were restored. They may have been handed out before, so they count a receive.
 -- State  stranded -> waiting (due now)

@@ -1,0 +1,32 @@
+"""The options that every command has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from runtime.cli.output import Output
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Where Redis is, and how the answer is printed."""
+
+    url: Annotated[str | None, Parameter(metavar="URL")] = None
+    """Redis to use: redis://, rediss:// or unix://. Otherwise PENSTOCK_REDIS_URL, the running `penstock dev` of this
+    folder or a parent, redis://localhost:6379."""
+
+    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+    """Print JSON and nothing else: one document, or one a line where there are many."""
+
+    @property
+    def output(self) -> Output:
+        """How this command prints."""
+        return Output(as_json=self.json)
+
+
+COMMON = Common()
+"""The defaults, as a signature needs them."""
