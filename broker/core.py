@@ -36,9 +36,7 @@ class Core:
         self._client: Final = connect(address.url)
         self.keys: Final = Keyspace(settings.prefix, settings.account, settings.region)
         self.scripts: Final = load_scripts(test_clock=settings.test_clock)
-        self.runner: Final = ScriptRunner(
-            self._client, self.scripts, url=address.url, chosen_by=address.chosen_by
-        )
+        self.runner: Final = ScriptRunner(self._client, self.scripts, url=address.url, chosen_by=address.chosen_by)
         self.messages: Final = MessageStore(self.runner, self.keys)
         self.outbox: Final = OutboxStore(self.runner, self.keys)
         self.permits: Final = PermitStore(self.runner, self.keys)
@@ -54,7 +52,7 @@ class Core:
         check_server(await self.runner.fetch("INFO"), self.address.url)
 
     async def close(self) -> None:
-        """Lets background work end (sends under way, leases being given back), for a second, and ends the connections."""
+        """Lets background work end (sends under way, leases given back) for a second, and ends the connections."""
         if self._background:
             await asyncio.wait(self._background, timeout=_CLOSE_GRACE_S)
         for task in tuple(self._background):

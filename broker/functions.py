@@ -20,7 +20,7 @@ from broker.streams import ensure_stream
 
 
 class FunctionClient:
-    """One function, as an opened :class:`broker.Broker` gives it. Errors: FunctionNotFound, InvalidInput, StoreError."""
+    """One function, as an open :class:`broker.Broker` gives it. Errors: FunctionNotFound, InvalidInput, StoreError."""
 
     def __init__(self, core: Core, sender: Sender, relay: Relay, name: str) -> None:
         self.name: Final = check_name("function", name)

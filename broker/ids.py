@@ -16,6 +16,7 @@ from itertools import count
 from typing import Final
 
 TOKEN_OWNER_LENGTH: Final = 12
+_VERSION: Final = 8
 _SEQUENCE_LOW_BITS: Final = 20
 _SEQUENCE_LOW: Final = (1 << _SEQUENCE_LOW_BITS) - 1
 
@@ -26,7 +27,7 @@ def message_id(entry: str, nonce: int, *, partition: int = 0) -> str:
     sequence = int(sequence_text)
     value = (
         int(milliseconds) << 80
-        | 8 << 76
+        | _VERSION << 76
         | (sequence >> _SEQUENCE_LOW_BITS) << 64
         | 2 << 62
         | (sequence & _SEQUENCE_LOW) << 42
@@ -43,7 +44,7 @@ def entry_of(identity: str, nonce: int) -> str | None:
         value = uuid.UUID(identity).int
     except ValueError:
         return None
-    if value >> 76 & 15 != 8 or value & 0xFFFFFFFF != nonce:
+    if value >> 76 & 15 != _VERSION or value & 0xFFFFFFFF != nonce:
         return None
     sequence = (value >> 64 & 0xFFF) << _SEQUENCE_LOW_BITS | value >> 42 & _SEQUENCE_LOW
     return f"{value >> 80}-{sequence}"

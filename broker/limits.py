@@ -15,7 +15,7 @@ MAX_MESSAGE_BYTES: Final = MIB  # SQS body and attributes, since 2025-08
 MAX_STREAM_RECORD_BYTES: Final = MIB
 MAX_BATCH_PAYLOAD_BYTES: Final = 6 * MIB  # what one invocation of a mapping may carry
 
-# Queues (SQS)
+# Queues: SQS
 DEFAULT_VISIBILITY_TIMEOUT_S: Final = 30
 MAX_VISIBILITY_TIMEOUT_S: Final = 43_200
 MAX_DELAY_S: Final = 900
@@ -27,7 +27,7 @@ MAX_ATTRIBUTES: Final = 10
 MAX_RECEIVE_WAIT_S: Final = 20
 MAX_RECEIVE_COUNT: Final = 1_000  # messages a receive() of the SDK; the AWS wire keeps SQS's 10
 
-# Functions (Lambda; the SDK is wider where the comment says so)
+# Functions: Lambda, wider where the comment says so
 DEFAULT_TIMEOUT_S: Final = 3.0
 MAX_TIMEOUT_S: Final = 86_400.0  # wider: Lambda stops at 900
 DEFAULT_RETRIES: Final = 2
@@ -39,7 +39,7 @@ MAX_CONCURRENCY: Final = 100_000
 SYSTEM_BACKOFF_FIRST_S: Final = 1.0  # Lambda: throttles and system errors go back with 1 s to 5 min
 SYSTEM_BACKOFF_LAST_S: Final = 300.0
 
-# Mappings (Lambda event source mappings on SQS standard queues)
+# Mappings: Lambda's event source mappings on standard queues
 DEFAULT_BATCH_SIZE: Final = 10
 MAX_BATCH_SIZE: Final = 10_000
 MAX_BATCH_WINDOW_S: Final = 300.0

@@ -16,7 +16,7 @@ _ATTRIBUTE_NAME: Final = re.compile(r"(?!.*\.\.)(?!\.)[A-Za-z0-9_.-]{1,256}(?<!\
 _NOT_IN_MESSAGES: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def check_own_id(own_id: str | None) -> str:
+def check_own_id(own_id: object) -> str:
     """The caller's id, '' where there is none. Raises InvalidOption."""
     if own_id is None:
         return ""
@@ -79,14 +79,15 @@ def _body_bytes(what: str, body: object) -> bytes:
     return body.encode()
 
 
-def _check_attribute_name(name: str) -> str:
-    if not isinstance(name, str) or not _ATTRIBUTE_NAME.fullmatch(name) or name.lower().startswith(("aws.", "amazon.")):
+def _check_attribute_name(name: object) -> str:
+    valid = isinstance(name, str) and _ATTRIBUTE_NAME.fullmatch(name)
+    if not isinstance(name, str) or not valid or name.lower().startswith(("aws.", "amazon.")):
         rule = "1 to 256 of letters, digits, _, - and single inner dots, not starting with AWS. or Amazon."
         raise InvalidOption("attribute name", name, rule)
     return name
 
 
-def _delay_ms(delay_s: float | None) -> int | None:
+def _delay_ms(delay_s: object) -> int | None:
     if delay_s is None:
         return None
     if isinstance(delay_s, bool) or not isinstance(delay_s, int | float) or not 0 <= delay_s <= limits.MAX_DELAY_S:

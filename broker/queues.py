@@ -209,7 +209,9 @@ class QueueClient:
             raise QueueNotFound(self.name)
         if claim.outbox:
             self.core.in_background(self._relay.deliver(self.resource), name="relay")
-        return [Message(self.core, self.resource, claimed, nonce=claim.nonce, token=token) for claimed in claim.messages], claim
+        return [
+            Message(self.core, self.resource, claimed, nonce=claim.nonce, token=token) for claimed in claim.messages
+        ], claim
 
     async def _give_back(self, token: str) -> None:
         for pause_s in _GIVE_BACK_PAUSES_S:
@@ -243,7 +245,9 @@ class QueueClient:
         facts = item.facts
         if facts == FIRST_FACTS and item.place != "in_flight":
             facts = Facts(receives=0)
-        return Message(self.core, self.resource, Claimed(item.entry, item.blob, facts.stored().encode()), nonce=nonce, token="")
+        return Message(
+            self.core, self.resource, Claimed(item.entry, item.blob, facts.stored().encode()), nonce=nonce, token=""
+        )
 
     async def purge(self) -> int:
         """Throws all messages away, those in flight too; answers how many."""

@@ -77,6 +77,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 _HEADER_ENCODER: Final = msgspec.msgpack.Encoder()
 _HEADER_DECODER: Final = msgspec.msgpack.Decoder(Header)
 _LENGTH: Final = struct.Struct(">I")
+_HEADER_START: Final = 1 + _LENGTH.size
 _PLAIN: Final = b"\x00"
 _HEADED: Final = b"\x01"
 NO_HEADER: Final = Header()
@@ -94,14 +95,15 @@ def unpack(blob: bytes) -> tuple[Header, bytes]:
     """Header and body of a packed message. Raises PayloadNotJson's parent ValueError for damaged data."""
     if blob[:1] == _PLAIN:
         return NO_HEADER, blob[1:]
-    if blob[:1] != _HEADED or len(blob) < 5:
+    if blob[:1] != _HEADED or len(blob) < _HEADER_START:
         raise ValueError(f"stored message of unknown version {blob[:1]!r}")
     (length,) = _LENGTH.unpack_from(blob, 1)
-    return _HEADER_DECODER.decode(blob[5 : 5 + length]), blob[5 + length :]
+    end = _HEADER_START + length
+    return _HEADER_DECODER.decode(blob[_HEADER_START:end]), blob[end:]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """The counters of one message, kept apart: leases granted, errors and timeouts, leases that ended without a word."""
+    """The counters of one message: leases granted, errors and timeouts, leases that ended without a word."""
 
     receives: int = 1
     tries: int = 0
@@ -227,13 +229,13 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         return f"{self.queue}->{self.function}"
 
 
-def check_range(option: str, value: float, low: float, high: float) -> None:
+def check_range(option: str, value: object, low: float, high: float) -> None:
     """Raises InvalidOption unless the value is a number from low to high."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InvalidOption(option, value, f"must be a number from {low:g} to {high:g}")
 
 
-def check_whole(option: str, value: int, low: int, high: int) -> None:
+def check_whole(option: str, value: object, low: int, high: int) -> None:
     """Raises InvalidOption unless the value is a whole number from low to high."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidOption(option, value, f"must be a whole number from {low} to {high}")

@@ -67,7 +67,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def find_redis(url: str | None, *, folder: Path | None = None, environment: Mapping[str, str] = os.environ) -> Address:
-    """The URL given; else ``PENSTOCK_REDIS_URL``, the running ``penstock dev`` of this folder or a parent, the default."""
+    """The URL given; else ``PENSTOCK_REDIS_URL``, the running ``penstock dev`` here or in a parent, localhost."""
     if url is not None:
         return Address(url, "the URL given")
     if from_environment := environment.get("PENSTOCK_REDIS_URL"):

@@ -9,7 +9,7 @@ from broker import limits
 from broker.errors import InvalidOption
 from broker.names import Queue, Target, check_name
 from broker.records import FunctionSettings, MappingSettings
-from runtime.handlers import Handler, HandlerFunction
+from runtime.handlers import Handler, HandlerFunction, name_of
 
 H = TypeVar("H", bound=Handler)
 
@@ -87,7 +87,7 @@ class App:
         settings = FunctionSettings(timeout_s=timeout, concurrency=concurrency, max_crashes=max_crashes)
 
         def register(handler: H) -> H:
-            function = name or getattr(handler, "__name__", repr(handler))
+            function = name or name_of(handler)
             mapping = MappingSettings(
                 queue=queue_name,
                 function=check_name("function", function),
@@ -107,13 +107,13 @@ class App:
         self.functions[function.name] = function
 
 
-def _delays(delays: Sequence[float]) -> tuple[float, ...]:
-    if isinstance(delays, str) or not isinstance(delays, Sequence):
-        raise InvalidOption("retry_delays", delays, "must be a sequence of seconds")
+def _delays(delays: object) -> tuple[float, ...]:
+    if not isinstance(delays, tuple | list):
+        raise InvalidOption("retry_delays", delays, "must be a tuple or list of seconds")
     return tuple(delays)
 
 
-def _target(option: str, target: Target | None) -> Target | None:
+def _target(option: str, target: object) -> Target | None:
     if target is not None and not isinstance(target, Target):
         raise InvalidOption(option, target, 'must be Queue("name"), Function("name") or Stream("name")')
     return target

@@ -53,6 +53,7 @@ class Engine:
         self.log_stream: Final = log_stream
         self.on_suspects: Final = on_suspects
         self._breathed_at = 0.0
+        self._settling: Final[list[asyncio.Task[None]]] = []
         self.settlers: Final[dict[Resource, Settler]] = {}
 
     def holds_loop_too_long(self) -> bool:
@@ -69,7 +70,7 @@ class Engine:
 
     def request_id(self) -> str:
         """An id for a call that has none of its own: a batch."""
-        return str(uuid.UUID(int=random.getrandbits(128), version=4))  # noqa: S311 - unique, not secret
+        return str(uuid.UUID(int=random.getrandbits(128), version=4))
 
     async def quarantine_record(self, queue: Resource, letter: Letter, target: str, cause: str) -> bytes:
         """A message that ended its workers, with the cause, on its way to where it is kept."""
@@ -98,8 +99,14 @@ class Engine:
         if found is None:
             found = Settler(self.core, resource, self.keeper, on_onward=self.relays.kick)
             self.settlers[resource] = found
-            self.core.in_background(found.run(), name=f"settle-{resource.name}")
+            self._settling.append(asyncio.create_task(found.run(), name=f"penstock-settle-{resource.name}"))
         return found
+
+    async def close(self) -> None:
+        """Ends the settlers; whoever needs what they hold in Redis awaits :meth:`settled` before."""
+        for task in self._settling:
+            task.cancel()
+        await asyncio.gather(*self._settling, return_exceptions=True)
 
     async def settled(self) -> None:
         """Returns when every verdict handed in so far is in Redis."""

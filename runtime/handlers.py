@@ -22,9 +22,14 @@ class HandlerFunction:
     """One registered function of an app: its code, settings and, for a batch handler, its mapping."""
 
     def __init__(
-        self, handler: Handler, *, name: str | None, settings: FunctionSettings, mapping_of: MappingSettings | None = None
+        self,
+        handler: Handler,
+        *,
+        name: str | None,
+        settings: FunctionSettings,
+        mapping_of: MappingSettings | None = None,
     ) -> None:
-        what = name or getattr(handler, "__name__", repr(handler))
+        what = name or name_of(handler)
         if not callable(handler):
             raise InvalidOption(f'handler of function "{what}"', handler, "must be a coroutine function or a function")
         if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
@@ -62,6 +67,11 @@ class HandlerFunction:
         if self.record_type is bytes:
             return body
         return self.decode(body)
+
+
+def name_of(handler: Handler) -> str:
+    """What a function is called that is given no name."""
+    return str(getattr(handler, "__name__", repr(handler)))
 
 
 def _event_annotation(name: str, handler: Handler) -> Any:

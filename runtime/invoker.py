@@ -102,6 +102,11 @@ class Invoker:
             if call.task is not None:
                 call.task.cancel()
 
+    async def ended(self) -> None:
+        """Returns when no call is running any more, but for those that do not stop."""
+        while tasks := [call.task for call in self.running if call.task is not None and not call.stuck]:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
     def close(self) -> None:
         """Takes no more calls; threads that are still busy are left to themselves."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -130,16 +135,15 @@ class Invoker:
                 return failed_with(error, call.context.aws_request_id)
 
         future = self._loop.run_in_executor(self._pool, run)
-        while True:
+        while not future.done():
             try:
-                outcome = await asyncio.shield(future)
-                break
+                await asyncio.shield(future)
             except asyncio.CancelledError:
                 if not (call.expired or call.abandoned):
                     raise  # the loop is closing
                 # A thread cannot be ended: its slot stays taken until it returns.
         self._busy_threads -= 1
-        self._end(call, outcome)
+        self._end(call, future.result())
 
     def _end(self, call: Call, outcome: Outcome) -> None:
         self.running.discard(call)

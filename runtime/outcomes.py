@@ -65,7 +65,8 @@ def failed_with(error: BaseException, request_id: str) -> Failed:
     """The failure that an exception of the handler is: class name, text, and the frames from the handler on."""
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        reason = f"Runtime exited with error: exit status {status}" if status else "Runtime exited without providing a reason"
+        with_status = f"Runtime exited with error: exit status {status}"
+        reason = with_status if status else "Runtime exited without providing a reason"
         return failed("Runtime.ExitError", f"RequestId: {request_id} Error: {reason}", request_id)
     try:
         message = str(error)

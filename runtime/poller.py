@@ -20,7 +20,6 @@ _SLOW_S: Final = 60.0
 _SLOW_PER_SOURCE_S: Final = 0.3
 _BROKEN_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _DUE_SLACK_S: Final = 0.001
-_LOOK_S: Final = 0.002
 
 _log = structlog.get_logger("penstock")
 
@@ -34,6 +33,7 @@ class Pollers:
         self.stopping = False
         self._broken = False
         self._active = 0
+        self._all_ended: Final = asyncio.Event()
         self._turn: Final = asyncio.Lock()
 
     def waiter(self) -> Waiter:
@@ -50,12 +50,11 @@ class Pollers:
 
     async def ended(self) -> None:
         """Returns when every loop has ended after a stop, and with it the claims that were under way."""
-        while self._active:
-            await asyncio.sleep(_LOOK_S)
+        await self._all_ended.wait()
 
     def _slow_s(self) -> float:
         """A missed wake-up costs at most this; longer with many sources, so that idling stays cheap."""
-        return max(_SLOW_S, _SLOW_PER_SOURCE_S * len(self._waiters)) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+        return max(_SLOW_S, _SLOW_PER_SOURCE_S * len(self._waiters)) * random.uniform(0.8, 1.2)
 
     # -- a function's own events --------------------------------------------------------------------------------------
 
@@ -112,6 +111,8 @@ class Pollers:
                     await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
         finally:
             self._active -= 1
+            if not self._active:
+                self._all_ended.set()
 
     async def _room(self, source: InvocationSource | QueueSource, waiter: Waiter) -> int:
         """How much may be claimed; 0 when the caller should look again, after waiting for room."""
@@ -132,8 +133,7 @@ class Pollers:
             if self.stopping:
                 return None
             pause_s = await take(1)
-            while self._engine.invoker.running:
-                await asyncio.sleep(_LOOK_S)
+            await self._engine.invoker.ended()
             await self._engine.settled()
             return pause_s
 

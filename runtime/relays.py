@@ -23,19 +23,19 @@ class Relays:
     def __init__(self, broker: Broker) -> None:
         self._broker: Final = broker
         self._kicked: Final[set[Resource]] = set()
-        self._running: Final[set[Resource]] = set()
+        self._running: Final[dict[Resource, asyncio.Task[None]]] = {}
 
     def kick(self, resource: Resource) -> None:
         """There is something in this outbox."""
         self._kicked.add(resource)
         if resource not in self._running:
-            self._running.add(resource)
-            self._broker.core.in_background(self._relay(resource), name=f"relay-{resource.name}")
+            work = self._relay(resource)
+            self._running[resource] = self._broker.core.in_background(work, name=f"relay-{resource.name}")
 
     async def settled(self) -> None:
         """Returns when no relay has anything due any more."""
         while self._running:
-            await asyncio.sleep(0.005)
+            await asyncio.wait(self._running.values())
 
     async def _relay(self, resource: Resource) -> None:
         try:
@@ -50,4 +50,4 @@ class Relays:
                 if left:
                     asyncio.get_running_loop().call_later(_AGAIN_S, self.kick, resource)
         finally:
-            self._running.discard(resource)
+            self._running.pop(resource, None)

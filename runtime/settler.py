@@ -97,10 +97,10 @@ class Settler:
 
     async def _until_done(self, settle: Callable[[], Awaitable[Settlement]], members: list[str]) -> None:
         failures = 0
-        while True:
+        settlement: Settlement | None = None
+        while settlement is None:
             try:
                 settlement = await settle()
-                break
             except StoreError as error:
                 if not failures:
                     _log.warning("settle_failed", resource=self._resource.arn, code=error.code, reason=str(error))
@@ -110,4 +110,5 @@ class Settler:
         # After a lost reply the first attempt may have settled them: then the repeat does not know them.
         refused = [why for why in settlement.refused.values() if why == "fenced" or not failures]
         if refused:
-            _log.warning("lease_lost", resource=self._resource.arn, refused=len(refused), fenced=refused.count("fenced"))
+            fenced = refused.count("fenced")
+            _log.warning("lease_lost", resource=self._resource.arn, refused=len(refused), fenced=fenced)

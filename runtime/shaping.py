@@ -87,7 +87,7 @@ def _attribute(attribute: Any) -> dict[str, Any]:
 
 
 def attributes_md5(header: Header) -> str:
-    """MD5OfMessageAttributes: names sorted; length and text of name and type, one byte of transport, length and value."""
+    """MD5OfMessageAttributes: sorted by name; of each, name, type, value with lengths, and a transport byte."""
     digest = hashlib.md5(usedforsecurity=False)
     for name, attribute in sorted(header.attributes.items()):
         for part in (name.encode(), attribute.data_type.encode()):

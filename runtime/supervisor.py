@@ -146,7 +146,7 @@ class Supervisor:
             alone=alone,
             control=theirs.fileno(),
         )
-        process = subprocess.Popen(  # noqa: S603 - our own module, our own options
+        process = subprocess.Popen(
             [sys.executable, "-P", "-m", "runtime.child", msgspec.json.encode(options).decode()],
             pass_fds=(theirs.fileno(),),
             start_new_session=True,  # Ctrl-C is for the supervisor, which then drains them
@@ -154,7 +154,7 @@ class Supervisor:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()
-        ours.setblocking(False)
+        ours.settimeout(0)
         child = _Child(process, ours, alone=alone)
         self._children.add(child)
         self._spawn(self._listen(child), f"listen-{process.pid}")

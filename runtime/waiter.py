@@ -13,7 +13,7 @@ class Waiter:
         self._woken: Final = asyncio.Event()
         self._loop: Final = asyncio.get_running_loop()
 
-    def wake(self, _: object = None) -> None:
+    def wake(self, _: bytes | None = None) -> None:
         """Ends the wait that is under way, or the next one."""
         self._woken.set()
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import anyio
@@ -20,6 +20,7 @@ from broker.functions import Registered, register_function, register_mapping
 from broker.ids import TokenSource
 from broker.names import Resource
 from broker.settings import Settings
+from broker.store.channels import Listener
 from broker.workers import HEARTBEAT_S, HEARTBEAT_TTL_MS, Serves
 from runtime.app import App
 from runtime.engine import DEFAULT_CALLS, Engine
@@ -35,7 +36,6 @@ from runtime.sources.queue import QueueSource
 DEFAULT_GRACE_S: Final = 25.0
 _CANCEL_GRACE_S: Final = 3.0
 _REGISTER_AT_ONCE: Final = 32
-_LOOK_S: Final = 0.01
 _ALONE_IDLE_S: Final = 30.0
 
 _log = structlog.get_logger("penstock")
@@ -114,7 +114,7 @@ class Worker:
                 await self._serve(broker, engine, functions)
             finally:
                 with anyio.CancelScope(shield=True):
-                    await self._leave(broker, engine)
+                    await self._leave(engine)
 
     # -- start --------------------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Worker:
         sources = self._sources
         calls = CallSource(engine, functions)
         async with anyio.create_task_group() as group:
-            listeners = {}
+            listeners: dict[str, list[Listener]] = {}
             for function in functions.values():
                 waiter = pollers.waiter()
                 invocations = InvocationSource(engine, function, waiter)
@@ -271,21 +271,27 @@ class Worker:
             _log.debug("heartbeat_failed", reason=str(error))
 
     async def _wait_for_calls(self, engine: Engine, seconds: float, *, until: anyio.Event | None) -> None:
-        deadline = time.monotonic() + seconds
-        while any(not call.stuck for call in engine.invoker.running) and time.monotonic() < deadline:
-            if until is not None and until.is_set():
-                return
-            await anyio.sleep(_LOOK_S)
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as group:
+                group.start_soon(_then_cancel, engine.invoker.ended, group.cancel_scope, name="calls")
+                if until is not None:
+                    group.start_soon(_then_cancel, until.wait, group.cancel_scope, name="second stop")
 
-    async def _leave(self, broker: Broker, engine: Engine) -> None:
+    async def _leave(self, engine: Engine) -> None:
         """Also when the worker's task was cancelled: nothing stays leased that this process could give back."""
         with anyio.move_on_after(_CANCEL_GRACE_S):
             for call in tuple(engine.invoker.running):
                 engine.invoker.abandon(call)
             await asyncio.sleep(0)
             await engine.settled()
+        await engine.close()
         engine.keeper.stop()
         engine.invoker.close()
+
+
+async def _then_cancel(wait: Callable[[], Awaitable[object]], scope: anyio.CancelScope) -> None:
+    await wait()
+    scope.cancel()
 
 
 def _nobody_to_tell() -> None:

@@ -26,7 +26,8 @@ _POOL_WAIT_S: Final = 30.0
 
 class _PackedInC:
     """Lets hiredis write commands too, which the library's asyncio connections do in Python: 0.15 against 1 µs an
-    argument, and a settle has two thousand."""
+    argument, and a settle has two thousand.
+    """
 
     def pack_command(self, *args: Any) -> list[bytes]:
         return [hiredis.pack_command(args)]
@@ -112,7 +113,7 @@ def translated(url: str, chosen_by: str) -> Iterator[None]:
         if isinstance(error.__cause__, failures.AuthenticationError | failures.NoPermissionError):
             raise errors.StoreDenied(f"Redis at {_without_password(url)} refused: {error.__cause__}") from error
         raise errors.StoreUnavailable(
-            f"no answer from Redis at {_without_password(url)} ({chosen_by}): {error or type(error).__name__}"
+            f"no answer from Redis at {_without_password(url)} ({chosen_by}): {str(error) or type(error).__name__}"
         ) from error
     except failures.NoScriptError:
         raise
@@ -127,7 +128,9 @@ def _from_reply(text: str, url: str) -> errors.StoreError:
         return errors.StoreFull(f"{place} has reached its maxmemory; nothing was stored")
     if "READONLY" in text:
         return errors.StoreReadOnly(f"{place} is a read-only replica")
-    if any(word in text for word in ("LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "UNBLOCKED")):
+    if any(
+        word in text for word in ("LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "UNBLOCKED")
+    ):
         return errors.StoreUnavailable(f"{place} cannot serve at the moment: {text}")
     if any(word in text for word in ("NOAUTH", "NOPERM", "WRONGPASS")):
         return errors.StoreDenied(f"{place} refused: {text}")

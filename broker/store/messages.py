@@ -221,7 +221,8 @@ class MessageStore:
         keys = (k.ready, k.leases, k.waiting, k.bodies, k.facts, k.permits, k.meta)
         released, rank = 0, 0
         while True:
-            found, seen = await self._runner.run("release_claim", keys, (token, rank, _MEMBERS_A_CALL, k.wake))
+            page = (token, rank, _MEMBERS_A_CALL, k.wake)
+            found, seen = map(int, await self._runner.run("release_claim", keys, page))
             released += found
             rank += seen - found
             if seen < _MEMBERS_A_CALL:

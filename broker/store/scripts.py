@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import msgspec
 import redis
@@ -16,8 +16,8 @@ from broker.store.connection import translated
 from broker.store.keys import CLOCK_OFFSET_KEY
 
 Command: TypeAlias = Literal[
-    "append", "call", "claim", "configure", "counts", "defer", "delete", "enlist", "extend", "finish", "heartbeat", "hold",
-    "peek", "places", "purge", "release_claim", "release_permits", "renew_permits", "restore", "send",
+    "append", "call", "claim", "configure", "counts", "defer", "delete", "enlist", "extend", "finish", "heartbeat",
+    "hold", "peek", "places", "purge", "release_claim", "release_permits", "renew_permits", "restore", "send",
     "settle_outbox", "take_outbox", "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
@@ -55,20 +55,21 @@ class ScriptRunner:
         self.url: Final = url
         self.chosen_by: Final = chosen_by
         self._scripts: Final = scripts
+        self._execute: Final = cast("Callable[..., Awaitable[Any]]", client.execute_command)
 
     async def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command, as the client decodes it: bytes, integers and lists of them."""
         script = self._scripts[command]
         with translated(self.url, self.chosen_by):
             try:
-                return await self.client.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
             except NoScriptError:
-                return await self.client.execute_command("EVAL", script.text, len(keys), *keys, *arguments)
+                return await self._execute("EVAL", script.text, len(keys), *keys, *arguments)
 
     async def fetch(self, *command: Argument) -> Any:
         """The reply of one of Redis's own commands, raw. Reading only: what writes is a script."""
         with translated(self.url, self.chosen_by):
-            return await self.client.execute_command(*command)
+            return await self._execute(*command)
 
 
 class ThreadScriptRunner:
@@ -79,15 +80,16 @@ class ThreadScriptRunner:
         self._scripts: Final = scripts
         self._url: Final = url
         self._chosen_by: Final = chosen_by
+        self._execute: Final = client.execute_command
 
     def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command. Errors: the StoreError family."""
         script = self._scripts[command]
         with translated(self._url, self._chosen_by):
             try:
-                return self._client.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                return self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
             except NoScriptError:
-                return self._client.execute_command("EVAL", script.text, len(keys), *keys, *arguments)
+                return self._execute("EVAL", script.text, len(keys), *keys, *arguments)
 
     def close(self) -> None:
         """Ends the connection."""

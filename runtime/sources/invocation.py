@@ -22,7 +22,7 @@ from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Call
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, failed
-from runtime.policy import Finish, GiveUp, Release, Retry, Verdict, after_run, before_run
+from runtime.policy import Finish, GiveUp, Release, Retry, after_run, before_run
 from runtime.tally import Tally
 from runtime.waiter import Waiter
 

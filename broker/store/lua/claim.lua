@@ -106,20 +106,20 @@ local function set_apart(entry, blob, in_hash, facts)
 end
 
 local function take_ended_leases()
-  local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, math.min(room - count, 1000))
-  for _, member in ipairs(ended) do
-    if bytes >= max_bytes then return end
-    local entry, holder = string.match(member, '^(.-)|(.*)$')
-    local blob, in_hash = body_of(entry)
-    local facts = read_facts(redis.call('HGET', KEYS[7], entry)) or first_facts(now)
-    redis.call('ZREM', KEYS[2], member)
-    if string.sub(holder, 1, 1) == 'r' then
-      hand_out(entry, blob, facts)
-    else
-      facts.crashes, facts.culprit = facts.crashes + 1, holder
-      if mode == 'receive' or facts.crashes > max_crashes then
+  while count < room and bytes < max_bytes and scans > 0 do
+    local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, math.min(room - count, 500))
+    if #ended == 0 then return end
+    for _, member in ipairs(ended) do
+      if bytes >= max_bytes then return end
+      local entry, holder = string.match(member, '^(.-)|(.*)$')
+      local blob, in_hash = body_of(entry)
+      local facts = read_facts(redis.call('HGET', KEYS[7], entry)) or first_facts(now)
+      redis.call('ZREM', KEYS[2], member)
+      if string.sub(holder, 1, 1) ~= 'r' then facts.crashes, facts.culprit = facts.crashes + 1, holder end
+      if not blob or mode == 'receive' or facts.crashes == 0 or facts.crashes > max_crashes then
         hand_out(entry, blob, facts)
-      elseif blob then
+      else
+        scans = scans - 5
         set_apart(entry, blob, in_hash, facts)
       end
     end
