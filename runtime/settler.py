@@ -9,12 +9,13 @@ from typing import Final
 import structlog
 
 from broker.core import Core
-from broker.errors import StoreError
+from broker.errors import StoreError, StoreFault
 from broker.names import Resource
 from broker.store.messages import Deferral, Onward, Settlement
 from runtime.keeper import LeaseKeeper
 
 _PAGE: Final = 1_000
+_FAULTS: Final = 5
 _PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 _log = structlog.get_logger("penstock")
@@ -104,8 +105,13 @@ class Settler:
             except StoreError as error:
                 if not failures:
                     _log.warning("settle_failed", resource=self._resource.arn, code=error.code, reason=str(error))
-                await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
                 failures += 1
+                if isinstance(error, StoreFault) and failures > _FAULTS:
+                    # A defect, not an outage: trying for ever would hold up all others. Its leases run out.
+                    _log.exception("settle_given_up", resource=self._resource.arn, messages=len(members))
+                    self._keeper.drop(self._resource, members)
+                    return
+                await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S)) - 1])
         self._keeper.drop(self._resource, members)
         # After a lost reply the first attempt may have settled them: then the repeat does not know them.
         refused = [why for why in settlement.refused.values() if why == "fenced" or not failures]

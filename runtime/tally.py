@@ -1,4 +1,4 @@
-"""What happened, for the log: one line a second and function with the sums, one line a failure up to a bound."""
+"""What happened, for the log: a line a second and function with the sums, and a line a failure up to a bound."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Final, Protocol
 import structlog
 
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut
-from runtime.policy import GiveUp, Retry, Verdict
+from runtime.policy import BatchVerdict, GiveUp, Retry, Verdict
 
 _EVERY_S: Final = 1.0
 _FAILURE_LINES: Final = 20
+_MAX_TEXT: Final = 300
 
 _log = structlog.get_logger("penstock")
 
@@ -26,63 +27,112 @@ class Identified(Protocol):
         ...
 
 
+class _Sums:
+    """Counts up, and writes one line when a second has passed since the first count."""
+
+    def __init__(self, event: str, **names: str) -> None:
+        self._event: Final = event
+        self._names: Final = names
+        self._loop: Final = asyncio.get_running_loop()
+        self._counts: dict[str, int] = {}
+        self._calls = self._lines = 0
+        self._busy_s = 0.0
+        self._due = False
+
+    def call(self, started: float) -> None:
+        """One call ended; ``started`` 0 means that it never ran."""
+        self._calls += 1
+        if started:
+            self._busy_s += time.monotonic() - started
+        if not self._due:
+            self._due = True
+            self._loop.call_later(_EVERY_S, self.write)
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Adds to one of the sums."""
+        self._counts[name] = self._counts.get(name, 0) + by
+
+    def may_write_failure(self) -> bool:
+        """Whether this failure gets a line of its own."""
+        self._lines += 1
+        return self._lines <= _FAILURE_LINES
+
+    def write(self) -> None:
+        """Writes the line and begins anew."""
+        mean_ms = round(self._busy_s * 1000 / self._calls, 2)
+        _log.info(self._event, **self._names, **self._counts, mean_ms=mean_ms)
+        self._counts = {}
+        self._calls = self._lines = 0
+        self._busy_s, self._due = 0.0, False
+
+
 class Tally:
-    """Counts the events of one function. No payloads come here."""
+    """The events of one function."""
 
     def __init__(self, function: str) -> None:
         self._function: Final = function
-        self._loop: Final = asyncio.get_running_loop()
-        self._succeeded = self._failed = self._given_up = self._released = self._lines = 0
-        self._busy_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._sums: Final = _Sums("events_settled", function=function)
 
     def add(self, outcome: Outcome, verdict: Verdict, event: Identified, started: float) -> None:
-        """One call ended."""
-        if started:
-            self._busy_s += time.monotonic() - started
+        """One call ended. No payloads come here."""
+        self._sums.call(started)
         match outcome:
             case Completed():
-                self._succeeded += 1
-            case Failed(_, error_type, message):
-                self._failure(error_type, message, verdict, event)
-            case TimedOut(_, message):
-                self._failure("Sandbox.Timedout", message, verdict, event)
+                self._sums.count("succeeded")
+            case Failed() | TimedOut():
+                self._sums.count("failed")
+                if isinstance(verdict, GiveUp):
+                    self._sums.count("given_up")
+                if self._sums.may_write_failure():
+                    self._write_failure(outcome, verdict, event)
             case _:
-                self._released += 1
-        if self._timer is None:
-            self._timer = self._loop.call_later(_EVERY_S, self.flush)
+                self._sums.count("released")
 
-    def _failure(self, error_type: str, message: str, verdict: Verdict, event: Identified) -> None:
-        self._failed += 1
-        self._given_up += isinstance(verdict, GiveUp)
-        self._lines += 1
-        if self._lines > _FAILURE_LINES:
-            return
+    def _write_failure(self, outcome: Failed | TimedOut, verdict: Verdict, event: Identified) -> None:
         _log.warning(
             "event_failed",
             function=self._function,
             request_id=event.request_id,
-            error_type=error_type,
-            error=message[:300],
+            error_type=_error_type(outcome),
+            error=outcome.message[:_MAX_TEXT],
             retry_in_s=verdict.delay_s if isinstance(verdict, Retry) else None,
             given_up=verdict.condition if isinstance(verdict, GiveUp) else None,
         )
 
-    def flush(self) -> None:
-        """Writes the line, if there is anything to say."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        ended = self._succeeded + self._failed + self._released
-        if ended:
-            _log.info(
-                "events_settled",
+
+class BatchTally:
+    """The batches of one mapping."""
+
+    def __init__(self, function: str, queue: str) -> None:
+        self._function: Final = function
+        self._queue: Final = queue
+        self._sums: Final = _Sums("batches_settled", function=function, queue=queue)
+
+    def add(self, messages: int, outcome: Outcome, verdict: BatchVerdict, started: float) -> None:
+        """One batch ended. No payloads come here."""
+        self._sums.call(started)
+        self._sums.count("batches")
+        self._sums.count("messages", messages)
+        if not verdict.failed:
+            return
+        self._sums.count("failed", len(verdict.failed))
+        if self._sums.may_write_failure():
+            _log.warning(
+                "batch_failed",
                 function=self._function,
-                succeeded=self._succeeded,
-                failed=self._failed,
-                given_up=self._given_up,
-                released=self._released,
-                mean_ms=round(self._busy_s * 1000 / ended, 2),
+                queue=self._queue,
+                messages=messages,
+                failed=len(verdict.failed),
+                error_type=_error_type(outcome),
+                problem=verdict.problem[:_MAX_TEXT] or None,
             )
-        self._succeeded = self._failed = self._given_up = self._released = self._lines = 0
-        self._busy_s = 0.0
+
+
+def _error_type(outcome: Outcome) -> str | None:
+    match outcome:
+        case Failed(_, error_type, _):
+            return error_type
+        case TimedOut():
+            return "Sandbox.Timedout"
+        case _:
+            return None

@@ -80,7 +80,7 @@ class ThreadScriptRunner:
         self._scripts: Final = scripts
         self._url: Final = url
         self._chosen_by: Final = chosen_by
-        self._execute: Final = client.execute_command
+        self._execute: Final[Callable[..., Any]] = client.execute_command
 
     def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command. Errors: the StoreError family."""

@@ -20,9 +20,10 @@ from runtime.context import Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Call
-from runtime.outcomes import Abandoned, Failed, Outcome, Throttled, TimedOut, failed
-from runtime.policy import BatchVerdict, after_batch, visible_again_s
+from runtime.outcomes import Abandoned, Outcome, Throttled, failed
+from runtime.policy import after_batch, visible_again_s
 from runtime.shaping import Letter, open_letter, sqs_record, typed_record
+from runtime.tally import BatchTally
 from runtime.waiter import Waiter
 
 _CLAIM_AT_MOST: Final = 10_000
@@ -61,6 +62,7 @@ class QueueSource:
         self._function_resource: Final = engine.core.resource("function", function.name)
         self._settler: Final = engine.settler(self.resource)
         self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
+        self._tally: Final = BatchTally(function.name, mapping.queue)
         self._running = 0
         self._stuck = 0
         self._stale = True
@@ -334,7 +336,7 @@ class QueueSource:
             if index not in verdict.failed:
                 self._settler.finish(item.member, counter="done")
         self._send_back([batch.held[index] for index in sorted(verdict.failed)])
-        self._log_batch(batch, outcome, verdict, started)
+        self._tally.add(len(batch.held), outcome, verdict, started)
 
     def _send_back(self, held: list[Held]) -> None:
         """What failed is visible again when the queue's visibility timeout, counted from its claim, is over."""
@@ -374,20 +376,6 @@ class QueueSource:
         )
         record = await self._engine.quarantine_record(self.resource, item.letter, target, cause)
         self._settler.finish(item.member, counter="failed", onward=(("q", record),))
-
-    def _log_batch(self, batch: Batch, outcome: Outcome, verdict: BatchVerdict, started: float) -> None:
-        line = _log.info if not verdict.failed else _log.warning
-        error_type = outcome.error_type if isinstance(outcome, Failed) else None
-        line(
-            "batch_settled",
-            function=self._function.name,
-            queue=self.resource.name,
-            messages=len(batch.held),
-            failed=len(verdict.failed),
-            error_type="Sandbox.Timedout" if isinstance(outcome, TimedOut) else error_type,
-            problem=verdict.problem[:300] or None,
-            ms=round((time.monotonic() - started) * 1000, 1) if started else None,
-        )
 
 
 def _pause(claim: Claim) -> float | None:
