@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -32,6 +33,9 @@ from broker.store.messages import Claim, Claimed, Counts, Deferral, Onward, Peek
 _REDRIVE_BATCH: Final = 100
 _REDRIVE_LEASE_MS: Final = 60_000
 _KINDS: Final[dict[type[Queue | Function], Kind]] = {Queue: "queue", Function: "function"}
+_LOOK_AGAIN_S: Final = 5.0  # wake-ups are hints: one that is lost costs this much time
+_WAIT_RETRIES: Final = 5
+_WAIT_RETRY_PAUSE_S: Final = 0.1
 _GIVE_BACK_PAUSES_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 
@@ -177,21 +181,29 @@ class QueueClient:
         def wake(_: bytes | None) -> None:
             woken.set()
 
-        deadline = time.monotonic() + wait_s
+        deadline, failures = time.monotonic() + wait_s, 0
         try:
             await self.core.channels.listen({channel: wake})
             while True:
                 woken.clear()
-                messages, claim = await self._take(count, lease_ms, wake=True)
-                left_s = deadline - time.monotonic()
-                if messages or left_s <= 0:
-                    return messages
-                if claim.next_due_ms is not None:
-                    left_s = min(left_s, max(0.001, (claim.next_due_ms - claim.now_ms) / 1000))
+                left_s = max(0.0, deadline - time.monotonic())
                 try:
-                    await asyncio.wait_for(woken.wait(), left_s)
-                except TimeoutError:
+                    messages, claim = await self._take(count, lease_ms, wake=True)
+                except StoreUnavailable:  # a connection cut while waiting; an outage is the caller's to hear of
+                    if failures == _WAIT_RETRIES or not left_s:
+                        raise
+                    failures += 1
+                    await asyncio.sleep(min(left_s, _WAIT_RETRY_PAUSE_S * failures))
                     continue
+                failures = 0
+                if messages or not left_s:
+                    return messages
+                pause_s = min(left_s, _LOOK_AGAIN_S)
+                if claim.next_due_ms is not None:
+                    pause_s = min(pause_s, max(0.001, (claim.next_due_ms - claim.now_ms) / 1000))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await woken.wait()
         finally:
             await self.core.channels.unlisten(channel, wake)
 

@@ -13,11 +13,13 @@ import msgspec
 
 from broker.client import Broker
 from broker.core import Core
+from broker.errors import StoreError
 from broker.ids import TOKEN_OWNER_LENGTH, TokenSource
 from broker.limits import ERROR_MESSAGE_ATTRIBUTE_BYTES as ERROR_TEXT_BYTES
 from broker.names import Queue, Resource
 from broker.queues import ensure_queue
 from broker.records import Attribute, Delivery, Header, pack
+from runtime.handlers import HandlerFunction
 from runtime.invoker import Invoker
 from runtime.keeper import LeaseKeeper
 from runtime.relays import Relays
@@ -26,6 +28,7 @@ from runtime.shaping import Letter
 
 DEFAULT_CALLS: Final = 1_000
 _BREATH_S: Final = 0.01
+_GIVE_BACK_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, *(1.0,) * 20)
 
 
 class Engine:
@@ -89,6 +92,25 @@ class Engine:
         """How many more calls this process may run."""
         return 1 - len(self.invoker.running) if self.alone else self.max_calls - len(self.invoker.running)
 
+    def full_for(self, function: HandlerFunction) -> bool:
+        """Whether this process has no room for one more call of that function, whoever has taken it."""
+        return self.free_calls < 1 or (not function.on_loop and self.invoker.free_threads < 1)
+
+    def give_back(self, resource: Resource, token: str) -> None:
+        """After a claim whose reply was lost, or that came too late: whatever it leased is given back, as soon as
+        Redis is there, so that it does not look like a crash."""
+        self.core.in_background(self._give_back(resource, token), name="release_claim")
+
+    async def _give_back(self, resource: Resource, token: str) -> None:
+        for pause_s in _GIVE_BACK_PAUSES_S:
+            try:
+                await self.core.messages.release_claim(resource, token)
+            except StoreError:
+                await asyncio.sleep(pause_s)
+            else:
+                return
+        await self.core.messages.release_claim(resource, token)
+
     def lease_token(self) -> str:
         """A token for one claim: its first letter tells how the lease is held, what follows names this process."""
         return f"{'s' if self.alone else 'w'}{self.tokens.next()}"
@@ -104,6 +126,7 @@ class Engine:
 
     async def close(self) -> None:
         """Ends the settlers; whoever needs what they hold in Redis awaits :meth:`settled` before."""
+        self.relays.close()
         for task in self._settling:
             task.cancel()
         await asyncio.gather(*self._settling, return_exceptions=True)

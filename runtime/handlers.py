@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -44,17 +45,20 @@ class HandlerFunction:
         self.mapping: MappingSettings | None = mapping_of
         annotation = _event_annotation(self.name, handler)
         self.record_type: Final = _record_type(annotation) if mapping_of else None
-        self.decode: Final = self._decoder(annotation)
+        """T of a batch handler that takes ``list[Record[T]]``; None for any other."""
+        self._event_type: Final = Any if self.takes_records or _is_untyped(annotation) else annotation
+        if mapping_of and typing.get_origin(self._event_type) is list:
+            rule = "a batch handler takes the event of the queue, or list[Record[T]]"
+            raise InvalidOption(f'event annotation of function "{self.name}"', annotation, rule)
+        self.decode: Final = _refuse_event if self.takes_records else self._decoder(self._event_type)
+        self._decode_body: Final = self._decoder(self.record_type if self.takes_records else Any)
 
     @property
     def takes_records(self) -> bool:
         """Whether it is a batch handler that takes ``list[Record[T]]`` instead of the Lambda-shaped event."""
         return self.record_type is not None
 
-    def _decoder(self, annotation: Any) -> Callable[[bytes], Any]:
-        wanted = self.record_type if self.record_type is not None else annotation
-        if wanted in _UNTYPED or (self.mapping is not None and self.record_type is None):
-            wanted = Any
+    def _decoder(self, wanted: Any) -> Callable[[bytes], Any]:
         try:
             return msgspec.json.Decoder(wanted).decode
         except TypeError as error:
@@ -66,7 +70,21 @@ class HandlerFunction:
             return body.decode()
         if self.record_type is bytes:
             return body
-        return self.decode(body)
+        return self._decode_body(body)
+
+    def typed(self, event: dict[str, Any]) -> Any:
+        """The event of a batch as the type that the handler takes. Raises msgspec.ValidationError."""
+        return event if self._event_type is Any else msgspec.convert(event, self._event_type)
+
+
+def _refuse_event(payload: bytes) -> Any:  # noqa: ARG001 - stands where others decode
+    raise msgspec.ValidationError("this function takes the records of a queue; it cannot be given an event")
+
+
+def _is_untyped(annotation: Any) -> bool:
+    return annotation in _UNTYPED or (
+        typing.get_origin(annotation) is dict and typing.get_args(annotation) == (str, Any)
+    )
 
 
 def name_of(handler: Handler) -> str:
@@ -88,12 +106,24 @@ def _event_annotation(name: str, handler: Handler) -> Any:
     first = next(iter(signature.parameters.values()))
     if first.annotation is inspect.Parameter.empty or first.kind is inspect.Parameter.VAR_POSITIONAL:
         return Any
-    target = handler if inspect.isroutine(handler) else type(handler).__call__
     try:
-        return typing.get_type_hints(target, include_extras=True).get(first.name, Any)
-    except (NameError, TypeError) as error:
+        return _resolve(first.annotation, handler)
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
         rule = f"cannot be resolved when the worker starts: {error}"
         raise InvalidOption(f'event annotation of function "{name}"', first.annotation, rule) from error
+
+
+def _resolve(annotation: Any, handler: Handler) -> Any:
+    """What an annotation means where the handler was defined; the others of the handler may stay unresolved, as those
+    of a Context imported for type checking do."""
+    code: Any = handler
+    while isinstance(code, partial):
+        code = code.func
+    if not inspect.isroutine(code):
+        code = type(code).__call__
+    holder = type("Event", (), {"__annotations__": {"event": annotation}})
+    names = getattr(inspect.unwrap(code), "__globals__", {})
+    return typing.get_type_hints(holder, globalns=names, include_extras=True)["event"]
 
 
 def _record_type(annotation: Any) -> Any:

@@ -4,6 +4,8 @@ nobody declares are disabled, outboxes that nobody owns are delivered."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -12,12 +14,14 @@ import structlog
 from broker.client import Broker
 from broker.errors import StoreError
 from broker.invocation_records import InvocationEnd, dead_letter_delivery, record_delivery
-from broker.names import Kind
+from broker.names import Kind, Resource
 from broker.records import FunctionSettings, MappingSettings
-from broker.store.messages import Onward, member_of
+from broker.store.messages import Claim, Deferral, Onward, member_of
 from broker.workers import LiveWorkers
 from runtime.engine import Engine
-from runtime.shaping import open_letter
+from runtime.outcomes import exit_error
+from runtime.policy import GiveUp, before_run
+from runtime.shaping import Letter, open_letter
 
 EVERY_S: Final = 30.0
 _EXPIRE_AT_ONCE: Final = 500
@@ -60,53 +64,53 @@ class Housekeeping:
 
     async def expire(self, name: str) -> int:
         """Gives up what is too old in a function that nobody serves; answers how many events."""
-        core = self._broker.core
-        resource = core.resource("function", name)
-        described = await core.directory.describe(resource)
+        resource = self._broker.core.resource("function", name)
+        described = await self._broker.core.directory.describe(resource)
         if described is None:
             return 0
         settings = msgspec.json.decode(described.settings, type=FunctionSettings)
-        expired = 0
-        while True:
-            token = f"r{self._engine.tokens.next()}"  # not a worker's lease: its end is no crash
-            too_old_ms = await core.messages.now_ms() - int(settings.max_event_age_s * 1000) - 1
-            claim = await core.messages.claim(
-                resource,
-                token=token,
-                lease_ms=core.settings.lease_ms,
-                room=_EXPIRE_AT_ONCE,
-                mode="aged",
-                sent_before_ms=too_old_ms,
-            )
-            if not claim.messages:
-                break
-            members = [member_of(claimed.entry, token) for claimed in claim.messages]
-            notes = await core.messages.notes(resource, [claimed.entry for claimed in claim.messages])
-            onward: list[Onward] = []
-            for index, (claimed, note) in enumerate(zip(claim.messages, notes, strict=True)):
-                letter = open_letter(claimed, claim.nonce)
-                end = InvocationEnd(
-                    function=resource,
-                    request_id=letter.id,
-                    condition="EventAgeExceeded",
-                    tries=letter.facts.tries,
-                    event=letter.body,
-                    response=note,
-                    now_ms=claim.now_ms,
-                )
-                if settings.on_failure:
-                    record = msgspec.msgpack.encode(record_delivery(end, settings.on_failure))
-                    onward.append(Onward(index, "r", record))
-                if settings.dead_letter:
-                    record = msgspec.msgpack.encode(dead_letter_delivery(end, settings.dead_letter))
-                    onward.append(Onward(index, "d", record))
-            await core.messages.finish(resource, members, counter="failed", onward=onward)
-            expired += len(members)
-            if onward:
-                self._engine.relays.kick(resource)
-        if expired:
-            _log.warning("events_expired", function=name, count=expired, reason="no live worker serves the function")
-        return expired
+        given_up = 0
+        while claim := await self._claim_aged(resource, settings):
+            given_up += await self._give_up(resource, settings, *claim)
+        if given_up:
+            _log.warning("events_expired", function=name, count=given_up, reason="no live worker serves the function")
+        return given_up
+
+    async def _claim_aged(self, resource: Resource, settings: FunctionSettings) -> tuple[str, Claim] | None:
+        """Events that are too old, under a token; None when there are none (any more)."""
+        core = self._broker.core
+        token = f"r{self._engine.tokens.next()}"  # not a worker's lease: its end is no crash
+        claim_aged = partial(core.messages.claim, resource, token=token, lease_ms=core.settings.lease_ms, mode="aged")
+        now_ms = (await claim_aged(room=0)).now_ms  # the scripts' clock
+        sent_before_ms = now_ms - int(settings.max_event_age_s * 1000) - 1
+        claim = await claim_aged(room=_EXPIRE_AT_ONCE, sent_before_ms=sent_before_ms)
+        return (token, claim) if claim.messages else None
+
+    async def _give_up(self, resource: Resource, settings: FunctionSettings, token: str, claim: Claim) -> int:
+        core = self._broker.core
+        notes = await core.messages.notes(resource, [claimed.entry for claimed in claim.messages])
+        ended: list[str] = []
+        released: list[Deferral] = []
+        onward: list[Onward] = []
+        for claimed, note in zip(claim.messages, notes, strict=True):
+            letter, member = open_letter(claimed, claim.nonce), member_of(claimed.entry, token)
+            verdict = before_run(settings, letter.facts, age_s=(claim.now_ms - letter.sent_ms) / 1000, limit=None)
+            if verdict is None:  # not old: an ended lease, which comes along whatever its age
+                released.append(Deferral(member, 0))
+                continue
+            response = note if verdict.condition == "EventAgeExceeded" else await self._cause_of_death(letter)
+            records = _records(settings, _end(resource, letter, verdict, response, claim.now_ms))
+            onward += [Onward(len(ended), suffix, record) for suffix, record in records]
+            ended.append(member)
+        if released:
+            await core.messages.defer(resource, released, counter="released")
+        await core.messages.finish(resource, ended, counter="failed", onward=onward)
+        if onward:
+            self._engine.relays.kick(resource)
+        return len(ended)
+
+    async def _cause_of_death(self, letter: Letter) -> bytes:
+        return exit_error(await self._engine.end_of(letter.facts.culprit), letter.id)
 
     async def _mark_undeclared(self, declared: set[str]) -> None:
         """A mapping that no live worker declares rests; one that is declared again goes on."""
@@ -133,3 +137,22 @@ class Housekeeping:
             resource = resources[self._next_outbox]
             if await self._broker.core.outbox.entries(resource, 1):
                 self._engine.relays.kick(resource)
+
+
+def _end(function: Resource, letter: Letter, verdict: GiveUp, response: bytes | None, now_ms: int) -> InvocationEnd:
+    return InvocationEnd(
+        function=function,
+        request_id=letter.id,
+        condition=verdict.condition,
+        tries=verdict.tries,
+        event=letter.body,
+        response=response,
+        now_ms=now_ms,
+    )
+
+
+def _records(settings: FunctionSettings, end: InvocationEnd) -> Iterator[tuple[str, bytes]]:
+    if settings.on_failure:
+        yield "r", msgspec.msgpack.encode(record_delivery(end, settings.on_failure))
+    if settings.dead_letter:
+        yield "d", msgspec.msgpack.encode(dead_letter_delivery(end, settings.dead_letter))

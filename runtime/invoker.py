@@ -71,6 +71,7 @@ class Invoker:
         self._on_exhausted: Final = on_exhausted
         self._loop: Final = asyncio.get_running_loop()
         self.running: Final[set[Call]] = set()
+        self._told_when_freed: Final[set[Callable[[], None]]] = set()
         self._ticking = False
 
     @property
@@ -102,10 +103,22 @@ class Invoker:
             if call.task is not None:
                 call.task.cancel()
 
+    def when_freed(self, tell: Callable[[], None]) -> None:
+        """Calls this once, when the next call of whatever function ends or turns out not to stop."""
+        self._told_when_freed.add(tell)
+
+    def _tell_freed(self) -> None:
+        told = tuple(self._told_when_freed)
+        self._told_when_freed.clear()
+        for tell in told:
+            tell()
+
     async def ended(self) -> None:
         """Returns when no call is running any more, but for those that do not stop."""
-        while tasks := [call.task for call in self.running if call.task is not None and not call.stuck]:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        while any(not call.stuck for call in self.running):
+            freed = asyncio.Event()
+            self.when_freed(freed.set)
+            await freed.wait()
 
     def close(self) -> None:
         """Takes no more calls; threads that are still busy are left to themselves."""
@@ -129,6 +142,8 @@ class Invoker:
         handler, values = call.function.handler, contextvars.copy_context()
 
         def run() -> Outcome:
+            if call.outcome is not None:
+                return call.outcome  # settled before a thread was free: it must not run any more
             try:
                 return _completed(values.run(handler, call.event, call.context), call)
             except BaseException as error:  # noqa: BLE001 - as on the loop
@@ -148,9 +163,11 @@ class Invoker:
     def _end(self, call: Call, outcome: Outcome) -> None:
         self.running.discard(call)
         if call.outcome is None:
-            call.outcome = outcome
+            call.outcome = _cut_short(call, outcome) if call.expired or call.abandoned else outcome
             call.on_outcome(call)
         call.on_free(call)
+        if self._told_when_freed:
+            self._tell_freed()
 
     # -- deadlines ----------------------------------------------------------------------------------------------------
 
@@ -185,6 +202,7 @@ class Invoker:
             call.on_outcome(call)
         stuck = sum(other.stuck for other in self.running)
         _log.warning("handler_does_not_stop", function=call.function.name, stuck_calls=stuck)
+        self._tell_freed()
         if stuck * 2 >= self._threads and self._on_exhausted is not None:
             self._on_exhausted()
 
@@ -210,6 +228,13 @@ def _cancelled(call: Call, error: asyncio.CancelledError) -> Outcome:
     if task is not None and task.cancelling():
         raise error  # the worker itself is being ended
     return failed_with(error, call.context.aws_request_id)
+
+
+def _cut_short(call: Call, outcome: Outcome) -> Outcome:
+    """Whatever a handler makes of its cancellation: over its time is a timeout, and a stop uses up no try."""
+    if call.expired:
+        return outcome if isinstance(outcome, TimedOut) else _timed_out(call)
+    return outcome if isinstance(outcome, Completed) else Abandoned()
 
 
 def _timed_out(call: Call) -> TimedOut:

@@ -25,6 +25,8 @@ from broker.store.scripts import ThreadScriptRunner
 
 _PAGE: Final = 1_000
 _LOOK_S: Final = 1.0
+RETRY_S: Final = 0.5
+"""After a failure the keeper tries again this often."""
 _BLOCKED_AFTER_S: Final = 1.0
 _STACK_FRAMES: Final = 8
 
@@ -78,24 +80,35 @@ class LeaseKeeper:
         """Renews these permits from now on."""
         self._permits.setdefault(key, set()).update(names)
 
-    def drop_permits(self, key: str, names: Iterable[str]) -> None:
-        """They are given back."""
-        held = self._permits.get(key)
-        if held is not None:
-            held.difference_update(names)
+    def drop_permits(self, key: str, names: Iterable[str]) -> list[str]:
+        """They are not renewed any more; answers which of them were, for these must be given back."""
+        held = self._permits.get(key, set())
+        dropped = [name for name in names if name in held]
+        held.difference_update(dropped)
+        return dropped
+
+    def holding(self, resource: Resource) -> frozenset[str]:
+        """The leases of a resource that are being renewed."""
+        return frozenset(self._leases.get(resource, ()))
+
+    async def renew_now(self) -> bool:
+        """Renews everything at once; False when Redis is (still) away. After that the leases of this process, which
+        may have run out meanwhile, are no one else's to take."""
+        return await self._loop.run_in_executor(None, self._renew_all)
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         renew_every_s = self._lease_ms / 4000
         next_renewal = time.monotonic() + renew_every_s
-        while not self._stop.wait(min(_LOOK_S, renew_every_s / 2)):
+        while not self._stop.wait(min(RETRY_S if self._failing else _LOOK_S, renew_every_s / 2)):
             self._watch_loop()
-            if time.monotonic() >= next_renewal:
+            if time.monotonic() >= next_renewal or self._failing:
                 next_renewal = time.monotonic() + renew_every_s
                 self._renew_all()
 
-    def _renew_all(self) -> None:
+    def _renew_all(self) -> bool:
+        """Also at each look after a failure: Redis may be back, and leases are running out."""
         try:
             for resource, held in tuple(self._leases.items()):
                 self._renew(resource, tuple(held))
@@ -112,6 +125,7 @@ class LeaseKeeper:
             if self._failing:
                 _log.info("lease_renewal_back")
             self._failing = False
+        return not self._failing
 
     def _renew(self, resource: Resource, members: tuple[str, ...]) -> None:
         keys = self._core.keys.of(resource)

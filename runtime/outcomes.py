@@ -47,18 +47,29 @@ Outcome: TypeAlias = Completed | Failed | TimedOut | Throttled | Abandoned
 def error_json(error_type: str, message: str, request_id: str, stack: list[str] | None = None) -> bytes:
     """Lambda's error object (spec: function error objects); the message is cut at 64 Ki characters."""
     fields: dict[str, object] = {
-        "errorMessage": message[:_MAX_MESSAGE_CHARACTERS],
+        "errorMessage": _storable(message),
         "errorType": error_type,
         "requestId": request_id,
     }
     if stack is not None:
-        fields["stackTrace"] = stack
+        fields["stackTrace"] = [_storable(frame) for frame in stack]
     return msgspec.json.encode(fields)
+
+
+def _storable(text: str) -> str:
+    """The text, cut, and with lone halves of surrogate pairs spelled out: whatever an error says can be told."""
+    return text[:_MAX_MESSAGE_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+
+
+def exit_error(cause: str | None, request_id: str) -> bytes:
+    """Lambda's error object for an event that took its process down; ``cause`` is what the supervisor saw."""
+    reason = f"Runtime exited with error: {cause}" if cause else "Runtime exited without providing a reason"
+    return error_json("Runtime.ExitError", f"RequestId: {request_id} Error: {reason}", request_id)
 
 
 def failed(error_type: str, message: str, request_id: str, stack: list[str] | None = None) -> Failed:
     """A failure with Lambda's error object."""
-    return Failed(error_json(error_type, message, request_id, stack), error_type, message[:_MAX_MESSAGE_CHARACTERS])
+    return Failed(error_json(error_type, message, request_id, stack), error_type, _storable(message))
 
 
 def failed_with(error: BaseException, request_id: str) -> Failed:
@@ -83,8 +94,6 @@ def timed_out(timeout_s: float, request_id: str) -> TimedOut:
 
 def _stack(trace: TracebackType | None) -> list[str]:
     frames = [
-        frame
-        for frame in traceback.extract_tb(trace)
-        if not frame.filename.replace("\\", "/").endswith(_HIDDEN_FRAMES)
+        frame for frame in traceback.extract_tb(trace) if not frame.filename.replace("\\", "/").endswith(_HIDDEN_FRAMES)
     ]
     return traceback.format_list(frames)

@@ -121,14 +121,16 @@ def _partial(result: bytes, message_ids: list[str]) -> BatchVerdict:
         case {"batchItemFailures": None}:
             return BatchVerdict(frozenset())
         case {"batchItemFailures": list(items)}:
-            places = {message_id: index for index, message_id in enumerate(message_ids)}
+            places: dict[str, list[int]] = {}
+            for index, message_id in enumerate(message_ids):  # a caller's own id may be there twice
+                places.setdefault(message_id, []).append(index)
             failed: set[int] = set()
             for item in items:
                 identifier = item.get("itemIdentifier") if isinstance(item, dict) else None
                 if not isinstance(identifier, str) or identifier not in places:
                     rule = "each must be {'itemIdentifier': <a messageId of this batch>}"
                     return BatchVerdict(everything, f"batchItemFailures has {item!r:.200}: {rule}")
-                failed.add(places[identifier])
+                failed.update(places[identifier])
             return BatchVerdict(frozenset(failed))
         case _:
             rule = "must be null, {} or {'batchItemFailures': [...]}"

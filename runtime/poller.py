@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 
-from broker.errors import StoreError
+from broker.errors import StoreError, StoreUnavailable
+from broker.limits import CLAIM_BYTES
 from broker.store.messages import Claim
 from runtime.engine import Engine
+from runtime.keeper import RETRY_S
 from runtime.sources.invocation import InvocationSource
 from runtime.sources.queue import QueueSource
 from runtime.waiter import Waiter
@@ -31,7 +34,8 @@ class Pollers:
         self._engine: Final = engine
         self._waiters: Final[list[Waiter]] = []
         self.stopping = False
-        self._broken = False
+        self._broken_at: float | None = None
+        self._recovery: Final = asyncio.Lock()
         self._active = 0
         self._all_ended: Final = asyncio.Event()
         self._turn: Final = asyncio.Lock()
@@ -70,9 +74,7 @@ class Pollers:
                     return None
                 await source.accept(claim, token)
             except (StoreError, asyncio.CancelledError):
-                # Whether it leased anything is unknown: it is given back when Redis is there again.
-                release = self._engine.core.messages.release_claim(source.resource, token)
-                self._engine.core.in_background(release, name="release_claim")
+                self._engine.give_back(source.resource, token)  # whether it leased anything is unknown
                 raise
             if claim.suspects and not self._engine.alone:
                 self._engine.on_suspects()
@@ -94,10 +96,13 @@ class Pollers:
         failures = 0
         try:
             while not self.stopping:
-                room = await self._room(source, waiter)
-                if room < 1:
-                    continue
                 try:
+                    if self._broken_at is not None:
+                        await self._recover()
+                    await source.freshen()
+                    room = await self._room(source, waiter)
+                    if room < 1:
+                        continue
                     pause_s = await (self._take_alone(take) if self._engine.alone else take(room))
                 except StoreError as error:
                     self._lost(error)
@@ -105,7 +110,6 @@ class Pollers:
                     failures += 1
                     continue
                 failures = 0
-                self._back()
                 if pause_s != 0 and not self.stopping:
                     slow_s = self._slow_s()
                     await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
@@ -118,6 +122,8 @@ class Pollers:
         """How much may be claimed; 0 when the caller should look again, after waiting for room."""
         room = source.room()
         if room < 1:
+            if source.wants_room():
+                self._engine.invoker.when_freed(waiter.wake)
             await waiter.wait(None)
             return 0
         gather_s = source.should_gather(room)
@@ -138,7 +144,7 @@ class Pollers:
             return pause_s
 
     def _pause(self, claim: Claim, room: int) -> float | None:
-        if claim.status == "ok" and len(claim.messages) >= room:
+        if claim.status == "ok" and claim.filled(room, CLAIM_BYTES):
             return 0
         if claim.next_due_ms is None:
             return None
@@ -147,11 +153,20 @@ class Pollers:
     # -- the state of the store ---------------------------------------------------------------------------------------
 
     def _lost(self, error: StoreError) -> None:
-        if not self._broken:
-            self._broken = True
+        if self._broken_at is None:
+            self._broken_at = time.monotonic()
             _log.warning("store_lost", code=error.code, reason=str(error))
 
-    def _back(self) -> None:
-        if self._broken:
-            self._broken = False
-            _log.info("store_back")
+    async def _recover(self) -> None:
+        """Before anything is claimed again: leases that ran out meanwhile, of calls that still run here and elsewhere,
+        are renewed, so that nobody takes them for those of dead processes. Raises StoreUnavailable while it is away."""
+        async with self._recovery:
+            if self._broken_at is None:
+                return
+            if not await self._engine.keeper.renew_now():
+                raise StoreUnavailable("the leases cannot be renewed")
+            away_s = time.monotonic() - self._broken_at
+            if away_s > self._engine.core.settings.lease_ms / 2000:
+                await asyncio.sleep(RETRY_S)  # in which the others renew theirs
+            self._broken_at = None
+            _log.info("store_back", after_s=round(away_s, 1))

@@ -24,11 +24,16 @@ class Relays:
         self._broker: Final = broker
         self._kicked: Final[set[Resource]] = set()
         self._running: Final[dict[Resource, asyncio.Task[None]]] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Starts nothing more; what is left in an outbox is another process's, or the next one's, to deliver."""
+        self._closed = True
 
     def kick(self, resource: Resource) -> None:
         """There is something in this outbox."""
         self._kicked.add(resource)
-        if resource not in self._running:
+        if resource not in self._running and not self._closed:
             work = self._relay(resource)
             self._running[resource] = self._broker.core.in_background(work, name=f"relay-{resource.name}")
 

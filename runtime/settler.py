@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, TypeAlias, TypeVar
 
 import structlog
 
 from broker.core import Core
 from broker.errors import StoreError, StoreFault
+from broker.limits import MAX_SEND_BYTES
 from broker.names import Resource
 from broker.store.messages import Deferral, Onward, Settlement
 from runtime.keeper import LeaseKeeper
 
 _PAGE: Final = 1_000
+_PAGE_BYTES: Final = MAX_SEND_BYTES
 _FAULTS: Final = 5
 _PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 _log = structlog.get_logger("penstock")
+
+T = TypeVar("T")
+_Ending: TypeAlias = tuple[str, tuple[tuple[str, bytes], ...]]
+"""A member, and what to send on because it ended."""
 
 
 class Settler:
@@ -31,7 +37,7 @@ class Settler:
         self._resource: Final = resource
         self._keeper: Final = keeper
         self._on_onward: Final = on_onward
-        self._finished: dict[tuple[str, bool], list[tuple[str, tuple[tuple[str, bytes], ...]]]] = {}
+        self._finished: dict[tuple[str, bool], list[_Ending]] = {}
         self._deferred: dict[tuple[str, bool], list[Deferral]] = {}
         self._waiting: Final = asyncio.Event()
         self._idle: Final = asyncio.Event()
@@ -59,11 +65,11 @@ class Settler:
             finished, self._finished = self._finished, {}
             deferred, self._deferred = self._deferred, {}
             for (counter, keep_permit), items in finished.items():
-                for start in range(0, len(items), _PAGE):
-                    await self._finish(counter, items[start : start + _PAGE], keep_permit=keep_permit)
+                for endings in _pages(items, _bytes_onward):
+                    await self._finish(counter, endings, keep_permit=keep_permit)
             for (counter, keep_permit), deferrals in deferred.items():
-                for start in range(0, len(deferrals), _PAGE):
-                    await self._defer(counter, deferrals[start : start + _PAGE], keep_permit=keep_permit)
+                for page in _pages(deferrals, _bytes_noted):
+                    await self._defer(counter, page, keep_permit=keep_permit)
             if not self._waiting.is_set():
                 self._idle.set()
 
@@ -71,9 +77,7 @@ class Settler:
         """Returns when everything handed in is settled."""
         await self._idle.wait()
 
-    async def _finish(
-        self, counter: str, items: list[tuple[str, tuple[tuple[str, bytes], ...]]], *, keep_permit: bool
-    ) -> None:
+    async def _finish(self, counter: str, items: list[_Ending], *, keep_permit: bool) -> None:
         members = [member for member, _ in items]
         onward = [
             Onward(index, suffix, record) for index, (_, records) in enumerate(items) for suffix, record in records
@@ -90,9 +94,7 @@ class Settler:
 
     async def _defer(self, counter: str, deferrals: list[Deferral], *, keep_permit: bool) -> None:
         async def settle() -> Settlement:
-            return await self._core.messages.defer(
-                self._resource, deferrals, counter=counter, keep_permits=keep_permit
-            )
+            return await self._core.messages.defer(self._resource, deferrals, counter=counter, keep_permits=keep_permit)
 
         await self._until_done(settle, [deferral.member for deferral in deferrals])
 
@@ -118,3 +120,26 @@ class Settler:
         if refused:
             fenced = refused.count("fenced")
             _log.warning("lease_lost", resource=self._resource.arn, refused=len(refused), fenced=fenced)
+
+
+def _bytes_onward(ending: _Ending) -> int:
+    return sum(len(record) for _, record in ending[1]) if ending[1] else 0
+
+
+def _bytes_noted(deferral: Deferral) -> int:
+    return len(deferral.note)
+
+
+def _pages(items: list[T], bytes_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in lists that one script call may carry: by number, and by the bytes that come along."""
+    page: list[T] = []
+    size = 0
+    for item in items:
+        length = bytes_of(item)
+        if page and (len(page) >= _PAGE or size + length > _PAGE_BYTES):
+            yield page
+            page, size = [], 0
+        page.append(item)
+        size += length
+    if page:
+        yield page

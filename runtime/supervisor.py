@@ -7,11 +7,13 @@ are set apart; for those it starts one more process, which runs them one at a ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -29,7 +31,9 @@ EXIT_DRAINED: Final = 0
 EXIT_FAILED: Final = 1
 _RESTART_FIRST_S: Final = 0.1
 _RESTART_LAST_S: Final = 5.0
-_STEADY_S: Final = 10.0
+_RESTART_READY_LAST_S: Final = 1.0
+"""One that had been ready was ended by what it ran, or from outside: a longer pause would help nobody."""
+_STEADY_S: Final = 2.0
 _SIGNAL_WORDS: Final = {signal.SIGKILL: "killed", signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "aborted"}
 
 _log = structlog.get_logger("penstock")
@@ -38,10 +42,12 @@ _log = structlog.get_logger("penstock")
 class _Child:
     """One process and what it has said of itself."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, *, alone: bool) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, *, alone: bool, deaths: int) -> None:
         self.process: Final = process
         self.control: Final = control
         self.alone: Final = alone
+        self.deaths: Final = deaths
+        """How many before it in its place died young, one after the other."""
         self.started: Final = time.monotonic()
         self.name = ""
         self.ready: Final = asyncio.Event()
@@ -81,7 +87,6 @@ class Supervisor:
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._stopping = anyio.Event()
         self._status = EXIT_DRAINED
-        self._restarts = 0
         self._wants_alone = False
         self._core: Core | None = None
         self.ready: Final = anyio.Event()
@@ -135,7 +140,7 @@ class Supervisor:
 
     # -- children -----------------------------------------------------------------------------------------------------
 
-    def _start(self, *, alone: bool = False) -> _Child:
+    def _start(self, *, alone: bool = False, deaths: int = 0) -> _Child:
         ours, theirs = socket.socketpair()
         options = ChildOptions(
             app=self._app,
@@ -155,7 +160,7 @@ class Supervisor:
         )
         theirs.close()
         ours.settimeout(0)
-        child = _Child(process, ours, alone=alone)
+        child = _Child(process, ours, alone=alone, deaths=deaths)
         self._children.add(child)
         self._spawn(self._listen(child), f"listen-{process.pid}")
         self._spawn(self._watch(child), f"watch-{process.pid}")
@@ -185,7 +190,7 @@ class Supervisor:
             writer.close()
 
     async def _watch(self, child: _Child) -> None:
-        status = await asyncio.to_thread(child.process.wait)
+        status = await _end_of(child.process)
         self._children.discard(child)
         child.ended.set()
         if child.retiring or self._stopping.is_set():
@@ -196,16 +201,20 @@ class Supervisor:
                 self.stop()
             return
         cause = _cause_of(status)
+        deaths = 0
         if not (child.alone and status == 0):
             _log.error("worker_died", process=child.name, pid=child.process.pid, cause=cause, alone=child.alone)
             await self._record(child, cause)
-            await self._pause(child)
+            deaths = 1 if time.monotonic() - child.started > _STEADY_S else child.deaths + 1
+            with anyio.move_on_after(_pause_s(child, deaths)):
+                await self._stopping.wait()
         if child.alone:
-            if status == 0 and not self._wants_alone:
+            # While it paused, another one may have been asked for and started.
+            if any(other.alone for other in self._children) or (status == 0 and not self._wants_alone):
                 return
             self._wants_alone = False
         if not self._stopping.is_set():
-            self._start(alone=child.alone)
+            self._start(alone=child.alone, deaths=deaths)
 
     def _run_alone(self) -> None:
         """Events were set apart: one process for them is enough."""
@@ -222,14 +231,6 @@ class Supervisor:
         except StoreError as error:
             _log.warning("cause_not_kept", process=child.name, cause=cause, reason=str(error))
 
-    async def _pause(self, child: _Child) -> None:
-        if time.monotonic() - child.started > _STEADY_S:
-            self._restarts = 0
-        delay_s = min(_RESTART_LAST_S, _RESTART_FIRST_S * 2**self._restarts)
-        self._restarts = min(self._restarts + 1, 16)
-        with anyio.move_on_after(delay_s):
-            await self._stopping.wait()
-
     async def _wait_for_children(self) -> None:
         while self._children:
             await next(iter(self._children)).ended.wait()
@@ -243,6 +244,34 @@ async def _first(*events: asyncio.Event) -> None:
     finally:
         for wait in waits:
             wait.cancel()
+
+
+async def _end_of(process: subprocess.Popen[bytes]) -> int:
+    """The status of a process once it has ended; a thread for each, as a pool has no room for many that only wait."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def tell(status: int) -> None:
+        if not ended.cancelled():
+            ended.set_result(status)
+
+    def wait() -> None:
+        status = process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, status)
+
+    threading.Thread(target=wait, name=f"penstock-wait-{process.pid}", daemon=True).start()
+    return await ended
+
+
+def _pause_s(child: _Child, deaths: int) -> float:
+    """How long to wait before another one takes its place, after so many early deaths in a row. Where events run
+    alone dying is to be expected, and the others there wait for it."""
+    if not child.ready.is_set():
+        longest_s = _RESTART_LAST_S
+    else:
+        longest_s = _RESTART_FIRST_S if child.alone else _RESTART_READY_LAST_S
+    return min(longest_s, _RESTART_FIRST_S * 2.0 ** min(deaths - 1, 16))
 
 
 def _cause_of(status: int) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final
 
 import anyio
@@ -95,8 +94,9 @@ class Worker:
         """Serves until stopped. Raises StoreError or InvalidInput when it cannot start."""
         async with Broker(self._url, settings=self._settings) as broker:
             functions = self._app.functions
-            await self._register(broker, functions.values())
-            invoker = Invoker(threads=self._threads, on_exhausted=self._exhausted)
+            await self._join(broker, functions)
+            # One that runs events alone has no room beside a call that does not stop.
+            invoker = Invoker(threads=1 if self._alone else self._threads, on_exhausted=self._exhausted)
             keeper = LeaseKeeper(broker.core, on_lost=self._lost)
             engine = Engine(
                 broker,
@@ -117,6 +117,16 @@ class Worker:
                     await self._leave(engine)
 
     # -- start --------------------------------------------------------------------------------------------------------
+
+    async def _join(self, broker: Broker, functions: dict[str, HandlerFunction]) -> None:
+        """First it says that it serves them, so that nobody takes its mappings for undeclared, then it registers."""
+        await self._heartbeat(broker, functions)
+        try:
+            await self._register(broker, functions.values())
+        except BaseException:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_CANCEL_GRACE_S):
+                await self._leave_registry(broker)
+            raise
 
     async def _register(self, broker: Broker, functions: Iterable[HandlerFunction]) -> None:
         if self._alone:
@@ -148,15 +158,16 @@ class Worker:
                 waiter = pollers.waiter()
                 invocations = InvocationSource(engine, function, waiter)
                 sources.append(invocations)
-                listeners[engine.core.keys.of(invocations.resource).wake] = [waiter.wake]
+                listeners[engine.core.keys.of(invocations.resource).wake] = [invocations.changed]
                 group.start_soon(pollers.poll_invocations, invocations, waiter, name=f"poll {function.name}")
             for function in functions.values():
                 if function.mapping is not None:
                     waiter = pollers.waiter()
                     queue = QueueSource(engine, function, function.mapping, waiter)
                     sources.append(queue)
-                    for channel in (engine.core.keys.of(queue.resource).wake, queue.function_wake):
-                        listeners.setdefault(channel, []).append(queue.changed)
+                    listeners.setdefault(engine.core.keys.of(queue.resource).wake, []).append(queue.changed)
+                    for channel in queue.permit_channels:
+                        listeners.setdefault(channel, []).append(queue.permit_given_back)
                     group.start_soon(pollers.poll_queue, queue, waiter, name=f"poll {function.mapping.name}")
             if not self._alone:
                 listeners[engine.core.parcels.inbox(self.process)] = [calls.on_notice]
@@ -174,14 +185,16 @@ class Worker:
             if self._on_ready is not None:
                 self._on_ready()
             await self._stop.wait()
-            await self._drain(engine, pollers, sources, calls)
+            await self._drain(broker, engine, pollers, calls)
             group.cancel_scope.cancel()
 
     # -- while it runs ------------------------------------------------------------------------------------------------
 
     async def _beat(self, broker: Broker, functions: dict[str, HandlerFunction]) -> None:
-        while True:
+        while not self._stop.is_set():
             await anyio.sleep(HEARTBEAT_S)
+            if self._stop.is_set():
+                return  # it has left the registry
             try:
                 await self._heartbeat(broker, functions)
             except StoreError as error:
@@ -224,51 +237,61 @@ class Worker:
     def _exhausted(self) -> None:
         if not self._stop.is_set():
             _log.error("worker_exhausted", reason="too many calls do not stop at their timeout; it drains")
+            if self._alone:
+                self._on_suspects()  # there may be more behind the one that does not stop: another process is needed
             self.stop()
 
     def _lost(self, resource: Resource, members: list[str]) -> None:
         """Leases that somebody else has now: their calls are ended, their results would be refused anyway."""
-        lost = set(members)
-        for source in self._sources:
-            if source.resource == resource:
-                source.forget(lost)
-        self._engine.keeper.drop(resource, members)
-        for call in tuple(self._engine.invoker.running):
-            if getattr(call.work, "member", None) in lost:
-                self._engine.invoker.abandon(call)
-        _log.warning("leases_lost", resource=resource.arn, count=len(members))
+        keeper, invoker = self._engine.keeper, self._engine.invoker
+        lost = keeper.holding(resource).intersection(members)  # without those that were settled meanwhile
+        keeper.drop(resource, lost)
+        affected = sum(source.forget(lost) for source in self._sources if source.resource == resource)
+        held = keeper.holding(resource)
+        for call in tuple(invoker.running):
+            needs: Collection[str] = getattr(call.work, "members", ())
+            # A batch goes on while some of its messages are still ours.
+            if not lost.isdisjoint(needs) and held.isdisjoint(needs):
+                invoker.abandon(call)
+                affected += 1
+        if affected:
+            _log.warning("leases_lost", resource=resource.arn, count=len(lost), calls_or_events=affected)
 
     # -- stop ---------------------------------------------------------------------------------------------------------
 
-    async def _drain(
-        self, engine: Engine, pollers: Pollers, sources: list[InvocationSource | QueueSource], calls: CallSource
-    ) -> None:
+    async def _drain(self, broker: Broker, engine: Engine, pollers: Pollers, calls: CallSource) -> None:
         _log.info("worker_stopping", running=len(engine.invoker.running), grace_s=self._grace_s)
         pollers.stop_claiming()
         calls.stopping = True
-        for source in sources:
-            source.hand_back()
-        await self._leave_registry(engine)
+        self._hand_back()
+        await self._leave_registry(broker)
         with anyio.move_on_after(_CANCEL_GRACE_S):
             await pollers.ended()
         await self._wait_for_calls(engine, self._grace_s, until=self._hurry)
         unfinished = [call for call in engine.invoker.running if not call.stuck]
-        for call in unfinished:
-            engine.invoker.abandon(call)
-        await self._wait_for_calls(engine, _CANCEL_GRACE_S, until=None)
-        for source in sources:
-            source.hand_back()
+        await self._abandon_calls(engine)
+        self._hand_back()
         with anyio.move_on_after(_CANCEL_GRACE_S):
             await engine.settled()
             await engine.relays.settled()
         _log.info("worker_stopped", handed_back=len(unfinished), stuck=len(engine.invoker.running))
 
-    async def _leave_registry(self, engine: Engine) -> None:
+    async def _leave_registry(self, broker: Broker) -> None:
         """Callers look for another worker from now on."""
         try:
-            await engine.core.directory.heartbeat(self.process, b"", ttl_ms=0)
+            await broker.core.directory.heartbeat(self.process, b"", ttl_ms=0)
         except StoreError as error:
             _log.debug("heartbeat_failed", reason=str(error))
+
+    def _hand_back(self) -> None:
+        for source in self._sources:
+            source.hand_back()
+
+    async def _abandon_calls(self, engine: Engine) -> None:
+        for call in tuple(engine.invoker.running):
+            if not call.stuck:
+                engine.invoker.abandon(call)
+        await self._wait_for_calls(engine, _CANCEL_GRACE_S, until=None)
 
     async def _wait_for_calls(self, engine: Engine, seconds: float, *, until: anyio.Event | None) -> None:
         with anyio.move_on_after(seconds):
@@ -279,10 +302,9 @@ class Worker:
 
     async def _leave(self, engine: Engine) -> None:
         """Also when the worker's task was cancelled: nothing stays leased that this process could give back."""
+        self._hand_back()
+        await self._abandon_calls(engine)
         with anyio.move_on_after(_CANCEL_GRACE_S):
-            for call in tuple(engine.invoker.running):
-                engine.invoker.abandon(call)
-            await asyncio.sleep(0)
             await engine.settled()
         await engine.close()
         engine.keeper.stop()

@@ -11,6 +11,7 @@ import pytest
 
 from broker import Broker
 from broker.embedded import EmbeddedRedis
+from broker.names import Kind
 from broker.settings import Settings
 from broker.store.keys import CLOCK_OFFSET_KEY
 
@@ -21,11 +22,16 @@ class Clock:
     """Moves the time that every script of the test server sees; nothing sleeps."""
 
     def __init__(self, broker: Broker) -> None:
-        self._runner = broker.core.runner
+        self._core = broker.core
 
     async def advance(self, seconds: float) -> None:
-        """Lets so many seconds pass for Redis's leases, delays, ages and permits."""
-        await self._runner.fetch("INCRBY", CLOCK_OFFSET_KEY, round(seconds * 1000))
+        """Lets so many seconds pass for Redis's leases, delays, ages and permits, and wakes whoever waits for them."""
+        fetch = self._core.runner.fetch
+        await fetch("INCRBY", CLOCK_OFFSET_KEY, round(seconds * 1000))
+        kinds: tuple[Kind, Kind] = ("queue", "function")
+        for kind in kinds:
+            for name in await self._core.directory.names(kind):
+                await fetch("PUBLISH", self._core.keys.of(self._core.resource(kind, name)).wake, "")
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,8 @@ class Channels:
             event = self._confirmed.get(channel.encode())
             if event is not None:
                 try:
-                    await asyncio.wait_for(event.wait(), _PONG_S)
+                    async with asyncio.timeout(_PONG_S):
+                        await event.wait()
                 except TimeoutError:
                     return
 

@@ -42,6 +42,10 @@ class ResourceKeys(msgspec.Struct, frozen=True):
         """The running batches of the mapping from this queue to that function."""
         return f"{self.base}mapping:{function}"
 
+    def mapping_wake(self, function: str) -> str:
+        """The channel that tells of permits of that mapping given back; not the queue's, which tells of messages."""
+        return f"{self.base}mapping-wake:{function}"
+
     def every(self) -> tuple[str, ...]:
         """All keys that live as long as the resource (tokens expire by themselves)."""
         return (

@@ -78,6 +78,10 @@ class Claim(msgspec.Struct, frozen=True):
     nonce: int = 0
     messages: list[Claimed] = []
 
+    def filled(self, room: int, max_bytes: int) -> bool:
+        """Whether it brought all that was asked for, by number or by bytes: then there may be more."""
+        return len(self.messages) >= room or sum(len(claimed.blob) for claimed in self.messages) >= max_bytes
+
 
 class Settlement(msgspec.Struct, frozen=True):
     """How many were settled, and which (by index) were refused because their lease is not theirs any more."""

@@ -50,7 +50,8 @@ class PermitStore:
     async def release_of_mapping(self, queue: Resource, function: str, names: Sequence[str]) -> None:
         """Gives permits of a mapping back."""
         k = self._keys.of(queue)
-        await self._runner.run("release_permits", (k.mapping_permits(function), k.meta), (k.wake, *names))
+        channel = k.mapping_wake(function)
+        await self._runner.run("release_permits", (k.mapping_permits(function), k.meta), (channel, *names))
 
     async def call(self, function: Resource, *, call_id: str, permit_ms: int, inbox: str, notice: bytes) -> CallStatus:
         """Takes the permit of a synchronous call and tells the worker's inbox, in one step."""

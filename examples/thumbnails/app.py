@@ -76,7 +76,8 @@ def thumbnail(event: ThumbnailRequest, context: Context) -> dict[str, Any]:
 
 
 # One sheet at a time: two that are drawn at once could overwrite the newer with the older.
-@app.queue("thumbnails", batch_size=100, batch_window=1.0, partial_failures=True, max_concurrency=1)
+# A full sheet takes a slow machine some seconds.
+@app.queue("thumbnails", batch_size=100, batch_window=1.0, partial_failures=True, max_concurrency=1, timeout=25)
 async def contact_sheet(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Lay out all the thumbnails made so far; the records it can't use stay in the queue, the others are done.
 

@@ -16,11 +16,10 @@ class Common:
     """Where Redis is, and how the answer is printed."""
 
     url: Annotated[str | None, Parameter(metavar="URL")] = None
-    """Redis to use: redis://, rediss:// or unix://. Otherwise PENSTOCK_REDIS_URL, the running `penstock dev` of this
-    folder or a parent, redis://localhost:6379."""
+    """Redis to use; else PENSTOCK_REDIS_URL, the running `penstock dev`, localhost:6379."""
 
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False
-    """Print JSON and nothing else: one document, or one a line where there are many."""
+    """Print JSON only: one document, or one a line where there are many."""
 
     @property
     def output(self) -> Output:

@@ -65,7 +65,7 @@ _ENCODER: Final[msgspec.json.Encoder] = msgspec.json.Encoder(enc_hook=str, decim
 
 
 def printable(text: str) -> str:
-    """The text without what could steer a terminal: control characters appear as \\x1b and the like."""
+    """The text without what could steer a terminal: control characters are spelled out in hex."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
@@ -77,6 +77,11 @@ def duration(seconds: float | None) -> str | None:
         if seconds >= 2 * length_s:
             return f"{seconds / length_s:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 message``, ``2 messages``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def builtin(record: msgspec.Struct) -> dict[str, Any]:

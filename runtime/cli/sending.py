@@ -13,7 +13,7 @@ from broker.errors import InvalidInput, InvalidOption, StoreError
 from broker.limits import MAX_ASYNC_EVENT_BYTES
 from broker.outgoing import event_json, queue_message
 from runtime.cli.options import COMMON, Common
-from runtime.cli.output import Output
+from runtime.cli.output import Output, counted
 from runtime.cli.payloads import as_text, parse_attributes, read_lines, read_payload, read_text
 
 _LINES_A_STEP: Final = 1_000
@@ -30,15 +30,18 @@ async def invoke(
     ] = False,
     common: Common = COMMON,
 ) -> None:
-    """Store an event for a function, which runs it asynchronously; print its request id.
+    """Store an event for a function, to run asynchronously; print its request id.
 
-    PAYLOAD is JSON, @FILE, or - for standard input. With --lines all lines are checked before the first is stored.
+    PAYLOAD is JSON, @FILE, or - for standard input. With --lines all lines are
+    checked before the first is stored.
     """
     if lines:
         _refuse_with_lines(id=id)
         events = [(number, _checked_event(function, number, line)) for number, line in read_lines(payload)]
         async with Broker(common.url) as broker:
-            await _send_lines(common.output, f'event(s) for function "{function}"', "request_id", events, _invoker(broker, function))
+            await _send_lines(
+                common.output, f'for function "{function}"', "request", events, _invoker(broker, function)
+            )
         return
     event = read_payload(payload)
     async with Broker(common.url) as broker:
@@ -56,8 +59,8 @@ async def call(
 ) -> int:
     """Run a function on a live worker and print its result as JSON; never tried again.
 
-    PAYLOAD is JSON, @FILE, or - for standard input. When the function fails, Lambda's error object is printed
-    instead, and the exit status is 1.
+    PAYLOAD is JSON, @FILE, or - for standard input. When the function fails,
+    Lambda's error object is printed instead, and the exit status is 1.
     """
     event = read_payload(payload)
     output = common.output
@@ -86,7 +89,9 @@ async def send(
     body: str,
     /,
     *,
-    delay: Annotated[float | None, Parameter(help="Seconds until it can be received; the queue's own if left out.")] = None,
+    delay: Annotated[
+        float | None, Parameter(help="Seconds until it can be received; the queue's own if left out.")
+    ] = None,
     attribute: Annotated[
         tuple[str, ...],
         Parameter(negative=(), show_default=False, help="NAME=TEXT or NAME:=NUMBER; may be repeated."),
@@ -99,8 +104,8 @@ async def send(
 ) -> None:
     """Send a message to a queue; print its id.
 
-    BODY is text, @FILE, or - for standard input, and is stored as it is. With --lines all lines are checked before
-    the first is stored.
+    BODY is text, @FILE, or - for standard input, and is stored as it is. With
+    --lines all lines are checked before the first is stored.
     """
     if lines:
         _refuse_with_lines(id=id, attribute=attribute or None)
@@ -111,7 +116,7 @@ async def send(
             async def store(some: Sequence[str]) -> list[str]:
                 return await target.send_many(some, delay=delay)
 
-            await _send_lines(common.output, f'message(s) for queue "{queue}"', "message_id", bodies, store)
+            await _send_lines(common.output, f'for queue "{queue}"', "message", bodies, store)
         return
     text, attributes = read_text(body), parse_attributes(attribute)
     async with Broker(common.url) as broker:
@@ -149,7 +154,11 @@ def _invoker(broker: Broker, function: str) -> Callable[[Sequence[bytes]], Await
 
 
 async def _send_lines(
-    output: Output, what: str, id_name: str, numbered: list[tuple[int, Any]], store: Callable[[Sequence[Any]], Awaitable[list[str]]]
+    output: Output,
+    where: str,
+    noun: str,
+    numbered: list[tuple[int, Any]],
+    store: Callable[[Sequence[Any]], Awaitable[list[str]]],
 ) -> None:
     """Stores in steps behind a progress bar; when a step fails, says what had been stored before."""
     from rich.console import Console
@@ -167,10 +176,12 @@ async def _send_lines(
                 progress.update(task, completed=stored)
                 if output.as_json:
                     for (number, _), new_id in zip(step, ids, strict=True):
-                        output.emit({"line": number, id_name: new_id})
+                        output.emit({"line": number, f"{noun}_id": new_id})
     except StoreError:
         last = numbered[stored - 1][0] if stored else 0
-        output.note(f"penstock: {stored} of {len(numbered)} {what} are stored for certain: those up to line {last}")
+        output.note(
+            f"penstock: {stored} of {counted(len(numbered), 'line')} {where} are stored for certain: those up to line {last}"
+        )
         raise
     if not output.as_json:
-        output.answer(None, f"{stored} {what} stored")
+        output.answer(None, f"{counted(stored, 'line')} stored {where}")

@@ -18,6 +18,8 @@ from runtime.invoker import Call
 from runtime.outcomes import Abandoned, Completed, Failed, Throttled, TimedOut, failed
 
 _PARCEL_TTL_MS: Final = 60_000
+_CALLER_GRACE_S: Final = 1.0
+"""A caller whose time is over says so; this much later its call ends all the same, as the caller may be dead."""
 
 _log = structlog.get_logger("penstock")
 
@@ -29,6 +31,7 @@ class CallSource:
         self._engine: Final = engine
         self._functions: Final = functions
         self._running: Final[dict[str, Call]] = {}
+        self._arriving: Final[set[str]] = set()
         self.stopping = False
 
     @property
@@ -45,13 +48,16 @@ class CallSource:
             call = self._running.get(notice.id)
             if call is not None:
                 self._engine.invoker.abandon(call)
+            self._arriving.discard(notice.id)
             return
+        self._arriving.add(notice.id)
         self._engine.core.in_background(self._take(notice, time.monotonic()), name="call")
 
     async def _take(self, notice: CallNotice, received: float) -> None:
         function = self._functions.get(notice.function)
-        if function is None or self.stopping or self._full(function):
-            await self._refuse(notice)
+        if function is None or self.stopping or self._engine.full_for(function):
+            self._arriving.discard(notice.id)
+            await self._refuse(notice, "no room, or stopping")
             return
         resource = self._engine.core.resource("function", notice.function)
         permits = self._engine.core.keys.of(resource).permits
@@ -61,6 +67,13 @@ class CallSource:
         except StoreError:
             self._engine.keeper.drop_permits(permits, [notice.id])  # it runs out; the caller hears at its deadline
             raise
+        if notice.id not in self._arriving:
+            await self._free(resource, notice.id)  # its caller has gone while the payload came
+            return
+        self._arriving.discard(notice.id)
+        if payload is None:
+            await self._refuse(notice, "the payload has expired before it was read")
+            return
         timeout_s = min(function.settings.timeout_s, notice.timeout_ms / 1000)
         context = Context(
             identity=notice.id,
@@ -70,23 +83,21 @@ class CallSource:
             deadline=received + timeout_s,
         )
         try:
-            event = function.decode(payload or b"null")
+            event = function.decode(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             problem = failed("Runtime.UnmarshalError", f"Unable to unmarshal input: {error}", notice.id, [])
             await self._answer(notice, problem.error, failed_=True)
             await self._free(resource, notice.id)
             return
-        call = Call(function, event, context, received + timeout_s, self._on_outcome, self._on_free, notice)
+        deadline = received + min(function.settings.timeout_s, notice.timeout_ms / 1000 + _CALLER_GRACE_S)
+        call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice)
         self._running[notice.id] = call
         self._engine.invoker.start(call)
 
-    def _full(self, function: HandlerFunction) -> bool:
-        return self._engine.free_calls < 1 or (not function.on_loop and self._engine.invoker.free_threads < 1)
-
-    async def _refuse(self, notice: CallNotice) -> None:
+    async def _refuse(self, notice: CallNotice, why: str) -> None:
         resource = self._engine.core.resource("function", notice.function)
         await self._free(resource, notice.id)
-        reply = CallReply(id=notice.id, refused="no room, or stopping")
+        reply = CallReply(id=notice.id, refused=why)
         await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
 
     def _on_outcome(self, call: Call) -> None:
@@ -110,10 +121,9 @@ class CallSource:
         self._engine.core.in_background(self._free(resource, call.work.id), name="release_permit")
 
     async def _free(self, resource: Resource, call_id: str) -> None:
+        """Whatever this process knows of limits: its permit, where there was one, was taken by what Redis knew."""
         self._engine.keeper.drop_permits(self._engine.core.keys.of(resource).permits, [call_id])
-        function = self._functions.get(resource.name)
-        if function is None or function.settings.concurrency is not None:
-            await self._engine.core.permits.release_of_function(resource, [call_id])
+        await self._engine.core.permits.release_of_function(resource, [call_id])
 
     async def _answer(self, notice: CallNotice, payload: bytes, *, failed_: bool) -> None:
         inline = len(payload) <= INLINE_BYTES

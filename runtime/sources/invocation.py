@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
@@ -21,7 +22,7 @@ from runtime.context import Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Call
-from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, failed
+from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, failed
 from runtime.policy import Finish, GiveUp, Release, Retry, after_run, before_run
 from runtime.tally import Tally
 from runtime.waiter import Waiter
@@ -53,6 +54,11 @@ class Event:
         self.fence = claim.fence
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """The leases that its call depends on."""
+        return (self.member,)
+
+    @property
     def request_id(self) -> str:
         """The caller's own id, or the one that the entry gives."""
         return self.identity if isinstance(self.identity, str) else message_id(*self.identity)
@@ -78,6 +84,7 @@ class InvocationSource:
         self._limit: int | None = function.settings.concurrency
         self._prefetched: Final[deque[Event]] = deque()
         self._revision = -1
+        self._stale = False
         self._running = 0
         self._stuck = 0
         self._starting = False
@@ -86,10 +93,36 @@ class InvocationSource:
         self._rate = 0.0
         self._tally: Final = Tally(function.name)
 
+    def changed(self, notice: bytes | None) -> None:
+        """A wake-up; settings are read again when it says so, or when something may have been missed."""
+        if notice is None or notice:
+            self._stale = True
+        self._waiter.wake()
+
+    async def freshen(self) -> None:
+        """Takes over newer settings where there may be some. What was claimed under others is handed back."""
+        if not self._stale:
+            return
+        self._stale = False  # before the look: what changes during it is announced again
+        try:
+            described = await self._engine.core.directory.describe(self.resource)
+        except BaseException:
+            self._stale = True
+            raise
+        if described is None:
+            return
+        self._function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
+        self._revision = described.revision
+        if described.held or settings.paused or settings.concurrency != self._limit:
+            self.hand_back()
+        self._limit = settings.concurrency
+
     # -- claiming -----------------------------------------------------------------------------------------------------
 
     def room(self) -> int:
-        """How many events may be claimed now: what can start, plus the prefetch where there is no limit."""
+        """How many events may be claimed now: what can start, plus the prefetch where there is no limit. What was
+        claimed before starts first, where somebody else's calls have made room."""
+        self._start_prefetched()
         can_start = self._can_start() - len(self._prefetched)
         if self._engine.alone or self._limit is not None or not self._function.on_loop:
             return min(can_start, _CLAIM_AT_MOST)
@@ -100,6 +133,10 @@ class InvocationSource:
         if self._limit:
             free = min(free, self._limit - self._running)
         return free if self._function.on_loop else min(free, self._engine.invoker.free_threads)
+
+    def wants_room(self) -> bool:
+        """Whether it waits for the end of any call in this process, not only of its own."""
+        return self._engine.full_for(self._function)
 
     def should_gather(self, room: int) -> float | None:
         """While calls end one by one: how long to let them, so that one claim takes many."""
@@ -122,38 +159,32 @@ class InvocationSource:
         if claim.status == "unknown":
             self._revision = -1
             return
+        if claim.revision != self._revision or claim.limit != self._limit:
+            self._stale = True
+            await self.freshen()
         self._limit = claim.limit
-        if claim.revision != self._revision:
-            await self._refresh(claim.revision)
         events = [Event(claimed, member_of(claimed.entry, token), claim) for claimed in claim.messages]
         self._engine.keeper.hold(self.resource, [event.member for event in events])
-        for event in events:
-            if self._prefetched or self._can_start() < 1:
-                self._prefetched.append(event)
-            else:
-                self._consider(event)
-                if self._engine.holds_loop_too_long():
-                    await asyncio.sleep(0)
+        self._prefetched.extend(events)  # from here on a stop finds them there
         if claim.outbox:
             self._engine.relays.kick(self.resource)
-
-    async def _refresh(self, revision: int) -> None:
-        """The newest registration wins for all workers: takes its settings over."""
-        described = await self._engine.core.directory.describe(self.resource)
-        if described is not None:
-            self._function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
-            self._revision = revision
+        while self._prefetched and self._can_start() > 0:
+            self._start_next()
+            if self._engine.holds_loop_too_long():
+                await asyncio.sleep(0)
 
     def hand_back(self) -> None:
         """Gives back at once what was claimed and has not started."""
         while self._prefetched:
             self._settler.defer(Deferral(self._prefetched.popleft().member, 0), counter="released")
 
-    def forget(self, members: set[str]) -> None:
-        """Their leases are somebody else's now: what has not started must not."""
+    def forget(self, members: AbstractSet[str]) -> int:
+        """Their leases are somebody else's now: what has not started must not. Answers how many that are."""
         ours = [event for event in self._prefetched if event.member not in members]
+        forgotten = len(self._prefetched) - len(ours)
         self._prefetched.clear()
         self._prefetched.extend(ours)
+        return forgotten
 
     @property
     def busy(self) -> bool:
@@ -207,20 +238,20 @@ class InvocationSource:
         self._waiter.wake()
 
     def _start_prefetched(self) -> None:
-        """Not from within itself: a call that ends as soon as it starts comes back here."""
-        if self._starting:
-            return
+        """Not from within a start: a call that ends as soon as it starts comes back here."""
+        while self._prefetched and not self._starting and self._can_start() > 0:
+            self._start_next()
+
+    def _start_next(self) -> None:
         self._starting = True
         try:
-            while self._prefetched and self._can_start() > 0:
-                self._consider(self._prefetched.popleft())
+            self._consider(self._prefetched.popleft())
         finally:
             self._starting = False
 
     def _release_kept_permit(self, member: str) -> None:
-        if self._limit is not None:
-            permits = self._engine.core.keys.of(self.resource).permits
-            self._engine.keeper.drop_permits(permits, [member])
+        permits = self._engine.core.keys.of(self.resource).permits
+        if self._engine.keeper.drop_permits(permits, [member]):
             release = self._engine.core.permits.release_of_function(self.resource, [member])
             self._engine.core.in_background(release, name="release_permit")
 
@@ -279,9 +310,7 @@ class InvocationSource:
         return (await self._engine.core.messages.notes(self.resource, [entry]))[0]
 
     async def _cause_of_death(self, event: Event) -> bytes:
-        reason = await self._engine.end_of(event.facts.culprit) or "the worker ended without a word"
-        message = f"RequestId: {event.request_id} Error: Runtime exited with error: {reason}"
-        return error_json("Runtime.ExitError", message, event.request_id)
+        return exit_error(await self._engine.end_of(event.facts.culprit), event.request_id)
 
     def _records(
         self, event: Event, condition: str, tries: int, response: bytes | None

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +17,7 @@ from broker.names import Resource
 from broker.queues import queue_settings
 from broker.records import FunctionSettings, MappingSettings
 from broker.store.messages import Claim, Deferral, member_of
-from broker.store.permits import Grant
+from runtime.batch_permits import BatchPermits
 from runtime.context import Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
@@ -29,6 +31,8 @@ from runtime.waiter import Waiter
 _CLAIM_AT_MOST: Final = 10_000
 _LOCAL_BATCHES: Final = 16
 _LOCAL_MESSAGES: Final = 1_000
+_FULL_BYTES: Final = limits.MAX_BATCH_PAYLOAD_BYTES - limits.MAX_MESSAGE_BYTES
+"""From here on one more message might be more than a batch may carry: it is sent as it is."""
 
 _log = structlog.get_logger("penstock")
 
@@ -49,6 +53,11 @@ class Batch(msgspec.Struct, frozen=True):
     held: list[Held]
     permit: str
 
+    @property
+    def members(self) -> list[str]:
+        """The leases that its call depends on."""
+        return [item.member for item in self.held]
+
 
 class QueueSource:
     """Takes the messages of one mapping for this process."""
@@ -61,6 +70,7 @@ class QueueSource:
         self.resource: Final[Resource] = engine.core.resource("queue", mapping.queue)
         self._function_resource: Final = engine.core.resource("function", function.name)
         self._settler: Final = engine.settler(self.resource)
+        self._permits: Final = BatchPermits(engine, function, self.resource)
         self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
         self._tally: Final = BatchTally(function.name, mapping.queue)
         self._running = 0
@@ -75,10 +85,26 @@ class QueueSource:
             self._stale = True
         self._waiter.wake()
 
+    def permit_given_back(self, notice: bytes | None) -> None:
+        """A wake-up of another kind: without need for a permit, claiming again would only keep others from theirs."""
+        if notice is None or notice or self._permits.wanting:
+            self.changed(notice)
+
     @property
-    def function_wake(self) -> str:
-        """The channel that tells of the function's settings and of permits given back."""
-        return self._engine.core.keys.of(self._function_resource).wake
+    def permit_channels(self) -> tuple[str, ...]:
+        """The channels that tell of the function's settings and of permits given back."""
+        return self._permits.channels
+
+    async def freshen(self) -> None:
+        """Takes over newer settings where there may be some."""
+        if not self._stale:
+            return
+        self._stale = False  # before the look: what changes during it is announced again
+        try:
+            await self._refresh()
+        except BaseException:
+            self._stale = True
+            raise
 
     @property
     def busy(self) -> bool:
@@ -95,6 +121,10 @@ class QueueSource:
             free = min(free, self._engine.invoker.free_threads)
         return 1 if free > 0 and self._windowed else free
 
+    def wants_room(self) -> bool:
+        """Whether it waits for the end of any call in this process, not only of its own."""
+        return self._engine.full_for(self._function)
+
     def should_gather(self, room: int) -> float | None:  # noqa: ARG002 - the window is what gathers here
         """Batches are claimed whole: nothing to wait for."""
         return None
@@ -106,40 +136,39 @@ class QueueSource:
     async def take(self, room: int) -> float | None:
         """Claims for at most so many batches and starts them. Answers how long to wait, 0 for not at all, None for
         until woken."""
-        if self._stale:
-            await self._refresh()
         if self._mapping.asleep or self._held or self._function.settings.paused:
             return None
-        permits, wait_s = await self._take_permits(min(room, _CLAIM_AT_MOST))
-        if not permits:
-            return wait_s
-        used: list[str] = []
+        permits = await self._permits.take(min(room, _CLAIM_AT_MOST), max_concurrency=self._mapping.max_concurrency)
+        if not permits:  # a wake-up tells of one given back; at the latest those of a dead process have run out
+            return self._engine.core.settings.lease_ms / 1000
         try:
-            return await self._fill(permits, used)
+            return await self._fill(permits)
         finally:
-            unused = [name for name in permits if name not in set(used)]
-            await self._give_permits_back(unused)
+            self._permits.give_back(permits)
 
-    async def _fill(self, permits: list[str], used: list[str]) -> float | None:
+    async def _fill(self, permits: list[str]) -> float | None:
+        """Takes from the permits those that it uses."""
         size = 1 if self._engine.alone else self._mapping.batch_size
-        claim, held = await self._claim(min(size * len(permits), _CLAIM_AT_MOST))
+        room = min(size * len(permits), _CLAIM_AT_MOST)
+        claim, held = await self._claim(room)
         if not held:
             return _pause(claim)
-        if self._windowed and len(held) < size:
+        gathers = self._windowed and len(held) < size
+        if gathers:
             await self._gather(held, size)
-        names = iter(permits)
-        for batch in _batches(held, size):
-            name = next(names, None)
-            if name is None or self._stopping:  # more bytes than one event may carry, or a stop meanwhile
+        batches = deque(_batches(held, size))
+        try:
+            while batches and permits and not self._stopping:
+                self._start(Batch(batches.popleft(), permits.pop()))
+                if self._engine.holds_loop_too_long():
+                    await asyncio.sleep(0)
+        finally:
+            for batch in batches:  # a stop meanwhile
                 self._release(batch)
-                continue
-            used.append(name)
-            self._start(Batch(batch, name))
-            if self._engine.holds_loop_too_long():
-                await asyncio.sleep(0)
-        return 0 if len(held) >= size else _pause(claim)
+        # A window may have used up a wake-up that was for what follows.
+        return 0 if gathers or claim.filled(room, _FULL_BYTES) else _pause(claim)
 
-    async def _claim(self, room: int) -> tuple[Claim, list[Held]]:
+    async def _claim(self, room: int, max_bytes: int = _FULL_BYTES) -> tuple[Claim, list[Held]]:
         token = self._engine.lease_token()
         core = self._engine.core
         try:
@@ -149,11 +178,11 @@ class QueueSource:
                 lease_ms=core.settings.lease_ms,
                 room=room,
                 mode="alone" if self._engine.alone else "work",
-                max_bytes=limits.CLAIM_BYTES,
+                max_bytes=max_bytes,
                 wake=True,
             )
         except BaseException:
-            core.in_background(core.messages.release_claim(self.resource, token), name="release_claim")
+            self._engine.give_back(self.resource, token)
             raise
         if claim.suspects and not self._engine.alone:
             self._engine.on_suspects()
@@ -182,11 +211,11 @@ class QueueSource:
     async def _gather_until_closed(self, held: list[Held], size: int) -> None:
         closes_at = time.monotonic() + self._mapping.batch_window_s
         total = sum(len(item.letter.body) for item in held)
-        while len(held) < size and total < limits.MAX_BATCH_PAYLOAD_BYTES and not self._stopping:
+        while len(held) < size and total < _FULL_BYTES and not self._stopping:
             left_s = closes_at - time.monotonic()
             if left_s <= 0:
                 break
-            claim, more = await self._claim(size - len(held))
+            claim, more = await self._claim(size - len(held), _FULL_BYTES - total)
             held += more
             total += sum(len(item.letter.body) for item in more)
             if not more:
@@ -205,60 +234,15 @@ class QueueSource:
             self._held = described.held
         settings = await queue_settings(core, self.resource)
         self._visibility_s = settings.visibility_timeout_s
-        self._stale = False
 
     def hand_back(self) -> None:
         """Ends a window that is open; what it gathered is given back."""
         self._stopping = True
         self._waiter.wake()
 
-    def forget(self, members: set[str]) -> None:
-        """Their leases are somebody else's now. A running batch goes on: its other messages are still ours."""
-
-    # -- permits ------------------------------------------------------------------------------------------------------
-
-    async def _take_permits(self, room: int) -> tuple[list[str], float | None]:
-        """Permits of the function and of the mapping, as far as they have limits, for up to ``room`` batches."""
-        names = [self._engine.lease_token() for _ in range(room)]
-        core, settings = self._engine.core, self._function.settings
-        lease_ms = core.settings.lease_ms
-        if settings.concurrency is not None:
-            grant = await core.permits.take_of_function(self._function_resource, names, permit_ms=lease_ms)
-            if grant.status != "ok":
-                return [], None
-            if grant.granted is not None:
-                names, refused = names[: grant.granted], grant
-                if not names:
-                    return [], _until(refused)
-                self._engine.keeper.hold_permits(core.keys.of(self._function_resource).permits, names)
-        limit = self._mapping.max_concurrency
-        if limit is not None:
-            grant = await core.permits.take_of_mapping(
-                self.resource, self._function.name, names, permit_ms=lease_ms, limit=limit
-            )
-            granted = names[: grant.granted or 0]
-            await self._give_function_permits_back(names[len(granted) :])
-            if not granted:
-                return [], _until(grant)
-            names = granted
-            self._engine.keeper.hold_permits(core.keys.of(self.resource).mapping_permits(self._function.name), names)
-        return names, None
-
-    async def _give_permits_back(self, names: list[str]) -> None:
-        if not names:
-            return
-        core = self._engine.core
-        if self._mapping.max_concurrency is not None:
-            key = core.keys.of(self.resource).mapping_permits(self._function.name)
-            self._engine.keeper.drop_permits(key, names)
-            await core.permits.release_of_mapping(self.resource, self._function.name, names)
-        await self._give_function_permits_back(names)
-
-    async def _give_function_permits_back(self, names: list[str]) -> None:
-        core = self._engine.core
-        if names and self._function.settings.concurrency is not None:
-            self._engine.keeper.drop_permits(core.keys.of(self._function_resource).permits, names)
-            await core.permits.release_of_function(self._function_resource, names)
+    def forget(self, members: AbstractSet[str]) -> int:  # noqa: ARG002 - as of the other sources
+        """Their leases are somebody else's now. Nothing waits here but an open window, whose batch goes on."""
+        return 0
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -276,7 +260,7 @@ class QueueSource:
         event, usable, problem = self._shape(batch)
         if usable is None:
             self._settle(batch, failed("Runtime.UnmarshalError", problem, context.aws_request_id, []))
-            self._engine.core.in_background(self._give_permits_back([batch.permit]), name="release_permit")
+            self._permits.give_back([batch.permit])
             return
         self._running += 1
         self._engine.invoker.start(
@@ -290,7 +274,10 @@ class QueueSource:
                 sqs_record(item.letter, self.resource, receipt_handle=item.member, claimed_ms=item.claimed_ms)
                 for item in batch.held
             ]
-            return {"Records": records}, batch, ""
+            try:
+                return self._function.typed({"Records": records}), batch, ""
+            except msgspec.ValidationError as error:
+                return None, None, f"Unable to unmarshal input: {error}"
         typed, good, bad = [], [], []
         problem = ""
         for item in batch.held:
@@ -319,9 +306,7 @@ class QueueSource:
         self._running -= 1
         if call.stuck:
             self._stuck -= 1
-        limited = self._mapping.max_concurrency is not None or self._function.settings.concurrency is not None
-        if limited:
-            self._engine.core.in_background(self._give_permits_back([call.work.permit]), name="release_permit")
+        self._permits.give_back([call.work.permit])
         self._waiter.wake()
 
     # -- settling -----------------------------------------------------------------------------------------------------
@@ -383,11 +368,6 @@ def _pause(claim: Claim) -> float | None:
     if claim.next_due_ms is None:
         return None
     return max(0.0, (claim.next_due_ms - claim.now_ms) / 1000)
-
-
-def _until(grant: Grant) -> float | None:
-    """Without a permit: until one is given back (a wake-up), at the latest when the oldest would run out."""
-    return 1.0 if grant.next_expiry_ms is not None else None
 
 
 def _batches(held: list[Held], size: int) -> list[list[Held]]:

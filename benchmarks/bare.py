@@ -1,0 +1,98 @@
+"""The ceilings: the scripts of the product, called by as little Python as can be, with none of the product around them.
+
+``python -m benchmarks.bare URL drain KIND NAME`` claims and finishes until nothing is left; ``… wake KIND NAME`` waits
+for wake-ups and notes how late each message is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import cast
+
+import msgspec
+
+from benchmarks.answering import answer, run, say
+from broker.core import Core
+from broker.names import Kind, Resource
+from broker.records import pack
+from broker.settings import Address, Settings
+from broker.store.messages import Claim, NewMessage, member_of
+
+PAGE = 1_000
+
+
+async def claim(core: Core, resource: Resource, token: str) -> Claim:
+    """One call of the claim script."""
+    return await core.messages.claim(
+        resource, token=token, lease_ms=core.settings.lease_ms, room=PAGE, mode="work", wake=True
+    )
+
+
+async def finish(core: Core, resource: Resource, claimed: Claim, token: str) -> None:
+    """One call of the finish script."""
+    members = [member_of(message.entry, token) for message in claimed.messages]
+    await core.messages.finish(resource, members, counter="done")
+
+
+async def send(core: Core, resource: Resource, messages: Sequence[NewMessage], token: str) -> None:
+    """One call of the send script."""
+    await core.messages.send(resource, messages, token=token, bucket="bare")
+
+
+def stamped() -> NewMessage:
+    """A message that says when it was made."""
+    body = msgspec.json.encode({"sent_ns": time.monotonic_ns()})
+    return NewMessage(pack(body), len(body))
+
+
+async def drain(core: Core, resource: Resource) -> None:
+    """Claims and finishes a thousand at a time."""
+    for number in count():
+        token = f"wbare{number}"
+        claimed = await claim(core, resource, token)
+        if not claimed.messages:
+            return
+        await finish(core, resource, claimed, token)
+
+
+async def follow_wake_ups(core: Core, resource: Resource, note: Callable[[int], None]) -> None:
+    """Waits for a wake-up, claims what is there, notes how late it is, finishes it; for ever."""
+    pubsub = core.runner.client.pubsub()
+    await pubsub.subscribe(core.keys.of(resource).wake)
+    for number in count():
+        token = f"wbare{number}"
+        claimed = await claim(core, resource, token)
+        for message in claimed.messages:
+            note(time.monotonic_ns() - msgspec.json.decode(message.blob[1:])["sent_ns"])
+        if claimed.messages:
+            await finish(core, resource, claimed, token)
+        while await pubsub.get_message(timeout=None) is None:
+            pass
+
+
+async def main(url: str, what: str, kind: str, name: str) -> None:
+    """Runs one of the two until the parent has no more questions."""
+    core = Core(Address(url, "given"), Settings())
+    resource = core.resource(cast("Kind", kind), name)
+    latencies_ns: list[int] = []
+
+    def take_latencies_ns() -> list[int]:
+        taken = list(latencies_ns)
+        latencies_ns.clear()
+        return taken
+
+    say("ready")
+    work = drain(core, resource) if what == "drain" else follow_wake_ups(core, resource, latencies_ns.append)
+    task = asyncio.create_task(work, name=what)
+    await answer({"latencies_ns": take_latencies_ns})
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await core.close()
+
+
+if __name__ == "__main__":
+    run(main(*sys.argv[1:]))

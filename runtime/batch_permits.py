@@ -1,0 +1,79 @@
+"""Permits of batches: the limits of a function and of its mapping hold over all workers and all sources."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from broker.names import Resource
+from runtime.engine import Engine
+from runtime.handlers import HandlerFunction
+
+
+class BatchPermits:
+    """Takes the permits that batches of one mapping need, and gives them back. Errors: the StoreError family."""
+
+    def __init__(self, engine: Engine, function: HandlerFunction, queue: Resource) -> None:
+        self._engine: Final = engine
+        self._function: Final = function
+        self._queue: Final = queue
+        self._function_resource: Final = engine.core.resource("function", function.name)
+        self._key_of_function: Final = engine.core.keys.of(self._function_resource).permits
+        self._key_of_mapping: Final = engine.core.keys.of(queue).mapping_permits(function.name)
+        self.wanting = False
+        """Whether the last attempt got none: a wake-up for a permit given back concerns nobody else."""
+
+    @property
+    def channels(self) -> tuple[str, str]:
+        """The channels that tell of permits given back (and of the function's settings)."""
+        keys = self._engine.core.keys
+        return keys.of(self._function_resource).wake, keys.of(self._queue).mapping_wake(self._function.name)
+
+    async def take(self, room: int, *, max_concurrency: int | None) -> list[str]:
+        """The names of permits for up to ``room`` batches; a permit where there is no limit is only a name."""
+        names = [self._engine.lease_token() for _ in range(room)]
+        names = await self._take_of_function(names)
+        if names and max_concurrency is not None:
+            try:
+                names = await self._take_of_mapping(names, max_concurrency)
+            except BaseException:
+                self.give_back(names)
+                raise
+        self.wanting = not names
+        return names
+
+    async def _take_of_function(self, names: list[str]) -> list[str]:
+        limit = self._function.settings.concurrency
+        if limit is None:
+            return names
+        names = names[: max(1, limit)]  # asking for more than there can be would count as going without
+        core = self._engine.core
+        lease_ms = core.settings.lease_ms
+        grant = await core.permits.take_of_function(self._function_resource, names, permit_ms=lease_ms)
+        if grant.status != "ok":
+            return []
+        if grant.granted is None:
+            return names
+        self._engine.keeper.hold_permits(self._key_of_function, names[: grant.granted])
+        return names[: grant.granted]
+
+    async def _take_of_mapping(self, names: list[str], limit: int) -> list[str]:
+        core = self._engine.core
+        lease_ms = core.settings.lease_ms
+        grant = await core.permits.take_of_mapping(
+            self._queue, self._function.name, names[:limit], permit_ms=lease_ms, limit=limit
+        )
+        granted = names[: grant.granted or 0]
+        self._engine.keeper.hold_permits(self._key_of_mapping, granted)
+        self.give_back(names[len(granted) :])
+        return granted
+
+    def give_back(self, names: list[str]) -> None:
+        """Gives back those that are permits, whatever the limits are by now; in the background. One that Redis does
+        not hear of runs out by itself."""
+        core, keeper = self._engine.core, self._engine.keeper
+        if of_mapping := keeper.drop_permits(self._key_of_mapping, names):
+            release = core.permits.release_of_mapping(self._queue, self._function.name, of_mapping)
+            core.in_background(release, name="release_permits")
+        if of_function := keeper.drop_permits(self._key_of_function, names):
+            release = core.permits.release_of_function(self._function_resource, of_function)
+            core.in_background(release, name="release_permits")

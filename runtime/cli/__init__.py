@@ -1,0 +1,241 @@
+"""The command `penstock`. Each subcommand is imported when it is asked for, so that --help and the others are quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from runtime.cli.payloads import STANDARD_INPUT
+
+if TYPE_CHECKING:
+    from broker.errors import PenstockError
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+_EXIT_INTERRUPTED: Final = 130
+_EXIT_PIPE: Final = 141
+
+
+class _Command(NamedTuple):
+    """What `penstock --help` says of a subcommand, and where it is; its own help is its docstring and the examples."""
+
+    group: str
+    place: str
+    summary: str
+    examples: tuple[str, ...]
+
+
+_RUN, _SEND, _LOOK, _CHANGE = _GROUPS = ("Run", "Send and receive", "Look", "Change")
+_COMMANDS: Final[dict[str, _Command]] = {
+    "dev": _Command(
+        _RUN,
+        "dev:dev",
+        "Run everything for the app of this folder: Redis, a worker, reload.",
+        ("penstock dev app:app", "penstock dev app:app --processes 2 --no-reload"),
+    ),
+    "runtime": _Command(
+        _RUN,
+        "serving:runtime",
+        "Run the functions of an app.",
+        ("penstock runtime app:app --processes 2", "penstock runtime app:app --url redis://redis:6379 --grace 60"),
+    ),
+    "invoke": _Command(
+        _SEND,
+        "sending:invoke",
+        "Store an event for a function, to run asynchronously.",
+        (
+            """penstock invoke thumbnail '{"path": "cat.jpg"}'""",
+            "penstock invoke thumbnail @event.json --id upload-17",
+            "penstock invoke thumbnail @events.jsonl --lines",
+            "jq -c '.[]' all.json | penstock invoke thumbnail - --lines",
+        ),
+    ),
+    "call": _Command(
+        _SEND,
+        "sending:call",
+        "Run a function and wait for its result.",
+        ("""penstock call thumbnail '{"path": "cat.jpg"}' --timeout 10""", "penstock call thumbnail @event.json"),
+    ),
+    "send": _Command(
+        _SEND,
+        "sending:send",
+        "Send a message to a queue.",
+        (
+            """penstock send orders '{"id": 1}' --delay 5 --attribute kind=new""",
+            "penstock send orders @order.json --id order-17",
+            "penstock send orders - --lines < orders.jsonl",
+        ),
+    ),
+    "receive": _Command(
+        _SEND,
+        "queues:receive",
+        "Receive messages from a queue, or look at them.",
+        (
+            "penstock receive orders --count 10 --wait 5 --delete",
+            "penstock receive orders --peek --count 100 --json",
+        ),
+    ),
+    "queues": _Command(
+        _LOOK, "queues:queues", "Show queues and what lies in them.", ("penstock queues orders --json",)
+    ),
+    "functions": _Command(
+        _LOOK,
+        "functions:functions",
+        "Show functions: queued, running, workers, mappings.",
+        ("penstock functions", "penstock functions thumbnail --json"),
+    ),
+    "stream": _Command(
+        _LOOK,
+        "streams:stream",
+        "Read or follow a stream; without a name, list them.",
+        ("penstock stream done --follow", "penstock stream done --after 1700000000000-0 --count 10 --json"),
+    ),
+    "create": _Command(
+        _CHANGE,
+        "queues:create",
+        "Create a queue.",
+        ("penstock create orders --visibility-timeout 30 --dead-letter orders-dead --max-receives 5",),
+    ),
+    "configure": _Command(
+        _CHANGE,
+        "queues:configure",
+        "Change settings of a queue.",
+        ("penstock configure orders --visibility-timeout 60",),
+    ),
+    "delete": _Command(
+        _CHANGE,
+        "removing:delete",
+        "Delete a queue, function, stream or mapping.",
+        ("penstock delete queue orders", "penstock delete function thumbnail --force --yes"),
+    ),
+    "purge": _Command(
+        _CHANGE,
+        "removing:purge",
+        "Throw away all that a queue or function holds.",
+        ("penstock purge queue orders", "penstock purge function thumbnail --yes"),
+    ),
+    "redrive": _Command(
+        _CHANGE,
+        "queues:redrive",
+        "Send dead letters back to where they came from.",
+        ("penstock redrive dead", "penstock redrive dead --to orders --count 10"),
+    ),
+    "pause": _Command(_CHANGE, "functions:pause", "Pause a function; its events wait.", ("penstock pause thumbnail",)),
+    "resume": _Command(_CHANGE, "functions:resume", "End a pause.", ("penstock resume thumbnail",)),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and ends the process: status 0, 1 for what failed, 2 for what was typed wrongly."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(given)
+    except KeyboardInterrupt:
+        status = _EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does; and Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = _EXIT_PIPE
+    sys.exit(status)
+
+
+def _run(given: list[str]) -> int:
+    as_json = "--json" in _options_of(given)
+    app = _build(given)
+    try:
+        command, bound, _ = app.parse_args(_without_bare_hyphens(given), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        name = given[0] if given and given[0] in _COMMANDS else ""
+        message = f"{' '.join(str(error).split())} (see `penstock {name + ' ' if name else ''}--help`)"
+        _report("Usage", message, as_json=as_json)
+        return EXIT_USAGE
+    from broker.errors import PenstockError
+    from runtime.logs import configure_logs
+
+    try:
+        configure_logs()
+        return _perform(command(*bound.args, **bound.kwargs))
+    except PenstockError as error:
+        _report(error.code, _with_advice(error), as_json=as_json)
+        return EXIT_FAILED
+
+
+def _perform(result: object) -> int:
+    if isinstance(result, Coroutine):
+        import anyio
+
+        work: Coroutine[Any, Any, object] = result
+        result = anyio.run(_awaited, work)
+    return result if isinstance(result, int) else 0
+
+
+async def _awaited(work: Coroutine[Any, Any, object]) -> object:
+    return await work
+
+
+def _build(given: Sequence[str]) -> App:
+    app = App(
+        name="penstock",
+        help="Self-hosted Lambda for events: kept in Redis, run by your handlers.",
+        help_format="plaintext",
+        help_epilogue="`penstock COMMAND --help` tells more, with examples.",
+        version=_version,
+        group_commands=Group("Other", sort_key=len(_GROUPS)),
+        default_parameter=Parameter(negative_iterable=()),
+        group_parameters="Options",
+    )
+    groups = {name: Group(name, sort_key=place) for place, name in enumerate(_GROUPS)}
+    asked_for = next((word for word in given if word in _COMMANDS), "")
+    for name, command in _COMMANDS.items():
+        app.command(
+            f"runtime.cli.{command.place}",
+            name=name,
+            group=groups[command.group],
+            # With a help text here, the docstring would not be shown.
+            help=None if name == asked_for else command.summary,
+            help_epilogue="\n".join(["For example:", *(f"  {example}" for example in command.examples)]),
+        )
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("penstock")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _options_of(given: Sequence[str]) -> Sequence[str]:
+    return given[: given.index("--")] if "--" in given else given
+
+
+def _without_bare_hyphens(given: Sequence[str]) -> list[str]:
+    """A single ``-`` is standard input, which the parser would take for an option without a name."""
+    return [STANDARD_INPUT if word == "-" else word for word in given]
+
+
+_ADVICE: Final = {
+    "PayloadNotJson": """; quote it for the shell, as '{"id": 1}', or give @FILE""",
+    "QueueExists": " (here: `penstock configure`)",
+    "ResourceBusy": " (here: --force)",
+    "CallThrottled": "; try again later",
+    "CallTimeout": "; --timeout gives it longer",
+}
+
+
+def _with_advice(error: PenstockError) -> str:
+    return f"{error}{_ADVICE.get(error.code, '')}"
+
+
+def _report(code: str, message: str, *, as_json: bool) -> None:
+    from runtime.cli.output import Output, printable
+
+    if as_json:
+        Output(as_json=True).emit({"error": code, "message": message})
+    else:
+        print(printable(f"penstock: {message}"), file=sys.stderr, flush=True)  # noqa: T201 - the command's output

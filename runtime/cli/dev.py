@@ -1,0 +1,157 @@
+"""`penstock dev`: a private Redis and a worker for the app of this folder, replaced when a file changes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import anyio
+import anyio.to_thread
+import structlog
+from cyclopts import Parameter
+from watchfiles import Change, DefaultFilter, awatch
+
+from broker import Broker
+from broker.embedded import DevDirectory, EmbeddedRedis
+from broker.workers import LiveWorkers
+from runtime.cli.options import COMMON, Common
+from runtime.cli.output import Output
+from runtime.cli.serving import Form, Grace, Level, MaxCalls, Processes, Threads, check_serving, set_logs, supervise
+from runtime.engine import DEFAULT_CALLS
+from runtime.invoker import DEFAULT_THREADS
+from runtime.supervisor import Supervisor
+
+_DEFAULT_GRACE_S: Final = 5.0
+_REDIS_LOOK_S: Final = 1.0
+_DEBOUNCE_MS: Final = 400
+_FILES_NAMED: Final = 5
+
+_log = structlog.get_logger("penstock")
+
+
+def dev(
+    app: str,
+    /,
+    *,
+    processes: Processes = 1,
+    reload: Annotated[bool, Parameter(help="Replace the worker when a Python file of this folder changes.")] = True,
+    grace: Grace = _DEFAULT_GRACE_S,
+    max_calls: MaxCalls = DEFAULT_CALLS,
+    threads: Threads = DEFAULT_THREADS,
+    log_level: Level = None,
+    log_format: Form = None,
+    common: Common = COMMON,
+) -> int:
+    """Run everything for the app of this folder: a private Redis and a worker.
+
+    APP is module:attribute, as app:app. The worker is replaced when a Python
+    file changes. The data are kept in .penstock/ and are there again the next
+    time. Other commands in this folder, or below it, find this Redis by
+    themselves. Ctrl-C drains and stops it all.
+    """
+    check_serving(app, processes=processes, grace=grace, max_calls=max_calls, threads=threads)
+    set_logs(log_level, log_format)
+    folder = Path.cwd()
+    with DevDirectory(folder) as directory, EmbeddedRedis(directory.path / "redis", append_only=True) as redis:
+        directory.publish(redis.url)
+        supervisor = Supervisor(
+            app,
+            url=redis.url,
+            processes=processes,
+            grace_s=grace,
+            max_calls=max_calls,
+            threads=threads,
+            keep_going=reload,
+        )
+        session = _Session(folder, app, redis=redis, supervisor=supervisor, output=common.output)
+        companions = [session.welcome, session.keep_redis, *([session.replace_on_change] if reload else [])]
+        return anyio.run(lambda: supervise(supervisor, *companions, grace_s=grace))
+
+
+class _Session:
+    """What goes on beside the supervisor."""
+
+    def __init__(self, folder: Path, app: str, *, redis: EmbeddedRedis, supervisor: Supervisor, output: Output) -> None:
+        self._folder: Final = folder
+        self._app: Final = app
+        self._redis: Final = redis
+        self._supervisor: Final = supervisor
+        self._output: Final = output
+
+    async def welcome(self) -> None:
+        """Says, once the worker is ready, what runs and what to type next."""
+        await self._supervisor.ready.wait()
+        async with Broker(self._redis.url) as broker:
+            live = await LiveWorkers(broker.core).all(fresh=True)
+        functions = sorted({name for worker in live for name in worker.functions})
+        mapped = {mapping.partition("->")[2] for worker in live for mapping in worker.mappings}
+        if self._output.as_json:
+            self._output.emit(
+                {"app": self._app, "folder": str(self._folder), "url": self._redis.url, "functions": functions}
+            )
+        else:
+            _print_screen(self._lines(functions, [name for name in functions if name not in mapped]))
+
+    def _lines(self, functions: Sequence[str], invocable: Sequence[str]) -> list[str]:
+        if not functions:
+            return [f"{self._app} could not be started: see above. Mend it; it is loaded again when a file changes."]
+        example = next(iter(invocable or functions))
+        commands = {
+            f"penstock invoke {example} '{{}}'": "store an event for it",
+            f"penstock call {example} '{{}}'": "run it and wait for the result",
+            "penstock functions": "what is queued and running",
+            "penstock queues": "what lies in the queues",
+        }
+        width = max(map(len, commands))
+        return [
+            f"{self._app} is running: {', '.join(functions)}",
+            f"Redis: {self._redis.url}",
+            "",
+            "In another terminal, in this folder:",
+            *(f"  {command:<{width}}  {purpose}" for command, purpose in commands.items()),
+            "",
+            "Ctrl-C stops it all; the data stay in .penstock/",
+        ]
+
+    async def keep_redis(self) -> None:
+        """Starts the private Redis again when it died; its data are in its append-only file."""
+        while True:
+            await anyio.sleep(_REDIS_LOOK_S)
+            if not self._redis.running:
+                _log.error("redis_died", reason="it is started again")
+                await anyio.to_thread.run_sync(self._redis.start)
+
+    async def replace_on_change(self) -> None:
+        """Replaces the worker when Python files change; one that cannot start leaves the old one running."""
+        await self._supervisor.ready.wait()
+        watched = awatch(self._folder, watch_filter=_PythonFiles(), debounce=_DEBOUNCE_MS)
+        async for changes in watched:
+            files = sorted({str(Path(path).relative_to(self._folder)) for _, path in changes})
+            _log.info("files_changed", files=files[:_FILES_NAMED], more=max(0, len(files) - _FILES_NAMED))
+            if await self._supervisor.replace():
+                _log.info("worker_replaced")
+            else:
+                _log.error("worker_not_replaced", reason="the new one could not start; the old one, if any, goes on")
+
+
+class _PythonFiles(DefaultFilter):
+    """Python files, but not those of environments, caches and .penstock/."""
+
+    ignore_dirs = (*DefaultFilter.ignore_dirs, ".penstock", "venv", ".ruff_cache", "build", "dist")
+
+    def __call__(self, change: Change, path: str) -> bool:
+        return path.endswith(".py") and super().__call__(change, path)
+
+
+def _print_screen(lines: list[str]) -> None:
+    if not sys.stdout.isatty():
+        print("\n".join(lines), flush=True)  # noqa: T201 - the command's output
+        return
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    style: dict[str, Any] = {"title": "penstock dev", "title_align": "left", "border_style": "cyan", "expand": False}
+    Console().print(Panel(Text("\n".join(lines)), padding=(0, 1), **style))

@@ -1,0 +1,159 @@
+"""Functions from a shell: what each one holds and who serves it; pause and resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from broker import Broker
+from broker.errors import FunctionNotFound
+from broker.names import Target
+from broker.records import FunctionSettings, MappingSettings
+from broker.workers import LiveWorkers, Serves
+from runtime.cli.options import COMMON, Common
+from runtime.cli.output import Output, builtin, duration
+
+
+async def functions(name: str | None = None, /, *, common: Common = COMMON) -> None:
+    """Show all functions, or one: queued, running, retrying, workers, destinations.
+
+    With --json one object a function, with its settings, counters and mappings.
+    """
+    async with Broker(common.url) as broker:
+        live = await LiveWorkers(broker.core).all(fresh=True)
+        mappings = await _mappings(broker, live)
+        names = await broker.functions() if name is None else [name]
+        described = [await _described(broker, each, live, mappings) for each in names]
+    found = [function for function in described if function is not None]
+    if name is not None and not found:
+        raise FunctionNotFound(name)
+    if common.json:
+        for function in found:
+            common.output.emit(function)
+        return
+    if not found:
+        common.output.note("no worker has registered a function yet; `penstock dev app:app` or `penstock runtime` does")
+        return
+    _print_functions(common.output, found)
+    shown = mappings if name is None else found[0]["mappings"]
+    if shown:
+        _print_mappings(common.output, shown)
+
+
+async def pause(function: str, /, *, common: Common = COMMON) -> None:
+    """Pause a function: its events stay queued, nothing runs, nothing expires."""
+    async with Broker(common.url) as broker:
+        await broker.function(function).pause()
+    common.output.answer({"function": function, "paused": True}, f'function "{function}" is paused')
+
+
+async def resume(function: str, /, *, common: Common = COMMON) -> None:
+    """End a pause made by `penstock pause`; one that the code declares goes on."""
+    async with Broker(common.url) as broker:
+        await broker.function(function).resume()
+        declared = (await broker.function(function).settings()).paused
+    text = f'function "{function}" goes on'
+    if declared:
+        text = f'function "{function}" stays paused: its code says paused=True'
+    common.output.answer({"function": function, "paused": declared}, text)
+
+
+async def _described(
+    broker: Broker, name: str, live: list[Serves], mappings: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    function = broker.function(name)
+    found = await broker.core.directory.describe(function.resource)
+    if found is None:
+        return None
+    settings = msgspec.json.decode(found.settings, type=FunctionSettings)
+    counts = await function.counts()
+    workers = [worker for worker in live if name in worker.functions and not worker.alone]
+    return {
+        "function": name,
+        "queued": counts.visible,
+        "in_flight": counts.in_flight,
+        "running": counts.running if settings.concurrency is not None else None,
+        "retrying": counts.retrying,
+        "set_apart": counts.set_apart,
+        "sending_on": counts.outbox,
+        "live_workers": len(workers),
+        "paused": found.held or settings.paused,
+        "counters": found.counters,
+        "settings": builtin(settings),
+        "mappings": [mapping for mapping in mappings if mapping["function"] == name],
+    }
+
+
+async def _mappings(broker: Broker, live: list[Serves]) -> list[dict[str, Any]]:
+    declared = {name for worker in live if not worker.alone for name in worker.mappings}
+    stored = await broker.core.directory.mappings()
+    return [
+        {**builtin(settings), "name": name, "state": _state(settings, declared=name in declared)}
+        for name, text in sorted(stored.items())
+        for settings in (msgspec.json.decode(text, type=MappingSettings),)
+    ]
+
+
+def _state(settings: MappingSettings, *, declared: bool) -> str:
+    if not settings.enabled:
+        return "disabled"
+    return "enabled" if declared else "no live worker"
+
+
+def _print_functions(output: Output, found: list[dict[str, Any]]) -> None:
+    counted = ("queued", "in_flight", "retrying", "set_apart")
+    rows = [
+        (
+            function["function"],
+            *(function[column] for column in counted),
+            function["live_workers"],
+            _concurrency(function),
+            "yes" if function["paused"] else "no",
+            _destinations(function["settings"]),
+        )
+        for function in found
+    ]
+    columns = (
+        "function",
+        "queued",
+        "in flight",
+        "retrying",
+        "set apart",
+        "workers",
+        "concurrency",
+        "paused",
+        "sends to",
+    )
+    output.table(columns, rows, left=("function", "concurrency", "paused", "sends to"))
+
+
+def _concurrency(function: dict[str, Any]) -> str:
+    limit = function["settings"]["concurrency"]
+    return "no limit" if limit is None else f"{function['running']} of {limit}"
+
+
+def _destinations(settings: dict[str, Any]) -> str | None:
+    words = {"on_success": "success", "on_failure": "failure", "dead_letter": "dead letters"}
+    set_ones = [f"{word}: {_target(settings[option])}" for option, word in words.items() if settings[option]]
+    return ", ".join(set_ones) or None
+
+
+def _target(target: Target) -> str:
+    return f"{type(target).__name__.lower()} {target.name}"
+
+
+def _print_mappings(output: Output, mappings: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            f"{mapping['queue']} -> {mapping['function']}",
+            mapping["state"],
+            mapping["batch_size"],
+            duration(mapping["batch_window_s"]),
+            mapping["max_concurrency"],
+            "yes" if mapping["partial_failures"] else "no",
+        )
+        for mapping in mappings
+    ]
+    columns = ("queue -> function", "state", "batch size", "window", "concurrency", "partial failures")
+    output.table(columns, rows, left=("queue -> function", "state", "partial failures"))

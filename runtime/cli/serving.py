@@ -1,0 +1,110 @@
+"""`penstock runtime`, and what it shares with `penstock dev`: a supervisor under signals, its options."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeAlias
+
+import anyio
+from cyclopts import Parameter
+
+from broker.errors import PenstockError
+from broker.records import check_range, check_whole
+from runtime.cli.options import COMMON, Common
+from runtime.engine import DEFAULT_CALLS
+from runtime.invoker import DEFAULT_THREADS
+from runtime.loading import split_reference
+from runtime.logs import FORMAT_VARIABLE, LEVEL_VARIABLE, LogFormat, LogLevel, configure_logs
+from runtime.supervisor import Supervisor
+from runtime.worker import DEFAULT_GRACE_S
+
+MAX_PROCESSES = 256
+
+Processes: TypeAlias = Annotated[int, Parameter(help="Worker processes; each runs the whole app.")]
+Grace: TypeAlias = Annotated[float, Parameter(help="Seconds that running calls get after a stop.")]
+MaxCalls: TypeAlias = Annotated[int, Parameter(help="Most calls at a time in one process.")]
+Threads: TypeAlias = Annotated[int, Parameter(help="Threads for handlers that are no coroutines, in one process.")]
+Level: TypeAlias = Annotated[LogLevel | None, Parameter(help=f"Or {LEVEL_VARIABLE}; info.", show_choices=True)]
+Form: TypeAlias = Annotated[LogFormat | None, Parameter(help=f"Or {FORMAT_VARIABLE}; pretty on a terminal, else json.")]
+
+
+async def runtime(
+    app: str,
+    /,
+    *,
+    processes: Processes = 1,
+    grace: Grace = DEFAULT_GRACE_S,
+    max_calls: MaxCalls = DEFAULT_CALLS,
+    threads: Threads = DEFAULT_THREADS,
+    log_level: Level = None,
+    log_format: Form = None,
+    common: Common = COMMON,
+) -> int:
+    """Run the functions of an app: workers that claim events and messages from Redis.
+
+    APP is module:attribute, as app:app. SIGTERM or Ctrl-C stops claiming and
+    gives running calls the grace period; a second one ends them now. Processes
+    that die are started again.
+    """
+    check_serving(app, processes=processes, grace=grace, max_calls=max_calls, threads=threads)
+    set_logs(log_level, "json" if common.json else log_format)
+    supervisor = Supervisor(
+        app, url=common.url, processes=processes, grace_s=grace, max_calls=max_calls, threads=threads
+    )
+    return await supervise(supervisor, grace_s=grace)
+
+
+def check_serving(app: str, *, processes: int, grace: float, max_calls: int, threads: int) -> None:
+    """Raises InvalidOption for what no supervisor could work with."""
+    split_reference(app)
+    check_whole("processes", processes, 1, MAX_PROCESSES)
+    check_range("grace", grace, 0, 86_400)
+    check_whole("max-calls", max_calls, 1, 1_000_000)
+    check_whole("threads", threads, 1, 10_000)
+
+
+def set_logs(level: LogLevel | None, form: LogFormat | None) -> None:
+    """For this process and, by the environment, for the workers that it starts."""
+    configure_logs(level=level, form=form)
+    if level is not None:
+        os.environ[LEVEL_VARIABLE] = level
+    if form is not None:
+        os.environ[FORMAT_VARIABLE] = form
+
+
+async def supervise(
+    supervisor: Supervisor, *companions: Callable[[], Coroutine[Any, Any, None]], grace_s: float
+) -> int:
+    """Runs a supervisor under signals, and companions beside it until it ends; answers its exit status."""
+    status = 1
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_obey_signals, supervisor, grace_s, name="signals")
+            for companion in companions:
+                group.start_soon(companion, name=getattr(companion, "__name__", "companion"))
+            status = await supervisor.run()
+            group.cancel_scope.cancel()
+    except* PenstockError as errors:
+        raise _first(errors) from None
+    return status
+
+
+def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _obey_signals(supervisor: Supervisor, grace_s: float) -> None:
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it: the terminal may go
+        numbers.append(signal.SIGHUP)
+    stopping = False
+    with anyio.open_signal_receiver(*numbers) as received:
+        async for _ in received:
+            if not stopping and sys.stderr.isatty():
+                sys.stderr.write(f"\nstopping: running calls get {grace_s:g} s to end; Ctrl-C again ends them now\n")
+            stopping = True
+            supervisor.stop()

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_quick_run_of_one_family_writes_its_table_and_its_records(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "memory", "--output", str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    results = json.loads((tmp_path / "results-partial.json").read_bytes())
+    assert [figure["family"] for figure in results["figures"]] == ["memory", "memory"]
+    assert "a queued event of 100 bytes" in (tmp_path / "results-partial.md").read_text()

@@ -1,0 +1,55 @@
+"""Ids: a message id says where its entry is, sorts by time and belongs to one resource; tokens are never repeated."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.ids import TokenSource, entry_of, message_id, new_nonce, random_token
+
+MILLISECONDS = st.integers(0, 2**48 - 1)
+SEQUENCES = st.integers(0, 2**32 - 1)
+NONCES = st.integers(0, 2**32 - 1)
+
+
+@given(MILLISECONDS, SEQUENCES, NONCES)
+def test_an_id_names_its_entry(milliseconds: int, sequence: int, nonce: int) -> None:
+    entry = f"{milliseconds}-{sequence}"
+    assert entry_of(message_id(entry, nonce), nonce) == entry
+
+
+@given(MILLISECONDS, SEQUENCES, NONCES)
+def test_an_id_is_a_uuid_of_version_8(milliseconds: int, sequence: int, nonce: int) -> None:
+    identity = uuid.UUID(message_id(f"{milliseconds}-{sequence}", nonce))
+    assert (identity.version, identity.variant) == (8, uuid.RFC_4122)
+
+
+@given(st.tuples(MILLISECONDS, SEQUENCES), st.tuples(MILLISECONDS, SEQUENCES), NONCES)
+def test_ids_sort_as_their_entries_do(one: tuple[int, int], other: tuple[int, int], nonce: int) -> None:
+    first, second = (message_id(f"{ms}-{seq}", nonce) for ms, seq in (one, other))
+    assert (first < second) == (one < other)
+
+
+@given(MILLISECONDS, SEQUENCES, NONCES, NONCES)
+def test_another_resource_s_id_names_no_entry(milliseconds: int, sequence: int, own: int, other: int) -> None:
+    found = entry_of(message_id(f"{milliseconds}-{sequence}", other), own)
+    assert (found is None) == (own != other)
+
+
+@pytest.mark.parametrize("text", ["", "order-1", "x" * 36, str(uuid.UUID(int=0)), str(uuid.UUID(int=2**100))])
+def test_a_caller_s_own_id_names_no_entry(text: str) -> None:
+    assert entry_of(text, 0) is None
+
+
+def test_partitions_keep_ids_apart() -> None:
+    assert message_id("1-1", 7, partition=0) != message_id("1-1", 7, partition=1)
+
+
+def test_nonces_and_tokens_differ() -> None:
+    assert len({new_nonce() for _ in range(100)}) > 95
+    assert len({random_token() for _ in range(1_000)}) == 1_000
+    sources = [TokenSource() for _ in range(50)]
+    assert len({source.next() for source in sources for _ in range(50)}) == 2_500

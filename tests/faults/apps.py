@@ -1,0 +1,178 @@
+"""The apps that the fault tests run: handlers that write down what they do, and handlers that do what no one should."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import sqlite3
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from broker import Queue
+from runtime import App, Context
+from tests.faults.history import Kind, Recorder
+
+HISTORY_VARIABLE: Final = "FAULTS_HISTORY"
+
+
+@cache
+def _folder() -> Path:
+    return Path(os.environ[HISTORY_VARIABLE])
+
+
+@cache
+def _recorder() -> Recorder:
+    return Recorder(_folder())
+
+
+def _note(kind: Kind, context: Context) -> None:
+    _recorder().write(kind, context.aws_request_id, fence=context.fencing_token, attempt=context.attempt)
+
+
+# -- short work, for crashes and restarts: the killer's hits are not the events' fault, so none is quarantined ---------
+
+steady = App()
+
+
+@steady.function(max_crashes=1_000)
+async def work(event: dict[str, int], context: Context) -> None:
+    """Takes as many milliseconds as the event says."""
+    _note("start", context)
+    await asyncio.sleep(event["ms"] / 1000)
+    _note("end", context)
+
+
+@steady.function(max_crashes=1_000)
+async def trickle(event: dict[str, int], context: Context) -> None:
+    """Runs beside, and does nothing."""
+    _note("start", context)
+    _note("end", context)
+
+
+# -- side effects with the token, for workers that are stopped and go on later ----------------------------------------
+
+zombies = App()
+
+
+@cache
+def _store() -> sqlite3.Connection:
+    return open_effects(_folder())
+
+
+def open_effects(folder: Path) -> sqlite3.Connection:
+    """The store of side effects: keeps for each event the one with the greatest token, and every attempt to write."""
+    store = sqlite3.connect(folder / "effects.sqlite", isolation_level=None, timeout=30)
+    store.execute("PRAGMA journal_mode=WAL")
+    store.execute("CREATE TABLE IF NOT EXISTS effects (event TEXT PRIMARY KEY, token INTEGER, pid INTEGER)")
+    store.execute("CREATE TABLE IF NOT EXISTS attempts (event TEXT, token INTEGER, pid INTEGER, kept INTEGER)")
+    return store
+
+
+@zombies.function(max_crashes=1_000, concurrency=4, timeout=60)
+async def charge(event: dict[str, float], context: Context) -> None:
+    """Writes its side effect at the end, unless a newer lease has."""
+    _note("start", context)
+    await asyncio.sleep(event["s"])
+    row = (context.aws_request_id, context.fencing_token, os.getpid())
+    kept = _store().execute(
+        "INSERT INTO effects VALUES (?, ?, ?) ON CONFLICT (event) DO UPDATE"
+        " SET token = excluded.token, pid = excluded.pid WHERE excluded.token > token",
+        row,
+    )
+    _store().execute("INSERT INTO attempts VALUES (?, ?, ?, ?)", (*row, kept.rowcount))
+    _note("effect", context)
+    _note("end", context)
+
+
+# -- events that end their process, or try to -------------------------------------------------------------------------
+
+poison = App()
+
+
+@poison.function(retries=0, on_failure=Queue("failed"), dead_letter=Queue("dead"))
+async def swallow(event: dict[str, str], context: Context) -> object:
+    """Does what the event says."""
+    _note("start", context)
+    answer = _do(event["do"])
+    _note("end", context)
+    return answer
+
+
+class _Unprintable(Exception):
+    def __str__(self) -> str:
+        return "x" * 100_000_000
+
+
+def _recurse(depth: int) -> int:
+    return _recurse(depth + 1) + 1
+
+
+def _do(what: str) -> object:
+    match what:
+        case "exit":
+            os._exit(3)
+        case "segfault":
+            ctypes.string_at(0)
+        case "sys.exit":
+            sys.exit(4)
+        case "memory":
+            return bytearray(1 << 60)
+        case "recurse":
+            return _recurse(0)
+        case "loud":
+            raise _Unprintable
+        case "unencodable":
+            return object()
+        case _:
+            pass
+    return "well"
+
+
+# -- handlers that hold the loop --------------------------------------------------------------------------------------
+
+blocking = App()
+
+
+@blocking.function()
+async def block(event: dict[str, Any], context: Context) -> None:
+    """Holds the event loop so long, in one of three ways."""
+    _note("start", context)
+    seconds = float(event["s"])
+    match event["how"]:
+        case "sleep":
+            time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+        case "python":
+            _count_for(seconds)
+        case "c":
+            _hold_interpreter(seconds)
+        case _:
+            await asyncio.sleep(seconds)
+    _note("end", context)
+
+
+def _count_for(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def _hold_interpreter(seconds: float) -> None:
+    """One C call that never lets another thread run."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
+
+
+# -- work that a stop meets in all its stages -------------------------------------------------------------------------
+
+draining = App()
+
+
+@draining.function()
+async def mixed(event: dict[str, float], context: Context) -> None:
+    """Some are done in no time, some would take far longer than any grace period."""
+    _note("start", context)
+    await asyncio.sleep(event["s"])
+    _note("end", context)

@@ -1,0 +1,339 @@
+"""Random operations on a real queue, its dead-letter queue and workers, compared with the reference at every step.
+
+``PENSTOCK_MODEL_EXAMPLES`` runs more examples, and other ones each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from broker import Broker, Queue
+from broker.errors import LeaseLost
+from broker.message import Message
+from broker.records import unpack
+from broker.settings import Settings
+from broker.store.keys import CLOCK_OFFSET_KEY
+from broker.store.messages import Deferral, member_of
+from tests.model.reference import Mode, ReferenceMessage, ReferenceQueue, Time, Told
+from tests.store.audit import check_state
+
+T = TypeVar("T")
+MAX_RECEIVES: Final = 3
+_ROOM: Final = 100
+_EXAMPLES: Final = os.environ.get("PENSTOCK_MODEL_EXAMPLES")
+_prefixes = itertools.count()
+
+# All durations are multiples of ten seconds, so that the real milliseconds that pass between the steps decide nothing.
+_QUEUES = st.sampled_from(["orders", "orders", "orders", "dead"])
+_SECONDS = st.sampled_from([0, 10, 30])
+_MODES = st.sampled_from(["work", "work", "alone"])
+_CHOICE = st.integers(0, 1_000)
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """A lease that was granted, perhaps long over."""
+
+    queue: str
+    body: str
+    token: str
+    member: str
+    message_then: ReferenceMessage
+    message: Message | None = None
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """The operations, each on both sides."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        prefix = f"model{os.getpid()}-{next(_prefixes)}"
+        self.broker = Broker(url, settings=Settings(prefix=prefix, test_clock=True))
+        self.run(self.broker.__aenter__())
+        self.core = self.broker.core
+        self.run(self.core.runner.fetch("DEL", CLOCK_OFFSET_KEY))
+        self.time = Time()
+        self.models = {
+            "orders": ReferenceQueue(self.time, max_receives=MAX_RECEIVES),
+            "dead": ReferenceQueue(self.time, max_receives=None),
+        }
+        self.queues = {name: self.broker.queue(name) for name in self.models}
+        retention = 14 * 86_400
+        self.run(self.queues["dead"].create(retention=retention))
+        self.run(
+            self.queues["orders"].create(dead_letter=Queue("dead"), max_receives=MAX_RECEIVES, retention=retention)
+        )
+        self.ids: dict[str, str] = {}
+        self.held: list[_Held] = []
+        self.numbers = itertools.count()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """One step of the event loop's work, with all that it started."""
+
+        async def whole() -> T:
+            result = await work
+            if self.broker._opened is not None:
+                await asyncio.gather(*self.broker.core._background)
+            return result
+
+        return self.runner.run(whole())
+
+    def teardown(self) -> None:
+        self.run(self.core.runner.fetch("DEL", CLOCK_OFFSET_KEY))
+        self.run(self.broker.__aexit__())
+        self.runner.close()
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    @rule(
+        queue=_QUEUES, delay_s=st.sampled_from([None, 0, 10, 30]), own_id=st.sampled_from([None, None, None, "a", "b"])
+    )
+    def send(self, queue: str, delay_s: int | None, own_id: str | None) -> None:
+        body = f"m{next(self.numbers)}"
+        self.ids[body] = self.run(self.queues[queue].send(body, delay=delay_s, id=own_id))
+        self.models[queue].send(body, delay_s=delay_s or 0, own_id=own_id)
+
+    @rule(number=st.integers(1, 5), delay_s=st.sampled_from([None, 10]))
+    def send_many(self, number: int, delay_s: int | None) -> None:
+        bodies = [f"m{next(self.numbers)}" for _ in range(number)]
+        ids = self.run(self.queues["orders"].send_many(bodies, delay=delay_s))
+        assert len(set(ids)) == number
+        for body, message_id in zip(bodies, ids, strict=True):
+            self.ids[body] = message_id
+            self.models["orders"].send(body, delay_s=delay_s or 0)
+
+    # -- receiving and settling ---------------------------------------------------------------------------------------
+
+    @rule(queue=_QUEUES, count=st.integers(1, 4), timeout_s=_SECONDS)
+    def receive(self, queue: str, count: int, timeout_s: int) -> None:
+        messages = self.run(self.queues[queue].receive(count, wait=0, visibility_timeout=timeout_s))
+        told: dict[str, Told] = {}
+        for message in messages:
+            assert message.id == self.ids[message.body]
+            told[message.body] = Told(message.facts.receives, message.facts.tries, message.facts.crashes)
+            token = message.member.partition("|")[2]
+            there = self.models[queue].messages[message.body]
+            self.held.append(_Held(queue, message.body, token, message.member, there, message))
+            assert self.models[queue].fate(message.body, "receive") == "handed out", message
+            assert self.models[queue].lease(message.body, token, timeout_s) == told[message.body], message
+        assert len(told) == len(messages)
+        assert len(messages) <= count
+        self._bury(queue, "receive")
+        if len(messages) < count:
+            left = [
+                body
+                for body in self.models[queue].messages
+                if body not in told and self.models[queue].fate(body, "receive") != "stays"
+            ]
+            assert not left, f"there was room for {left}"
+
+    @precondition(lambda self: self.held)
+    @rule(choice=_CHOICE, timeout_s=_SECONDS)
+    def extend(self, choice: int, timeout_s: int) -> None:
+        held = self._one(choice)
+        if held.message is not None:
+            kept = self._keeps(held.message.extend(timeout_s))
+        else:
+            resource = self.queues[held.queue].resource
+            kept = self.run(self.core.messages.extend(resource, [held.member], lease_ms=timeout_s * 1_000)) == []
+        assert kept == self.models[held.queue].holds(held.body, held.token)
+        if kept:
+            self.models[held.queue].extend(held.body, timeout_s)
+
+    @precondition(lambda self: self.held)
+    @rule(choice=_CHOICE)
+    def delete(self, choice: int) -> None:
+        held = self._one(choice)
+        model = self.models[held.queue]
+        mine, there = model.holds(held.body, held.token), model.messages.get(held.body) is held.message_then
+        if held.message is not None:
+            assert self._keeps(held.message.delete()) == (mine or not there)
+        else:
+            resource = self.queues[held.queue].resource
+            settled = self.run(self.core.messages.finish(resource, [held.member], counter="done"))
+            assert settled.settled == mine
+            assert settled.refused == ({} if mine else {0: "fenced" if there else "unknown"})
+        if mine:
+            del model.messages[held.body]
+
+    @precondition(lambda self: self.held)
+    @rule(choice=_CHOICE, delay_s=_SECONDS, failed=st.booleans())
+    def release(self, choice: int, delay_s: int, *, failed: bool) -> None:
+        held = self._one(choice)
+        model = self.models[held.queue]
+        if held.message is not None:
+            failed = False
+            kept = self._keeps(held.message.release(delay_s))
+        else:
+            resource = self.queues[held.queue].resource
+            deferral = Deferral(held.member, delay_s * 1_000, adds_try=failed)
+            kept = self.run(self.core.messages.defer(resource, [deferral])).settled == 1
+        assert kept == model.holds(held.body, held.token)
+        if kept:
+            model.release(held.body, delay_s, adds_try=failed)
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    @rule(queue=_QUEUES, mode=_MODES, lease_s=st.sampled_from([10, 30]))
+    def claim(self, queue: str, mode: Mode, lease_s: int) -> None:
+        self._claim(queue, mode, lease_s)
+
+    @rule(queue=_QUEUES, mode=_MODES, outcome=st.sampled_from(["failed", "released", "crashed", "half done"]))
+    def work(self, queue: str, mode: Mode, outcome: str) -> None:
+        model, resource = self.models[queue], self.queues[queue].resource
+        held = self._claim(queue, mode, 10)
+        match outcome:
+            case "crashed":
+                self.advance(10)
+            case "half done" if held:
+                done = held[::2]
+                settled = self.run(self.core.messages.finish(resource, [one.member for one in done], counter="done"))
+                assert (settled.settled, settled.refused) == (len(done), {})
+                for one in done:
+                    del model.messages[one.body]
+            case "failed" | "released" if held:
+                failed = outcome == "failed"
+                deferrals = [Deferral(one.member, 0, adds_try=failed) for one in held]
+                assert self.run(self.core.messages.defer(resource, deferrals)).settled == len(held)
+                for one in held:
+                    model.release(one.body, 0, adds_try=failed)
+
+    def _claim(self, queue: str, mode: Mode, lease_s: int) -> list[_Held]:
+        token = f"{'s' if mode == 'alone' else 'w'}{len(self.held)}x{next(self.numbers)}"
+        model, resource = self.models[queue], self.queues[queue].resource
+        fates = {body: model.fate(body, mode) for body in model.messages}
+        claim = self.run(
+            self.core.messages.claim(resource, token=token, lease_ms=lease_s * 1_000, room=_ROOM, mode=mode)
+        )
+        assert len({item.entry for item in claim.messages}) == len(claim.messages)
+        seen = set()
+        for item in claim.messages:
+            body = unpack(item.blob)[1].decode()
+            seen.add(body)
+            assert fates[body] == "handed out", body
+            expected = model.lease(body, token, lease_s)
+            assert Told(item.facts.receives, item.facts.tries, item.facts.crashes) == expected, body
+            self.held.append(_Held(queue, body, token, member_of(item.entry, token), model.messages[body]))
+        assert seen == {body for body, fate in fates.items() if fate == "handed out"}
+        for body, fate in fates.items():
+            if fate == "set apart":
+                model.set_apart(body)
+        self.run(self.broker.deliver(resource))
+        self._bury(queue, mode, must={body for body, fate in fates.items() if fate == "dead"})
+        return self.held[len(self.held) - len(claim.messages) :]
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([10, 10, 20, 30, 300]))
+    def advance(self, seconds: int) -> None:
+        self.run(self.core.runner.fetch("INCRBY", CLOCK_OFFSET_KEY, seconds * 1_000))
+        self.time.now_s += seconds
+
+    @rule()
+    def redrive(self) -> None:
+        dead = self.models["dead"]
+        moving = [body for body in dead.messages if dead.fate(body, "receive") == "handed out" and body in self.buried]
+        staying = [
+            body for body in dead.messages if dead.fate(body, "receive") == "handed out" and body not in self.buried
+        ]
+        assert self.run(self.queues["dead"].redrive()) == len(moving)
+        for body in moving:
+            del dead.messages[body]
+            self.models["orders"].send(body)
+            self.buried.discard(body)
+        for body in staying:  # nobody knows where it came from: it was received, and given back
+            receives = self._receives_of(body)
+            dead.lease(body, "r", 0)
+            dead.release(body, 0, adds_try=False)
+            dead.messages[body].receives = receives
+
+    @precondition(lambda self: self.time.now_s % 50 == 0)
+    @rule(queue=_QUEUES)
+    def purge(self, queue: str) -> None:
+        assert self.run(self.queues[queue].purge()) == len(self.models[queue].messages)
+        self.models[queue].messages.clear()
+
+    @rule()
+    def repair(self) -> None:
+        for queue in self.queues.values():
+            assert self.run(self.core.repairs.repair(queue.resource)) == 0
+
+    # -- what always holds --------------------------------------------------------------------------------------------
+
+    @invariant()
+    def counts_are_exact_and_no_message_has_two_leases(self) -> None:
+        for name, queue in self.queues.items():
+            counts = msgspec.structs.asdict(self.run(queue.counts()))
+            expected = self.models[name].counts()
+            assert {key: counts[key] for key in expected} == expected, name
+            state = self.run(check_state(self.core, queue.resource))
+            assert {blob.rpartition(b"m")[2] for blob in state.bodies.values()} == {
+                body[1:].encode() for body in self.models[name].messages
+            }
+
+    # -- one side -----------------------------------------------------------------------------------------------------
+
+    @property
+    def buried(self) -> set[str]:
+        """Dead letters that know their source."""
+        found: set[str] = self.__dict__.setdefault("_buried", set())
+        return found
+
+    def _one(self, choice: int) -> _Held:
+        # The newest ones first: most of the others are over.
+        return self.held[-1 - choice % min(len(self.held), 8)]
+
+    def _keeps(self, work: Coroutine[Any, Any, None]) -> bool:
+        try:
+            self.run(work)
+        except LeaseLost:
+            return False
+        return True
+
+    def _receives_of(self, body: str) -> int:
+        found = {message.body: message.receives for message in self.run(self.queues["dead"].peek(1_000))}
+        return found[body]
+
+    def _bury(self, queue: str, mode: Mode, *, must: set[str] | None = None) -> None:
+        """Moves to the dead letters what the claim moved there; only what is used up may be."""
+        if queue == "dead":
+            return
+        self.run(self.broker.deliver(self.queues[queue].resource))
+        model, dead = self.models["orders"], self.models["dead"]
+        there = {message.body: message for message in self.run(self.queues["dead"].peek(1_000))}
+        moved = there.keys() - dead.messages.keys()
+        for body in moved:
+            assert model.messages[body].receives == MAX_RECEIVES
+            assert mode == "receive" or must is None or body in must
+            assert there[body].id == self.ids[body]
+            dead.bury(body, receives=model.messages.pop(body).receives)
+            self.buried.add(body)
+        if must is not None:
+            assert moved == must
+
+
+@pytest.mark.timeout(3_600 if _EXAMPLES else 120)
+def test_queue_behaves_like_its_reference(redis_url: str) -> None:
+    run_state_machine_as_test(
+        partial(QueueMachine, redis_url),  # type: ignore[arg-type]  # any callable that makes one will do
+        settings=settings(
+            max_examples=int(_EXAMPLES or 80),
+            stateful_step_count=40,
+            derandomize=_EXAMPLES is None,
+            # Shrinking a failure takes minutes: only where somebody asked for a long run.
+            phases=tuple(Phase) if _EXAMPLES else (Phase.generate,),
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

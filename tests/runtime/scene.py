@@ -1,0 +1,104 @@
+"""What the tests of running workers share: a real worker in the test's own loop, and waiting for conditions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+from broker import Broker, Message
+from broker.settings import Settings
+from runtime import App, Worker
+
+T = TypeVar("T")
+_LOOK_S = 0.005
+_STOP_S = 20.0
+
+
+class Serve(Protocol):
+    """Runs a worker of an app on the test's Redis: ``async with serve(app) as worker``."""
+
+    def __call__(self, app: App, **options: Any) -> AbstractAsyncContextManager[Worker]: ...
+
+
+@asynccontextmanager
+async def serving(app: App, url: str, settings: Settings, **options: Any) -> AsyncIterator[Worker]:
+    """A worker that is ready, in a task of its own; at the end it is stopped at once."""
+    worker = Worker(app, url, settings=settings, **options)
+    running = asyncio.create_task(worker.run(), name="worker under test")
+    ready = asyncio.create_task(worker.ready.wait())
+    await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
+    ready.cancel()
+    if running.done():
+        await running
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        worker.stop()
+        await asyncio.wait_for(running, _STOP_S)
+
+
+async def eventually(
+    look: Callable[[], Awaitable[T]] | Callable[[], T], *, what: str = "the condition", timeout_s: float = 8.0
+) -> T:
+    """What ``look`` answers as soon as that is true; fails, saying ``what`` was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer: Any = look()
+        if asyncio.iscoroutine(answer):
+            answer = await answer
+        if answer:
+            return answer  # type: ignore[no-any-return]  # what was looked at
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s:g} s; last: {answer!r}"
+        await asyncio.sleep(_LOOK_S)
+
+
+async def received(broker: Broker, queue: str, count: int = 1) -> list[Message]:
+    """So many messages of a queue, as soon as they are there."""
+    found: list[Message] = []
+    client = broker.queue(queue)
+
+    async def take() -> bool:
+        found.extend(await client.receive(count))
+        return len(found) >= count
+
+    await eventually(take, what=f"{count} messages in {queue}")
+    return found
+
+
+async def empty(broker: Broker, function: str) -> None:
+    """Returns when a function has nothing queued, running or to be sent on."""
+
+    async def look() -> bool:
+        counts = await broker.function(function).counts()
+        return counts.total == 0 and counts.outbox == 0 and counts.running == 0
+
+    await eventually(look, what=f"nothing left of {function}")
+
+
+async def waiting(broker: Broker, function: str, count: int = 1) -> None:
+    """Returns when so many events of a function wait for a retry and nothing else is under way."""
+
+    async def look() -> bool:
+        counts = await broker.function(function).counts()
+        return counts.retrying == count and counts.in_flight == 0
+
+    await eventually(look, what=f"{count} events of {function} wait for a retry")
+
+
+class Gauge:
+    """Counts what runs at a time, and remembers the most."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.total = 0
+
+    async def __aenter__(self) -> None:
+        self.now += 1
+        self.total += 1
+        self.most = max(self.most, self.now)
+
+    async def __aexit__(self, *_: object) -> None:
+        self.now -= 1

@@ -1,0 +1,261 @@
+"""Every script that writes, as operations on the situation: what they do, and what may be gone or new afterwards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from typing import Final
+
+import msgspec
+
+from broker.records import Facts
+from broker.store.logs import NewRecord
+from broker.store.messages import ClaimMode, Deferral, Onward, member_of
+from broker.store.outbox import OutboxSettlement
+from broker.store.scripts import Command
+from tests.store.situation import FIELDS, LIMIT, LONG_MS, Situation, message
+
+WRITES: Final = frozenset(
+    {"DEL", "EXPIRE", "HDEL", "HINCRBY", "HSET", "SET", "UNLINK", "XADD", "XDEL", "XTRIM", "ZADD", "ZREM"}
+    | {"ZREMRANGEBYSCORE"}
+)
+"""Redis's writing commands as far as the scripts use them."""
+_READS: Final = frozenset(
+    {"EXISTS", "GET", "HEXISTS", "HGET", "HLEN", "HMGET", "PUBLISH", "TIME", "TYPE", "XLEN", "XRANGE", "ZCARD"}
+    | {"ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"}
+)
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One use of a script. Repeated after a failure it must do the rest; repeated after success it must do nothing."""
+
+    command: Command
+    run: Callable[[Situation], Awaitable[object]]
+    ends: frozenset[str] = frozenset()
+    """Labels of messages, or names of outbox entries, that it ends."""
+    adds: frozenset[str] = frozenset()
+    """Labels of messages that it accepts."""
+
+
+def mutating_scripts() -> set[str]:
+    """The names of the scripts that contain a writing command; fails on a command that this file does not know."""
+    found = set()
+    for file in resources.files("broker.store").joinpath("lua").iterdir():
+        commands = set(re.findall(r"redis\.call\('([A-Z]+)'", file.read_text()))
+        assert commands <= WRITES | _READS, f"{file.name} uses {commands - WRITES - _READS}: sort it in here"
+        if commands & WRITES:
+            found.add(file.name.removesuffix(".lua"))
+    return found
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+async def _send_plain(s: Situation) -> object:
+    await s.send(message("new 1"), message("new 2"), message("new 3"), token="plain")
+    return None
+
+
+async def _send_full(s: Situation) -> object:
+    await s.send(
+        message("new"),
+        message("new delayed", delay_ms=LONG_MS),
+        message("own id", own_id="known"),
+        message("new own id", own_id="unknown until now"),
+        message("new own id, delayed", own_id="the same, later", delay_ms=LONG_MS),
+        message("new moved", facts=Facts(receives=2, sent_ms=5_000_000_000_000).stored()),
+        message("new moved, delayed", facts=Facts(receives=2, sent_ms=5_000_000_000_000).stored(), delay_ms=LONG_MS),
+        token="full",
+    )
+    return None
+
+
+def _claim(token: str, mode: ClaimMode) -> Callable[[Situation], Awaitable[object]]:
+    async def run(s: Situation) -> object:
+        before_ms = await s.core.messages.now_ms() + 2 * LONG_MS if mode == "aged" else None
+        claim = await s.core.messages.claim(
+            s.queue, token=token, lease_ms=LONG_MS, room=1_000, mode=mode, sent_before_ms=before_ms, wake=True
+        )
+        return [item.entry for item in claim.messages]
+
+    return run
+
+
+async def _release_claim(s: Situation) -> object:
+    return await s.core.messages.release_claim(s.queue, "wlost")
+
+
+_LIVE: Final = ("working from stream", "working from hash", "received from stream", "received from hash")
+
+
+async def _finish(s: Situation) -> object:
+    members = [s.held[label] for label in _LIVE]
+    stale = [member_of(members[0].partition("|")[0], "wsomebody"), member_of("1-1", "wlive")]
+    onward = [
+        Onward(0, "s", b"result\x00working from stream"),
+        Onward(0, "f", b"failure\x00working from stream"),
+        Onward(3, "s", b"result\x00received from hash"),
+        Onward(4, "s", b"result\x00nobody's"),
+    ]
+    await s.core.messages.finish(s.queue, [*members, *stale], counter="done", onward=onward)
+    return None
+
+
+async def _defer(s: Situation) -> object:
+    deferrals = [
+        Deferral(s.held[label], delay_ms, adds_try=adds_try, note=note)
+        for label, delay_ms, adds_try, note in zip(
+            _LIVE, (0, LONG_MS, 0, LONG_MS), (True, True, False, False), (b"why", b"", b"", b"why"), strict=True
+        )
+    ]
+    await s.core.messages.defer(s.queue, deferrals, counter="retried")
+    return None
+
+
+async def _extend(s: Situation) -> object:
+    return await s.core.messages.extend(s.queue, [s.held[label] for label in _LIVE], lease_ms=2 * LONG_MS)
+
+
+async def _purge(s: Situation) -> object:
+    await s.core.messages.purge(s.queue)
+    return None
+
+
+async def _restore(s: Situation) -> object:
+    return await s.core.repairs.repair(s.queue)
+
+
+# -- permits ----------------------------------------------------------------------------------------------------------
+
+_NAMES: Final = ["p1", "p2", "p3"]
+
+
+async def _take_permits(s: Situation) -> object:
+    await s.core.permits.take_of_mapping(s.queue, "f", ["other"], permit_ms=LONG_MS, limit=3)
+    grant = await s.core.permits.take_of_mapping(s.queue, "f", _NAMES, permit_ms=LONG_MS, limit=3)
+    assert grant.granted == 2
+    return None
+
+
+async def _release_permits(s: Situation) -> object:
+    await s.core.runner.fetch("HSET", s.keys.meta, "starved", "1")
+    await s.core.permits.release_of_function(s.queue, ["plive", "pgone"])
+    await s.core.runner.fetch("HSET", s.keys.meta, "starved", "0")
+    return None
+
+
+async def _renew_permits(s: Situation) -> object:
+    reply = await s.core.runner.run("renew_permits", (s.keys.permits,), (2 * LONG_MS, "plive", "nobody's"))
+    assert reply == [2]
+    return None
+
+
+async def _call(s: Situation) -> object:
+    inbox = s.core.keys.inbox("here")
+    return await s.core.permits.call(s.queue, call_id="c1", permit_ms=LONG_MS, inbox=inbox, notice=b"notice")
+
+
+# -- resources --------------------------------------------------------------------------------------------------------
+
+
+async def _create(s: Situation) -> object:
+    other = s.core.resource("queue", "other")
+    await s.core.directory.configure(other, b'{"a":1}', {"delay_ms": "5", "max_receives": ""}, mode="ensure")
+    return None
+
+
+async def _reconfigure(s: Situation) -> object:
+    fields = FIELDS | {"limit": str(LIMIT + 1), "max_receives": ""}
+    await s.core.directory.configure(s.queue, b'{"changed":true}', fields, mode="replace")
+    return None
+
+
+async def _delete(s: Situation) -> object:
+    await s.core.directory.delete(s.queue, force=True)
+    return None
+
+
+async def _hold(s: Situation) -> object:
+    return await s.core.directory.hold(s.queue, held=True)
+
+
+async def _heartbeat(s: Situation) -> object:
+    await s.core.directory.heartbeat("new", b'{"serves":1}', ttl_ms=LONG_MS)
+    return None
+
+
+async def _leave(s: Situation) -> object:
+    await s.core.directory.heartbeat("here", b"{}", ttl_ms=0)
+    return None
+
+
+async def _enlist(s: Situation) -> object:
+    await s.core.directory.put_mapping("orders->f", b"{}", queue=s.queue)
+    return None
+
+
+async def _take_turn(s: Situation) -> object:
+    await s.core.directory.take_turn("chore", for_ms=LONG_MS)
+    return None
+
+
+# -- what is sent on --------------------------------------------------------------------------------------------------
+
+
+async def _take_outbox(s: Situation) -> object:
+    return len(await s.core.outbox.take(s.queue, room=100, hold_ms=LONG_MS)) * 0
+
+
+async def _settle_outbox(s: Situation) -> object:
+    names = [entry.name for entry in await s.core.outbox.entries(s.queue, 100) if entry.record.startswith(b"result")]
+    settlements = [
+        OutboxSettlement(names[0]),
+        *(OutboxSettlement(name, LONG_MS, b"result\x00done later") for name in names[1:]),
+    ]
+    if len(names) == 2:
+        await s.core.outbox.settle(s.queue, settlements)
+    return None
+
+
+async def _append(s: Situation) -> object:
+    records = [NewRecord(f"r{number}", b"record", f"own {number}") for number in range(3)]
+    await s.core.logs.append(s.stream, records, urgent=True)
+    return None
+
+
+_SENT_PLAIN: Final = frozenset({"new 1", "new 2", "new 3"})
+_SENT_FULL: Final = frozenset(
+    {"new", "new delayed", "new own id", "new own id, delayed", "new moved", "new moved, delayed"}
+)
+_EVERYTHING: Final = frozenset({"*"})
+
+OPERATIONS: Final[dict[str, Operation]] = {
+    "append": Operation(command="append", run=_append),
+    "call": Operation(command="call", run=_call),
+    "claim to work": Operation(command="claim", run=_claim("wnew", "work")),
+    "claim to run alone": Operation(command="claim", run=_claim("snew", "alone")),
+    "claim to receive": Operation(command="claim", run=_claim("rnew", "receive")),
+    "claim of aged": Operation(command="claim", run=_claim("wnew", "aged")),
+    "configure, created": Operation(command="configure", run=_create),
+    "configure, changed": Operation(command="configure", run=_reconfigure),
+    "defer": Operation(command="defer", run=_defer),
+    "delete": Operation(command="delete", run=_delete, ends=_EVERYTHING),
+    "enlist": Operation(command="enlist", run=_enlist),
+    "extend": Operation(command="extend", run=_extend),
+    "finish": Operation(command="finish", run=_finish, ends=frozenset(_LIVE)),
+    "heartbeat": Operation(command="heartbeat", run=_heartbeat),
+    "heartbeat, leaving": Operation(command="heartbeat", run=_leave),
+    "hold": Operation(command="hold", run=_hold),
+    "purge": Operation(command="purge", run=_purge, ends=_EVERYTHING),
+    "release_claim": Operation(command="release_claim", run=_release_claim),
+    "release_permits": Operation(command="release_permits", run=_release_permits),
+    "renew_permits": Operation(command="renew_permits", run=_renew_permits),
+    "restore": Operation(command="restore", run=_restore),
+    "send, plain": Operation(command="send", run=_send_plain, adds=_SENT_PLAIN),
+    "send, full": Operation(command="send", run=_send_full, adds=_SENT_FULL),
+    "settle_outbox": Operation(command="settle_outbox", run=_settle_outbox, ends=frozenset({"done", "done later"})),
+    "take_outbox": Operation(command="take_outbox", run=_take_outbox),
+    "take_permits": Operation(command="take_permits", run=_take_permits),
+    "take_turn": Operation(command="take_turn", run=_take_turn),
+}

@@ -1,0 +1,61 @@
+"""How keys are spelled: one slot for a resource, the prefix outside the braces, no key that another has."""
+
+from __future__ import annotations
+
+from broker import Broker
+from broker.names import Kind, Resource
+from broker.store.keys import Keyspace, ResourceKeys
+from tests.store.situation import Situation
+
+KEYS = Keyspace("penstock", "000000000000", "us-east-1")
+
+
+def _resource(kind: Kind, name: str) -> Resource:
+    return Resource(kind, "000000000000", "us-east-1", name)
+
+
+def _spelled(resource: Resource) -> list[str]:
+    keys = KEYS.of(resource)
+    names = [getattr(keys, field) for field in ResourceKeys.__struct_fields__ if field != "base"]
+    return [*names, keys.tokens("1"), keys.mapping_permits("f")]
+
+
+def test_all_keys_of_a_resource_share_one_hash_tag() -> None:
+    for key in _spelled(_resource("queue", "orders")):
+        assert key.startswith("penstock:{q:000000000000:us-east-1:orders}:")
+
+
+def test_no_two_keys_are_the_same() -> None:
+    kinds: tuple[Kind, ...] = ("queue", "function", "stream")
+    spelled = [key for kind in kinds for name in ("a", "b") for key in _spelled(_resource(kind, name))]
+    spelled += [KEYS.directory("queues"), KEYS.workers("live"), KEYS.inbox("p"), KEYS.parcel("c")]
+    assert len(spelled) == len(set(spelled))
+
+
+def test_accounts_and_regions_are_apart() -> None:
+    tags = {Resource("queue", account, region, "q").tag for account in ("1", "2") for region in ("a", "b")}
+    assert len(tags) == 4
+
+
+def test_the_example_of_the_design_is_spelled_so() -> None:
+    assert KEYS.of(_resource("queue", "orders")).ready == "penstock:{q:000000000000:us-east-1:orders}:ready"
+
+
+async def test_every_key_that_is_ever_written_is_known_and_deleted_with_its_resource(situation: Situation) -> None:
+    core, queue = situation.core, situation.queue
+    keys = core.keys.of(queue)
+    tokens = keys.tokens("")
+    written = {key.split(" ")[0] for key in await situation.contents() if queue.tag in key}
+    assert {key for key in written if not key.startswith(tokens)} <= set(keys.every())
+    await core.directory.delete(queue, force=True)
+    left = {key.split(" ")[0] for key in await situation.contents() if queue.tag in key}
+    assert all(key.startswith(tokens) for key in left)
+    for key in left:
+        assert await core.runner.fetch("PTTL", key) > 0
+
+
+async def test_two_prefixes_see_nothing_of_each_other(broker: Broker) -> None:
+    await broker.queue("orders").create()
+    other = Keyspace("another", "000000000000", "us-east-1")
+    assert await broker.core.runner.fetch("EXISTS", other.directory("queues")) == 0
+    assert await broker.core.runner.fetch("EXISTS", broker.core.keys.directory("queues")) == 1
