@@ -15,7 +15,7 @@ MAX_MESSAGE_BYTES: Final = MIB  # SQS body and attributes, since 2025-08
 MAX_STREAM_RECORD_BYTES: Final = MIB
 MAX_BATCH_PAYLOAD_BYTES: Final = 6 * MIB  # what one invocation of a mapping may carry
 
-# Queues: SQS
+# Queues, with the bounds of SQS
 DEFAULT_VISIBILITY_TIMEOUT_S: Final = 30
 MAX_VISIBILITY_TIMEOUT_S: Final = 43_200
 MAX_DELAY_S: Final = 900

@@ -67,7 +67,8 @@ class Message:
         """Gives it back, to be received again after so many seconds. Raises LeaseLost."""
         check_range("delay", delay, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
         deferral = Deferral(self.member, round(delay * 1000))
-        if (await self._core.messages.defer(self._queue, [deferral], counter="released")).refused:
+        settled = await self._core.messages.defer(self._queue, [deferral], counter="released")
+        if settled.refused.get(0) == "fenced":  # 'unknown' is the repeat of a release whose reply was lost
             raise LeaseLost(self.id)
 
     def redriven(self, to: Queue | Function | None) -> Delivery:

@@ -96,8 +96,10 @@ class QueueClient:
         receive_wait: float | None = None,
         dead_letter: Queue | None = None,
         max_receives: int | None = None,
+        remove_dead_letter: bool = False,
     ) -> None:
-        """Changes the settings given and leaves the others. Raises QueueNotFound."""
+        """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
+        were received too often. Raises QueueNotFound."""
         now = await self.settings()
         changes: dict[str, object] = {
             "visibility_timeout_s": visibility_timeout,
@@ -109,6 +111,8 @@ class QueueClient:
             "max_receives": max_receives,
         }
         settings = msgspec.structs.replace(now, **{name: value for name, value in changes.items() if value is not None})
+        if remove_dead_letter:
+            settings = msgspec.structs.replace(settings, dead_letter=None, max_receives=None)
         await self._create_dead_letter(settings)
         encoded = msgspec.json.encode(settings)
         await self.core.directory.configure(self.resource, encoded, queue_fields(settings), mode="replace")

@@ -246,8 +246,10 @@ class QueueClient:
         receive_wait: float | None = None,
         dead_letter: Queue | None = None,
         max_receives: int | None = None,
+        remove_dead_letter: bool = False,
     ) -> None:
-        """Changes the settings given and leaves the others. Raises QueueNotFound."""
+        """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
+        were received too often. Raises QueueNotFound."""
         self._run(
             lambda: self._inner.configure(
                 visibility_timeout=visibility_timeout,
@@ -257,6 +259,7 @@ class QueueClient:
                 receive_wait=receive_wait,
                 dead_letter=dead_letter,
                 max_receives=max_receives,
+                remove_dead_letter=remove_dead_letter,
             )
         )
 

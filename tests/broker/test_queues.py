@@ -82,6 +82,16 @@ async def test_creation_makes_the_dead_letter_queue_with_defaults(broker: Broker
     assert (await broker.queue("orders-dead").settings()).retention_s == 345_600
 
 
+async def test_a_dead_letter_queue_can_be_removed(queue: QueueClient) -> None:
+    await queue.configure(dead_letter=Queue("dead"), max_receives=1)
+    await queue.configure(remove_dead_letter=True)
+    settings = await queue.settings()
+    assert (settings.dead_letter, settings.max_receives) == (None, None)
+    await queue.send("x")
+    for _ in range(3):
+        assert len(await queue.receive(visibility_timeout=0)) == 1
+
+
 async def test_configure_changes_what_is_given_and_leaves_the_rest(queue: QueueClient) -> None:
     await queue.configure(delay=2)
     await queue.configure(visibility_timeout=7, dead_letter=Queue("dead"), max_receives=2)

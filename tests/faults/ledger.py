@@ -119,7 +119,7 @@ class _Block:
     taken: list[tuple[str, str]] = field(default_factory=list)
     scored: list[tuple[str, str, int]] = field(default_factory=list)
     renewed: list[Step] = field(default_factory=list)
-    counted: list[Step] = field(default_factory=list)
+    counted: dict[str, Step] = field(default_factory=dict)
     set_apart: dict[str, int] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
@@ -141,7 +141,7 @@ class _Block:
         steps += [
             Granted(entry, token, ends_ms - self.lease_ms, ends_ms, self.fence) for entry, token, ends_ms in self.scored
         ]
-        steps += self.counted
+        steps += self.counted.values()  # as the script left them
         steps += [Gone(entry) for entry in sorted(self.dropped - self.kept)]
         return steps
 
@@ -155,7 +155,7 @@ class _Block:
             case b"ZADD" if key == self.keys.waiting:
                 self.waiting |= {entry.decode() for _, entry in _pairs(arguments)}
             case b"HSET" if key == self.keys.facts:
-                self.counted += [_counted(entry.decode(), facts) for entry, facts in _pairs(arguments)]
+                self.counted |= {entry.decode(): _counted(entry.decode(), facts) for entry, facts in _pairs(arguments)}
             case b"HSET" if key == self.keys.bodies:
                 self.kept |= {entry.decode() for entry, _ in _pairs(arguments)}
             case b"HSET" if key == self.keys.meta:

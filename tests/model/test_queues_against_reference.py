@@ -328,7 +328,7 @@ def test_queue_behaves_like_its_reference(redis_url: str) -> None:
     run_state_machine_as_test(
         partial(QueueMachine, redis_url),  # type: ignore[arg-type]  # any callable that makes one will do
         settings=settings(
-            max_examples=int(_EXAMPLES or 80),
+            max_examples=int(_EXAMPLES or 50),
             stateful_step_count=40,
             derandomize=_EXAMPLES is None,
             # Shrinking a failure takes minutes: only where somebody asked for a long run.

@@ -12,6 +12,7 @@ from broker.records import pack
 from broker.store.messages import Claim, ClaimMode, Counts, Deferral, NewMessage, Settlement, Stored, member_of
 
 LEASE_MS: Final = 20_000
+WORKER: Final = "w1"
 _FIELDS: Final = ("limit", "paused", "max_crashes", "max_receives", "retention_ms")
 
 
@@ -37,7 +38,7 @@ class Desk:
 
     async def claim(
         self,
-        token: str = "w1",
+        token: str = WORKER,
         *,
         mode: ClaimMode = "work",
         room: int = 100,
@@ -58,11 +59,13 @@ class Desk:
             wake=wake,
         )
 
-    async def finish(self, claim: Claim, token: str = "w1") -> Settlement:
+    async def finish(self, claim: Claim, token: str = WORKER) -> Settlement:
         """Ends what a claim brought."""
         return await self.core.messages.finish(self.resource, members(claim, token), counter="done")
 
-    async def defer(self, claim: Claim, token: str = "w1", *, delay_ms: int = 0, adds_try: bool = False) -> Settlement:
+    async def defer(
+        self, claim: Claim, token: str = WORKER, *, delay_ms: int = 0, adds_try: bool = False
+    ) -> Settlement:
         """Gives back what a claim brought."""
         deferrals = [Deferral(member, delay_ms, adds_try=adds_try) for member in members(claim, token)]
         return await self.core.messages.defer(self.resource, deferrals)
