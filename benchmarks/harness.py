@@ -75,7 +75,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def rounds(self) -> int:
         """How often each figure and its ceiling are measured, in turn."""
-        return 1 if self.quick else 5
+        if self.quick:
+            return 1
+        return 3 if self.aof else 5
 
     def size(self, full: int) -> int:
         """How many of something: a third when it has to be quick."""

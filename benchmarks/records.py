@@ -57,6 +57,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     ratio_high: float | None
     target: str
     met: bool | None
+    rounds_met: int | None
+    """In how many rounds the target was reached: less than all of them means that the median alone decides."""
     note: str
     rounds: list[Round]
 
@@ -88,6 +90,7 @@ def figure(
         ratio_high=max(ratios, default=None),
         target=target.text if target else "",
         met=target.is_met(value=value, ratio=ratio) if target else None,
+        rounds_met=sum(target.is_met(value=one.value, ratio=one.ratio) for one in rounds) if target else None,
         note=note,
         rounds=list(rounds),
     )

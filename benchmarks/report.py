@@ -91,7 +91,9 @@ def _markdown(results: Results) -> str:
         f"- {machine.python} on {machine.loop}, Redis {machine.redis}; {packages}",
         "",
         "Each ceiling is the bare loop of the same Redis scripts, measured in turn with the figure beside it. Measured",
-        "values, ceilings and ratios are medians of the rounds; the ratios' lowest and highest follow.",
+        "values, ceilings and ratios are medians of the rounds; the ratios' lowest and highest follow. On a machine",
+        "that others use, a ceiling sinks as a figure does, but not by as much in the same moment: where the rounds",
+        "disagree, measure again on a quiet one.",
         "",
         f"| {' | '.join(_COLUMNS)} |",
         "|---|---|---:|---:|---:|---:|---|---|",
@@ -105,6 +107,8 @@ def _cells(one: Figure) -> tuple[str, ...]:
     ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
     spread = "" if one.ratio_low is None or len(one.rounds) < 2 else f"{one.ratio_low:.2f}-{one.ratio_high:.2f}"  # noqa: PLR2004 - one round has no spread
     met = {True: "yes", False: "no", None: ""}[one.met]
+    if one.rounds_met not in {None, 0, len(one.rounds)}:
+        met += f" ({one.rounds_met} of {len(one.rounds)} rounds)"
     ceiling = "" if one.ceiling is None else _number(one.ceiling)
     value = f"{_number(one.value)} {one.unit}"
     return one.name, "yes" if one.aof else "no", value, ceiling, ratio, spread, one.target, met

@@ -20,7 +20,7 @@ from broker.store.messages import NewMessage
 from broker.store.outbox import OutboxEntry, OutboxSettlement
 
 _ROOM: Final = 500
-_HOLD_MS: Final = 30_000
+_HOLD_MS: Final = 10_000
 _BACKOFF_FIRST_MS: Final = 1_000
 _BACKOFF_LAST_MS: Final = 300_000
 _MOVE_MARK: Final = b"M"

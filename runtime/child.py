@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 import anyio
 import msgspec
@@ -72,7 +72,7 @@ async def _serve(worker: Worker, control: socket.socket) -> None:
         group.start_soon(_obey_signals, worker, name="signals")
         group.start_soon(_notice_orphaning, worker, control, name="supervisor watch")
         await worker.run()
-        group.cancel_scope.cancel()
+        end(0)  # here: on its way out the loop would wait for handlers that do not stop
 
 
 async def _obey_signals(worker: Worker) -> None:
@@ -122,8 +122,12 @@ def _has_uvloop() -> bool:
     return True
 
 
-if __name__ == "__main__":
-    status = main()
+def end(status: int) -> NoReturn:
+    """Ends the process at once: a handler's thread that never returns must not hold it."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # a handler thread that never returns must not hold the process
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    end(main())

@@ -73,6 +73,7 @@ class Invoker:
         self.running: Final[set[Call]] = set()
         self._told_when_freed: Final[set[Callable[[], None]]] = set()
         self._ticking = False
+        self._closed = False
 
     @property
     def free_threads(self) -> int:
@@ -121,8 +122,12 @@ class Invoker:
             await freed.wait()
 
     def close(self) -> None:
-        """Takes no more calls; threads that are still busy are left to themselves."""
+        """Takes no more calls; threads that are still busy are left to themselves, and nobody waits for them."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for call in self.running:
+            if call.task is not None and not call.function.on_loop:
+                call.task.cancel()
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -154,8 +159,8 @@ class Invoker:
             try:
                 await asyncio.shield(future)
             except asyncio.CancelledError:
-                if not (call.expired or call.abandoned):
-                    raise  # the loop is closing
+                if self._closed or not (call.expired or call.abandoned):
+                    raise
                 # A thread cannot be ended: its slot stays taken until it returns.
         self._busy_threads -= 1
         self._end(call, future.result())
@@ -208,14 +213,14 @@ class Invoker:
 
 
 def _completed(result: Any, call: Call) -> Completed | Failed:
-    request_id = call.context.aws_request_id
     try:
         encoded = encode_json("result", result)
     except PayloadNotJson as error:
-        return failed("Runtime.MarshalError", f"Unable to marshal response: {error.reason}", request_id, [])
+        problem = f"Unable to marshal response: {error.reason}"
+        return failed("Runtime.MarshalError", problem, call.context.aws_request_id, [])
     if len(encoded) > MAX_RESPONSE_BYTES:
         message = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
-        return failed("Function.ResponseSizeTooLarge", message, request_id)
+        return failed("Function.ResponseSizeTooLarge", message, call.context.aws_request_id)
     return Completed(encoded)
 
 

@@ -101,11 +101,21 @@ class LeaseKeeper:
     def _run(self) -> None:
         renew_every_s = self._lease_ms / 4000
         next_renewal = time.monotonic() + renew_every_s
-        while not self._stop.wait(min(RETRY_S if self._failing else _LOOK_S, renew_every_s / 2)):
+        while not self._pause(min(RETRY_S if self._failing else _LOOK_S, renew_every_s / 2)):
             self._watch_loop()
             if time.monotonic() >= next_renewal or self._failing:
                 next_renewal = time.monotonic() + renew_every_s
                 self._renew_all()
+
+    def _pause(self, seconds: float) -> bool:
+        """Waits; answers whether it is over. Who sleeps far too long was not let run, and nothing was renewed."""
+        due = time.monotonic() + seconds
+        stopped = self._stop.wait(seconds)
+        late_s = time.monotonic() - due
+        if late_s >= _BLOCKED_AFTER_S and not stopped:
+            why = "a C call did not let other threads run, or the process was stopped"
+            self._report("process_stood_still", late_s, reason=why)
+        return stopped
 
     def _renew_all(self) -> bool:
         """Also at each look after a failure: Redis may be back, and leases are running out."""
@@ -152,7 +162,7 @@ class LeaseKeeper:
                 self._stop.set()
         elif not self._reported and time.monotonic() - self._asked_at >= _BLOCKED_AFTER_S:
             self._reported = True
-            self._report_blocked()
+            self._report("loop_blocked", time.monotonic() - self._asked_at)
 
     def _answer(self) -> None:
         if self._reported:
@@ -162,17 +172,13 @@ class LeaseKeeper:
     _reported = False
     _asked_at = 0.0
 
-    def _report_blocked(self) -> None:
+    def _report(self, what: str, for_s: float, **more: str) -> None:
+        """Says what the event loop is at."""
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to see a stack
         if frame is None:
             return
-        stack = traceback.format_list(traceback.extract_stack(frame)[-_STACK_FRAMES:])
-        _log.error(
-            "loop_blocked",
-            function=_function_on(frame),
-            for_s=round(time.monotonic() - self._asked_at, 1),
-            stack="".join(stack),
-        )
+        stack = "".join(traceback.format_list(traceback.extract_stack(frame)[-_STACK_FRAMES:]))
+        _log.error(what, function=_function_on(frame), for_s=round(for_s, 1), **more, stack=stack)
 
 
 def _function_on(frame: FrameType | None) -> str:

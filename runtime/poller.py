@@ -54,7 +54,8 @@ class Pollers:
 
     async def ended(self) -> None:
         """Returns when every loop has ended after a stop, and with it the claims that were under way."""
-        await self._all_ended.wait()
+        if self._active:
+            await self._all_ended.wait()
 
     def _slow_s(self) -> float:
         """A missed wake-up costs at most this; longer with many sources, so that idling stays cheap."""

@@ -96,7 +96,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Runs until stopped; answers the exit status: 0 drained, 1 a worker could not start. Raises StoreError when
-        Redis cannot be used at the start."""
+        Redis cannot be used at the start; later workers are started again until they can."""
         async with Broker(self._url) as broker:
             self._core = broker.core
             try:
@@ -195,7 +195,7 @@ class Supervisor:
         child.ended.set()
         if child.retiring or self._stopping.is_set():
             return
-        if status == EXIT_CANNOT_START:
+        if status == EXIT_CANNOT_START and (self._keep_going or not self.ready.is_set()):
             self._status = EXIT_FAILED
             if not self._keep_going:
                 self.stop()

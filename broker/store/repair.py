@@ -51,8 +51,10 @@ class RepairStore:
             await self._runner.fetch("DEL", k.repair_lock)
 
     async def _look(self, resource: Resource) -> _Findings:
-        """What was there, then where everything is. A message that was there before, is in no set, and still exists
-        when the script looks again is stranded: ids are never used twice, and nothing moves a message that has no place.
+        """What was there, then where everything is.
+
+        A message that was there before, is in no set, and still exists when the script looks again is stranded: ids
+        are never used twice, and nothing moves a message that has no place.
         """
         k = self._keys.of(resource)
         cursor = await self._runner.fetch("HGET", k.meta, "cursor") or b"0-0"

@@ -154,6 +154,9 @@ def _run(given: list[str]) -> int:
         message = f"{' '.join(str(error).split())} (see `penstock {name + ' ' if name else ''}--help`)"
         _report("Usage", message, as_json=as_json)
         return EXIT_USAGE
+    if not command.__module__.startswith(f"{__name__}."):
+        command(*bound.args, **bound.kwargs)  # the parser's own: --help, --version
+        return 0
     from broker.errors import PenstockError
     from runtime.logs import configure_logs
 

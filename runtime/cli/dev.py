@@ -26,6 +26,7 @@ from runtime.supervisor import Supervisor
 _DEFAULT_GRACE_S: Final = 5.0
 _REDIS_LOOK_S: Final = 1.0
 _DEBOUNCE_MS: Final = 400
+_WATCH_ROUND_MS: Final = 250
 _FILES_NAMED: Final = 5
 
 _log = structlog.get_logger("penstock")
@@ -67,7 +68,9 @@ def dev(
         )
         session = _Session(folder, app, redis=redis, supervisor=supervisor, output=common.output)
         companions = [session.welcome, session.keep_redis, *([session.replace_on_change] if reload else [])]
-        return anyio.run(lambda: supervise(supervisor, *companions, grace_s=grace))
+        status = anyio.run(lambda: supervise(supervisor, *companions, grace_s=grace))
+        # An app that could not be loaded for a while is what reloading is for.
+        return 0 if reload else status
 
 
 class _Session:
@@ -126,7 +129,8 @@ class _Session:
     async def replace_on_change(self) -> None:
         """Replaces the worker when Python files change; one that cannot start leaves the old one running."""
         await self._supervisor.ready.wait()
-        watched = awatch(self._folder, watch_filter=_PythonFiles(), debounce=_DEBOUNCE_MS)
+        # The timeout is how long a cancellation waits for the watcher's thread.
+        watched = awatch(self._folder, watch_filter=_PythonFiles(), debounce=_DEBOUNCE_MS, rust_timeout=_WATCH_ROUND_MS)
         async for changes in watched:
             files = sorted({str(Path(path).relative_to(self._folder)) for _, path in changes})
             _log.info("files_changed", files=files[:_FILES_NAMED], more=max(0, len(files) - _FILES_NAMED))

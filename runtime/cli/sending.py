@@ -179,9 +179,8 @@ async def _send_lines(
                         output.emit({"line": number, f"{noun}_id": new_id})
     except StoreError:
         last = numbered[stored - 1][0] if stored else 0
-        output.note(
-            f"penstock: {stored} of {counted(len(numbered), 'line')} {where} are stored for certain: those up to line {last}"
-        )
+        total = counted(len(numbered), "line")
+        output.note(f"penstock: {stored} of {total} {where} are stored for certain: those up to line {last}")
         raise
     if not output.as_json:
         output.answer(None, f"{counted(stored, 'line')} stored {where}")

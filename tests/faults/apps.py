@@ -132,12 +132,28 @@ def _do(what: str) -> object:
     return "well"
 
 
+stubborn = App()
+
+
+@stubborn.function(retries=0, timeout=1)
+def cling(event: dict[str, float], context: Context) -> None:
+    """In a thread, which nobody can end. The first run of all ends the process."""
+    _note("start", context)
+    mark = _folder() / "has-died"
+    if not mark.exists():
+        time.sleep(0.3)  # until the others run too
+        mark.touch()
+        os._exit(9)
+    time.sleep(event["s"])
+    _note("end", context)
+
+
 # -- handlers that hold the loop --------------------------------------------------------------------------------------
 
 blocking = App()
 
 
-@blocking.function()
+@blocking.function(timeout=60)
 async def block(event: dict[str, Any], context: Context) -> None:
     """Holds the event loop so long, in one of three ways."""
     _note("start", context)
@@ -148,7 +164,10 @@ async def block(event: dict[str, Any], context: Context) -> None:
         case "python":
             _count_for(seconds)
         case "c":
-            _hold_interpreter(seconds)
+            mark = _folder() / "has-held"
+            if not mark.exists():  # the first time only
+                mark.touch()
+                _hold_interpreter(seconds)
         case _:
             await asyncio.sleep(seconds)
     _note("end", context)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hiredis
 import pytest
 
 from broker import Broker
@@ -217,9 +216,13 @@ async def test_the_ledger_tells_what_the_scripts_did(durable: EmbeddedRedis, tmp
     assert [step for step in steps if isinstance(step, Counted)][-1] == Counted(steps[0].entry, 3, 1, 1)
 
 
+def written(*words: str) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
+
+
 def test_a_script_without_its_end_is_left_out(tmp_path: Path) -> None:
     keys = Keyspace("p", "0", "r").of(Resource("function", "0", "r", "work"))
-    grant = hiredis.pack_command(("ZADD", keys.leases, "1000", "1-0|w1"))
-    for ending, expected in ((b"", 0), (hiredis.pack_command(("EXEC",)), 1)):
-        (tmp_path / "appendonly.aof").write_bytes(hiredis.pack_command(("MULTI",)) + grant + ending)
+    begin, grant = written("MULTI"), written("ZADD", keys.leases, "1000", "1-0|w1")
+    for ending, expected in ((b"", 0), (written("EXEC"), 1)):
+        (tmp_path / "appendonly.aof").write_bytes(begin + grant + ending)
         assert len(read_ledger(tmp_path, keys, lease_ms=1_000)) == expected

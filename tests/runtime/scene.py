@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 from broker import Broker, Message
+from broker.errors import QueueNotFound
 from broker.settings import Settings
 from runtime import App, Worker
 
@@ -57,12 +58,13 @@ async def eventually(
 
 
 async def received(broker: Broker, queue: str, count: int = 1) -> list[Message]:
-    """So many messages of a queue, as soon as they are there."""
+    """So many messages of a queue, as soon as they, and it, are there."""
     found: list[Message] = []
     client = broker.queue(queue)
 
     async def take() -> bool:
-        found.extend(await client.receive(count))
+        with suppress(QueueNotFound):
+            found.extend(await client.receive(count))
         return len(found) >= count
 
     await eventually(take, what=f"{count} messages in {queue}")

@@ -160,6 +160,31 @@ async def test_event_with_too_many_crashes_is_handed_to_any_worker_for_quarantin
     assert last.messages[0].facts.receives == 4
 
 
+async def test_event_with_a_crash_stays_alone_after_a_receivers_lease_has_ended(desk: Desk, clock: Clock) -> None:
+    await desk.send("poison")
+    await desk.claim("w1")
+    await clock.advance(LEASE_MS / 1000)
+    assert (await desk.claim("r1", mode="receive")).messages[0].facts.crashes == 1
+    await clock.advance(LEASE_MS / 1000)
+    again = await desk.claim("w2")
+    assert (again.messages, again.suspects) == ([], 1)
+    facts = (await desk.claim("s1", mode="alone")).messages[0].facts
+    assert (facts.receives, facts.crashes) == (3, 1)
+
+
+async def test_used_up_messages_in_front_do_not_hide_one_that_is_not(desk: Desk, clock: Clock) -> None:
+    await desk.configure({"max_receives": "1"})
+    await desk.send("used up", "used up too")
+    await desk.claim("r1", mode="receive")
+    await clock.advance(LEASE_MS / 1000)
+    await desk.configure({"max_receives": "2"})
+    await desk.send("good")
+    await desk.claim("r2", mode="receive", room=2)
+    await desk.claim("r3", mode="receive", room=1, lease_ms=LEASE_MS + 1)
+    await clock.advance(LEASE_MS / 1000 + 1)
+    assert bodies(await desk.claim("r4", mode="receive", room=1)) == ["good"]
+
+
 async def test_receivers_lease_that_ends_is_no_crash(desk: Desk, clock: Clock) -> None:
     await desk.send("a")
     for receives in (1, 2, 3):

@@ -1,0 +1,100 @@
+"""The command as a real process, with its output taken apart."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from broker.settings import Settings
+
+PROJECT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "runtime")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What one run of the command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one document on stdout; anything else there is an error."""
+        return msgspec.json.decode(self.out)
+
+    @property
+    def json_lines(self) -> list[Any]:
+        """One document a line."""
+        return [msgspec.json.decode(line) for line in self.out.splitlines()]
+
+    def cells(self, first: str) -> list[str]:
+        """The words of the table's row that begins so."""
+        return next(line for line in self.out.splitlines() if line.startswith(first)).split()
+
+
+class Shell:
+    """Runs `penstock` in a folder, against one Redis and prefix."""
+
+    def __init__(self, folder: Path, *, url: str | None = None, settings: Settings | None = None) -> None:
+        self.folder = folder
+        self.environment = environment(url, settings)
+
+    async def run(self, *words: str, stdin: bytes = b"", status: int | None = 0) -> Ended:
+        """Runs to the end; fails the test on another exit status than this (None: any)."""
+        done = await anyio.run_process(
+            [*COMMAND, *words],
+            input=stdin,
+            cwd=self.folder,
+            env=self.environment,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert status is None or ended.status == status, ended
+        return ended
+
+    def start(self, words: Sequence[str], *, out: Path, err: Path) -> subprocess.Popen[bytes]:
+        """Starts one that goes on; its output in files."""
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            return subprocess.Popen(
+                [*COMMAND, *words],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
+
+
+def environment(url: str | None, settings: Settings | None) -> dict[str, str]:
+    """This process's environment without its own PENSTOCK_ settings, and with these."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PENSTOCK_") or name == "PENSTOCK_REDIS_SERVER"
+    }
+    kept["PYTHONPATH"] = str(PROJECT)
+    if url is not None:
+        kept["PENSTOCK_REDIS_URL"] = url
+    if settings is not None:
+        kept |= {"PENSTOCK_PREFIX": settings.prefix, "PENSTOCK_TEST_CLOCK": "1"}
+    return kept
+
+
+async def eventually(check: Any, *, within_s: float = 15.0) -> Any:
+    """The first truth that a (coroutine) function answers; fails the test when there is none in time."""
+    with anyio.fail_after(within_s):
+        while not (found := await check()):  # noqa: ASYNC110 - what it waits for is in another process
+            await anyio.sleep(0.05)
+        return found

@@ -1,0 +1,194 @@
+"""invoke, call, functions, pause, resume, stream: against a real worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from broker import Broker, Function, Queue, Stream
+from broker.settings import Settings
+from runtime import App, Context, Worker
+from tests.cli.shell import Shell, eventually
+
+
+def small_app() -> App:
+    app = App()
+
+    @app.function(
+        retries=0, concurrency=4, on_success=Stream("done"), on_failure=Queue("failed"), dead_letter=Queue("dead")
+    )
+    async def greet(event: dict[str, Any], context: Context) -> dict[str, Any]:
+        if event.get("bad"):
+            raise ValueError("a bad event")
+        return {"hello": event["name"]}
+
+    @app.queue("orders", batch_size=50, batch_window=0.1, partial_failures=True, max_concurrency=2)
+    async def take(event: dict[str, Any], context: Context) -> None:
+        return None
+
+    return app
+
+
+@asynccontextmanager
+async def serving(url: str, settings: Settings) -> AsyncIterator[None]:
+    worker = Worker(small_app(), url, settings=settings)
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.run)
+        await worker.ready.wait()
+        try:
+            yield
+        finally:
+            worker.stop()
+
+
+async def test_invoke_stores_an_event_and_its_result_can_be_read(
+    shell: Shell, broker: Broker, redis_url: str, settings: Settings
+) -> None:
+    async with serving(redis_url, settings):
+        plain = await shell.run("invoke", "greet", '{"name": "Ada"}')
+        assert len(plain.out.strip()) == 36
+        assert plain.err == ""
+        (shell.folder / "event.json").write_text('{"name": "Bob"}')
+        from_file = await shell.run("invoke", "greet", "@event.json", "--id", "mine", "--json")
+        assert from_file.json == {"request_id": "mine"}
+        from_stdin = await shell.run("invoke", "greet", "-", "--json", stdin=b'{"name": "Cyd"}')
+        assert set(from_stdin.json) == {"request_id"}
+
+        async def all_done() -> bool:
+            return await broker.stream("done").length() == 3
+
+        await eventually(all_done)
+        read = await shell.run("stream", "done", "--json")
+        results = [json.loads(record["body"])["responsePayload"] for record in read.json_lines]
+        assert results == [{"hello": name} for name in ("Ada", "Bob", "Cyd")]
+        behind = await shell.run("stream", "done", "--after", read.json_lines[1]["position"], "--json")
+        assert behind.json_lines == read.json_lines[2:]
+        assert (await shell.run("stream")).cells("done") == ["done", "3"]
+
+
+async def test_lines_are_stored_in_order_and_named_with_their_numbers(
+    shell: Shell, broker: Broker, redis_url: str, settings: Settings
+) -> None:
+    await register(broker, redis_url, settings)
+    events = b"".join(b'{"name": "%d"}\n' % number for number in range(1, 2502))
+    (shell.folder / "events.jsonl").write_bytes(b"\n" + events)
+    done = await shell.run("invoke", "greet", "@events.jsonl", "--lines")
+    assert done.out == '2501 lines stored for function "greet"\n'
+    assert done.err == ""
+    assert (await broker.function("greet").counts()).visible == 2501
+
+    stored = await shell.run("invoke", "greet", "-", "--lines", "--json", stdin=b'{"name":1}\r\n\n{"name":2}')
+    assert [line["line"] for line in stored.json_lines] == [1, 3]
+    assert (await broker.function("greet").counts()).visible == 2503
+
+
+async def test_one_bad_line_stores_nothing_and_is_named(
+    shell: Shell, broker: Broker, redis_url: str, settings: Settings
+) -> None:
+    await register(broker, redis_url, settings)
+    done = await shell.run("invoke", "greet", "-", "--lines", stdin=b'{"name":1}\n{oops\n', status=1)
+    assert "line 2" in done.err
+    assert "is not JSON" in done.err
+    assert (await broker.function("greet").counts()).visible == 0
+
+
+async def test_call_prints_the_result_or_lambdas_error_object(
+    shell: Shell, broker: Broker, redis_url: str, settings: Settings
+) -> None:
+    async with serving(redis_url, settings):
+        good = await shell.run("call", "greet", '{"name": "Ada"}')
+        assert good.json == {"hello": "Ada"}
+        bad = await shell.run("call", "greet", '{"bad": true}', status=1)
+        assert bad.json["errorType"] == "ValueError"
+        assert bad.json["errorMessage"] == "a bad event"
+        assert any("small_app" in line or "greet" in line for line in bad.json["stackTrace"])
+        assert bad.err == 'penstock: function "greet" failed: ValueError: a bad event\n'
+        quiet = await shell.run("call", "greet", '{"bad": true}', "--json", status=1)
+        assert quiet.json["errorType"] == "ValueError"
+        assert quiet.err == ""
+    gone = await shell.run("call", "greet", '{"name": "Ada"}', "--json", status=1)
+    assert gone.json["error"] == "NoLiveWorker"
+
+
+async def test_functions_shows_what_is_held_served_paused_and_mapped(
+    shell: Shell, broker: Broker, redis_url: str, settings: Settings
+) -> None:
+    async with serving(redis_url, settings):
+        assert (await shell.run("pause", "greet")).out == 'function "greet" is paused\n'
+        await broker.invoke("greet", {"name": "waits"})
+        table = await shell.run("functions")
+        row = table.cells("greet")
+        assert row[:9] == ["greet", "1", "0", "0", "0", "1", "0", "of", "4"]
+        assert row[9] == "yes"
+        assert "success: stream done, failure: queue failed, dead letters: queue dead" in table.out
+        assert table.cells("orders -> take")[3] == "enabled"
+
+        one = (await shell.run("functions", "greet", "--json")).json
+        assert (one["queued"], one["live_workers"], one["paused"], one["mappings"]) == (1, 1, True, [])
+        assert one["settings"]["on_success"] == {"type": "stream", "name": "done"}
+        both = (await shell.run("functions", "--json")).json_lines
+        assert [function["function"] for function in both] == ["greet", "take"]
+        assert both[1]["mappings"][0]["state"] == "enabled"
+
+        resumed = await shell.run("resume", "greet", "--json")
+        assert resumed.json == {"function": "greet", "paused": False}
+
+        async def done() -> bool:
+            return (await broker.function("greet").counts()).total == 0
+
+        await eventually(done)
+    table = await shell.run("functions")
+    assert table.cells("orders -> take")[3:6] == ["no", "live", "worker"]
+    assert (await shell.run("functions", "nosuch", "--json", status=1)).json["error"] == "FunctionNotFound"
+
+
+async def test_dead_letters_are_looked_at_and_sent_back(
+    shell: Shell, broker: Broker, redis_url: str, settings: Settings
+) -> None:
+    async with serving(redis_url, settings):
+        request_id = await broker.invoke("greet", {"bad": True})
+
+        async def dead() -> bool:
+            return (await broker.queue("dead").counts()).visible == 1
+
+        await eventually(dead)
+        (letter,) = (await shell.run("receive", "dead", "--peek", "--json")).json_lines
+        assert letter["attributes"] == {"RequestID": request_id, "ErrorCode": 200, "ErrorMessage": "a bad event"}
+        assert letter["source"].endswith(":function:greet")
+        failure = (await shell.run("receive", "failed", "--delete", "--json")).json_lines
+        assert len(failure) == 1
+        assert (await shell.run("redrive", "dead")).out == '1 message sent back, 0 left in queue "dead"\n'
+        await eventually(dead)  # it failed once more
+
+
+async def test_a_function_that_holds_events_is_deleted_by_force_alone(
+    shell: Shell, broker: Broker, redis_url: str, settings: Settings
+) -> None:
+    await register(broker, redis_url, settings)
+    await broker.invoke("greet", {"name": "waits"})
+    refused = await shell.run("delete", "function", "greet", "--yes", "--json", status=1)
+    assert refused.json["error"] == "ResourceBusy"
+    await shell.run("delete", "function", "greet", "--yes", "--force")
+    assert "greet" not in await broker.functions()
+    await shell.run("delete", "mapping", "orders->take", "--yes")
+    again = await shell.run("delete", "mapping", "orders->take", "--yes", "--json", status=1)
+    assert again.json["error"] == "MappingNotFound"
+
+
+@pytest.mark.parametrize("name", ["nosuch", "a b"])
+async def test_an_unknown_function_is_refused_with_a_named_error(shell: Shell, name: str) -> None:
+    done = await shell.run("invoke", name, "{}", status=1)
+    assert done.out == ""
+    assert done.err.startswith(f'penstock: function {"name " if " " in name else ""}"{name}"')
+
+
+async def register(broker: Broker, url: str, settings: Settings) -> None:
+    """The functions are known, and nobody serves them any more."""
+    async with serving(url, settings):
+        pass
+    assert Function("greet").name in await broker.functions()
