@@ -7,11 +7,10 @@ import sys
 import time
 from functools import partial
 
-import structlog
-
 from benchmarks import apps
 from benchmarks.answering import answer, run, say
 from runtime import Worker
+from runtime.logs import configure_logs
 
 
 async def serve(url: str, app: str, *numbers: str) -> None:
@@ -23,20 +22,6 @@ async def serve(url: str, app: str, *numbers: str) -> None:
         worker.stop()
 
 
-def log_as_in_production() -> None:
-    """JSON lines from info on; what they cost belongs to the figures."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
 if __name__ == "__main__":
-    log_as_in_production()
+    configure_logs()  # as in production: what the lines cost belongs to the figures
     run(serve(*sys.argv[1:]))

@@ -46,6 +46,7 @@ def main() -> int:
     options = msgspec.json.decode(sys.argv[1], type=ChildOptions)
     configure_logs()
     control = socket.socket(fileno=options.control)
+    problems: BaseExceptionGroup[PenstockError] | None = None
     try:
         app = load_app(options.app)
         worker = Worker(
@@ -60,11 +61,18 @@ def main() -> int:
         )
         _say(control, f"hello {worker.process}")
         anyio.run(_serve, worker, control, backend_options={"use_uvloop": _has_uvloop()})
-    except PenstockError as error:
-        _say(control, "failed")
-        sys.stderr.write(f"penstock: {error}\n")
-        return EXIT_CANNOT_START
-    return 0
+    except* PenstockError as errors:  # a task group's, or one of load_app's own
+        problems = errors
+    if problems is None:
+        return 0
+    _say(control, "failed")
+    sys.stderr.write(f"penstock: {_first(problems)}\n")
+    return EXIT_CANNOT_START
+
+
+def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _serve(worker: Worker, control: socket.socket) -> None:

@@ -35,6 +35,7 @@ class Pollers:
         self._waiters: Final[list[Waiter]] = []
         self.stopping = False
         self._broken_at: float | None = None
+        self._renewed_at = float("-inf")
         self._recovery: Final = asyncio.Lock()
         self._active = 0
         self._all_ended: Final = asyncio.Event()
@@ -98,8 +99,7 @@ class Pollers:
         try:
             while not self.stopping:
                 try:
-                    if self._broken_at is not None:
-                        await self._recover()
+                    await self._steady()
                     await source.freshen()
                     room = await self._room(source, waiter)
                     if room < 1:
@@ -158,16 +158,29 @@ class Pollers:
             self._broken_at = time.monotonic()
             _log.warning("store_lost", code=error.code, reason=str(error))
 
-    async def _recover(self) -> None:
-        """Before anything is claimed again: leases that ran out meanwhile, of calls that still run here and elsewhere,
-        are renewed, so that nobody takes them for those of dead processes. Raises StoreUnavailable while it is away."""
+    async def _steady(self) -> None:
+        """Before anything is claimed after an outage: leases that ran out meanwhile, of calls that still run here and
+        elsewhere, are renewed first, so that nobody takes them for those of dead processes. Raises StoreUnavailable.
+        """
+        if self._is_steady():
+            return
         async with self._recovery:
-            if self._broken_at is None:
+            if self._is_steady():  # by now
                 return
             if not await self._engine.keeper.renew_now():
                 raise StoreUnavailable("the leases cannot be renewed")
-            away_s = time.monotonic() - self._broken_at
-            if away_s > self._engine.core.settings.lease_ms / 2000:
-                await asyncio.sleep(RETRY_S)  # in which the others renew theirs
-            self._broken_at = None
-            _log.info("store_back", after_s=round(away_s, 1))
+            since = self._engine.core.channels.steady_since
+            await asyncio.sleep(RETRY_S if since is None else max(0.0, since + RETRY_S - time.monotonic()))
+            self._renewed_at = time.monotonic()
+            if self._broken_at is not None:
+                _log.info("store_back", after_s=round(self._renewed_at - self._broken_at, 1))
+                self._broken_at = None
+
+    def _is_steady(self) -> bool:
+        """Whether the connection has held for long enough that the other workers have renewed their leases, too."""
+        if self._broken_at is not None:
+            return False
+        channels = self._engine.core.channels
+        if channels.steady_since is None:
+            return self._renewed_at > channels.lost_at
+        return time.monotonic() - channels.steady_since >= RETRY_S

@@ -76,6 +76,7 @@ class Worker:
         self._stop: Final = anyio.Event()
         self._hurry: Final = anyio.Event()
         self._sources: Final[list[InvocationSource | QueueSource]] = []
+        self._drained = False
         self.ready: Final = anyio.Event()
         """Set when everything is registered and claiming has begun."""
 
@@ -274,6 +275,7 @@ class Worker:
         with anyio.move_on_after(_CANCEL_GRACE_S):
             await engine.settled()
             await engine.relays.settled()
+        self._drained = True
         _log.info("worker_stopped", handed_back=len(unfinished), stuck=len(engine.invoker.running))
 
     async def _leave_registry(self, broker: Broker) -> None:
@@ -302,10 +304,11 @@ class Worker:
 
     async def _leave(self, engine: Engine) -> None:
         """Also when the worker's task was cancelled: nothing stays leased that this process could give back."""
-        self._hand_back()
-        await self._abandon_calls(engine)
-        with anyio.move_on_after(_CANCEL_GRACE_S):
-            await engine.settled()
+        if not self._drained:
+            self._hand_back()
+            await self._abandon_calls(engine)
+            with anyio.move_on_after(_CANCEL_GRACE_S):
+                await engine.settled()
         await engine.close()
         engine.keeper.stop()
         engine.invoker.close()

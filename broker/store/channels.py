@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -31,6 +32,10 @@ class Channels:
         self._confirmed: Final[dict[bytes, asyncio.Event]] = {}
         self._pubsub: redis.asyncio.client.PubSub | None = None
         self._reader: asyncio.Task[None] | None = None
+        self.steady_since: float | None = float("-inf")
+        """When the connection came back after it was lost, by the monotonic clock; None while it is lost."""
+        self.lost_at = float("-inf")
+        """When it was lost last, by the same clock."""
 
     async def listen(self, listeners: Mapping[str, Listener]) -> None:
         """Adds listeners; returns when Redis has confirmed every channel (or will have, once it is back)."""
@@ -87,11 +92,15 @@ class Channels:
             pubsub = self._client.pubsub()
             try:
                 await self._subscribe(pubsub)
+                if self.steady_since is None:
+                    self.steady_since = time.monotonic()
                 if failed:
                     _log.info("channels_back", after_attempts=failed)
                 failed = 0
                 await self._read(pubsub)
             except _LOST as error:
+                if self.steady_since is not None:
+                    self.steady_since, self.lost_at = None, time.monotonic()
                 if not failed:
                     _log.warning("channels_lost", reason=str(error) or type(error).__name__)
                 await asyncio.sleep(_BACKOFF_S[min(failed, len(_BACKOFF_S) - 1)])

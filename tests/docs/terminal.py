@@ -173,9 +173,9 @@ def _pattern(line: str) -> str:
 
 def _put_command_on_path(folder: Path) -> None:
     """The installed command; where only its packages are there, the same call."""
-    command = folder / "penstock"
     installed = Path(sys.executable).with_name("penstock")
-    call = f'"{installed}"' if installed.exists() else f'"{sys.executable}" -P -c "from runtime.cli import main; main()"'
-    command.write_text(f'#!/bin/sh\nexec {call} "$@"\n')
-    command.chmod(0o755)
-    (folder / "python").symlink_to(sys.executable)
+    module = f'"{sys.executable}" -P -c "from runtime.cli import main; main()"'
+    calls = {"penstock": f'"{installed}"' if installed.exists() else module, "python": f'"{sys.executable}"'}
+    for name, call in calls.items():
+        (folder / name).write_text(f'#!/bin/sh\nexec {call} "$@"\n')
+        (folder / name).chmod(0o755)

@@ -55,7 +55,7 @@ async def test_poison_is_quarantined_with_its_cause_and_its_neighbours_go_on(
         ids = await broker.invoke_many("swallow", events)
         kinds = {identity: event["do"] for identity, event in zip(ids, events, strict=True)}
         await wait_until_empty(broker, "swallow", timeout_s=100)
-        await until(lambda: delivered(broker), timeout_s=10, what="all records have arrived")
+        await until(lambda: delivered(broker), timeout_s=20, what="all records have arrived")
         seconds = time.monotonic() - started
         resource = broker.core.resource("function", "swallow")
         await assert_nothing_left(broker, resource)
