@@ -67,7 +67,7 @@ async def follow_wake_ups(core: Core, resource: Resource, note: Callable[[int], 
         token = f"wbare{number}"
         claimed = await claim(core, resource, token)
         for message in claimed.messages:
-            note(time.monotonic_ns() - msgspec.json.decode(message.blob[1:])["sent_ns"])
+            note(time.monotonic_ns() - msgspec.json.decode(message.blob[1:-1])["sent_ns"])
         if claimed.messages:
             await finish(core, resource, claimed, token)
         while await pubsub.get_message(timeout=None) is None:

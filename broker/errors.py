@@ -9,7 +9,7 @@
     │   ├── PayloadNotJson
     │   └── PayloadTooLarge
     ├── NotFound                     QueueNotFound · FunctionNotFound · StreamNotFound
-    ├── Conflict                     QueueExists · FunctionBusy
+    ├── Conflict                     QueueExists · ResourceBusy
     ├── LeaseLost                    the message belongs to a newer lease, or is finished
     ├── CallError                    a synchronous call gave no result
     │   ├── FunctionError            the handler failed: Lambda's error type, message and stack

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import os
 import uuid
+from functools import lru_cache
 from itertools import count
 from typing import Final
 
 TOKEN_OWNER_LENGTH: Final = 12
 _VERSION: Final = 8
+_VARIANT: Final = 0x8000
 _SEQUENCE_LOW_BITS: Final = 20
 _SEQUENCE_LOW: Final = (1 << _SEQUENCE_LOW_BITS) - 1
 
@@ -25,17 +27,17 @@ def message_id(entry: str, nonce: int, *, partition: int = 0) -> str:
     """The id of the entry ``"<milliseconds>-<sequence>"`` of the resource with that random number."""
     milliseconds, _, sequence_text = entry.partition("-")
     sequence = int(sequence_text)
-    value = (
-        int(milliseconds) << 80
-        | _VERSION << 76
-        | (sequence >> _SEQUENCE_LOW_BITS) << 64
-        | 2 << 62
-        | (sequence & _SEQUENCE_LOW) << 42
-        | partition << 32
-        | nonce
+    low = sequence & _SEQUENCE_LOW
+    return (
+        f"{_time_part(milliseconds)}-{_VERSION}{sequence >> _SEQUENCE_LOW_BITS:03x}"
+        f"-{_VARIANT | low >> 6:04x}-{(low & 63) << 42 | partition << 32 | nonce:012x}"
     )
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+@lru_cache(maxsize=64)
+def _time_part(milliseconds: str) -> str:
+    text = f"{int(milliseconds):012x}"
+    return f"{text[:8]}-{text[8:]}"
 
 
 def entry_of(identity: str, nonce: int) -> str | None:

@@ -51,7 +51,7 @@ def invocation_record(end: InvocationEnd, *, limit_bytes: int) -> bytes:
             "condition": end.condition,
             "approximateInvokeCount": end.tries,
         },
-        "requestPayload": msgspec.Raw(end.event),
+        "requestPayload": _event_of(end),
     }
     if end.response is not None:
         context: dict[str, object] = {"statusCode": 200, "executedVersion": _VERSION}
@@ -60,6 +60,16 @@ def invocation_record(end: InvocationEnd, *, limit_bytes: int) -> bytes:
         fields["responseContext"] = context
         fields["responsePayload"] = msgspec.Raw(end.response)
     return truncated_record(msgspec.json.encode(fields), limit_bytes=limit_bytes)
+
+
+def _event_of(end: InvocationEnd) -> msgspec.Raw:
+    """The event as it stands; as a JSON text where it is damaged and no JSON any more."""
+    if end.failed:
+        try:
+            msgspec.json.decode(end.event)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return msgspec.Raw(msgspec.json.encode(end.event.decode("utf-8", "replace")))
+    return msgspec.Raw(end.event)
 
 
 def truncated_record(record: bytes, *, limit_bytes: int) -> bytes:

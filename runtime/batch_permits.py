@@ -8,6 +8,8 @@ from broker.names import Resource
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
 
+_NO_PERMIT: Final = ""
+
 
 class BatchPermits:
     """Takes the permits that batches of one mapping need, and gives them back. Errors: the StoreError family."""
@@ -30,6 +32,9 @@ class BatchPermits:
 
     async def take(self, room: int, *, max_concurrency: int | None) -> list[str]:
         """The names of permits for up to ``room`` batches; a permit where there is no limit is only a name."""
+        if max_concurrency is None and self._function.settings.concurrency is None:
+            self.wanting = False
+            return [_NO_PERMIT] * room
         names = [self._engine.lease_token() for _ in range(room)]
         names = await self._take_of_function(names)
         if names and max_concurrency is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
 from typing import Any, Final
 
 from broker.ids import message_id
@@ -40,7 +41,7 @@ class Context:
     def __init__(
         self,
         *,
-        identity: str | tuple[str, int],
+        identity: str | tuple[str, int] | None,
         function_name: str,
         invoked_function_arn: str,
         log_stream_name: str,
@@ -49,6 +50,7 @@ class Context:
         fencing_token: int = 0,
     ) -> None:
         self._identity = identity
+        # The id itself, the entry and random number that make it, or None for a call that gets one of its own.
         self.function_name: str = function_name
         self.invoked_function_arn: str = invoked_function_arn
         self.log_stream_name: str = log_stream_name
@@ -64,7 +66,7 @@ class Context:
     def aws_request_id(self) -> str:
         """The same on every attempt of one event."""
         if not isinstance(self._identity, str):  # spelled out only when somebody asks
-            self._identity = message_id(*self._identity)
+            self._identity = str(uuid.uuid4()) if self._identity is None else message_id(*self._identity)
         return self._identity
 
     @property

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-import uuid
 from collections.abc import Callable
 from typing import Final
 
@@ -70,10 +68,6 @@ class Engine:
     async def end_of(self, lease_token: str) -> str | None:
         """Why the process that held a lease under this token ended, where its supervisor saw it."""
         return await self.core.directory.end_of(lease_token[1 : 1 + TOKEN_OWNER_LENGTH])
-
-    def request_id(self) -> str:
-        """An id for a call that has none of its own: a batch."""
-        return str(uuid.UUID(int=random.getrandbits(128), version=4))
 
     async def quarantine_record(self, queue: Resource, letter: Letter, target: str, cause: str) -> bytes:
         """A message that ended its workers, with the cause, on its way to where it is kept."""

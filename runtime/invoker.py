@@ -33,7 +33,7 @@ class Call:
     """One running call. ``on_outcome`` is told once how it ended; ``on_free`` when its slot is free again, which is
     later for code that does not stop at its timeout."""
 
-    __slots__ = ("abandoned", "context", "deadline", "event", "expired", "function", "on_free", "on_outcome",
+    __slots__ = ("abandoned", "begun", "context", "deadline", "event", "expired", "function", "on_free", "on_outcome",
                  "outcome", "started", "stuck", "task", "work")  # fmt: skip
 
     def __init__(
@@ -56,6 +56,7 @@ class Call:
         self.started = time.monotonic()
         self.outcome: Outcome | None = None
         self.task: asyncio.Task[None] | None = None
+        self.begun = False
         self.expired = False
         self.abandoned = False
         self.stuck = False
@@ -101,8 +102,12 @@ class Invoker:
             call.deadline = time.monotonic() + _CANCEL_GRACE_S
             if not call.function.on_loop:
                 self._settle_stuck(call, Abandoned())
-            if call.task is not None:
-                call.task.cancel()
+            self._cancel(call)
+
+    def _cancel(self, call: Call) -> None:
+        """A task that has not begun (3.11 has no eager ones) would end without a word: it sees by itself."""
+        if call.task is not None and call.begun:
+            call.task.cancel()
 
     def when_freed(self, tell: Callable[[], None]) -> None:
         """Calls this once, when the next call of whatever function ends or turns out not to stop."""
@@ -132,7 +137,11 @@ class Invoker:
     # -- running ------------------------------------------------------------------------------------------------------
 
     async def _run_on_loop(self, call: Call) -> None:
+        call.begun = True
         outcome: Outcome
+        if call.expired or call.abandoned:
+            self._end(call, Abandoned())
+            return
         try:
             outcome = _completed(await call.function.handler(call.event, call.context), call)
         except asyncio.CancelledError as error:
@@ -144,6 +153,7 @@ class Invoker:
         self._end(call, outcome)
 
     async def _run_in_thread(self, call: Call) -> None:
+        call.begun = True
         handler, values = call.function.handler, contextvars.copy_context()
 
         def run() -> Outcome:
@@ -197,8 +207,8 @@ class Invoker:
         call.deadline = now + _CANCEL_GRACE_S
         if not call.function.on_loop:
             self._settle_stuck(call, _timed_out(call))
-        elif call.task is not None:
-            call.task.cancel()
+        else:
+            self._cancel(call)
 
     def _settle_stuck(self, call: Call, outcome: Outcome) -> None:
         call.stuck = True

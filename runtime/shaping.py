@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
+from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -63,17 +64,20 @@ def sqs_record(letter: Letter, queue: Resource, *, receipt_handle: str, claimed_
     record: dict[str, Any] = {
         "messageId": letter.id,
         "receiptHandle": receipt_handle,
-        "body": letter.body.decode(),
+        "body": letter.body.decode("utf-8", "replace"),  # only damaged data is no text
         "attributes": attributes,
         "messageAttributes": {name: _attribute(a) for name, a in letter.header.attributes.items()},
         "md5OfBody": hashlib.md5(letter.body, usedforsecurity=False).hexdigest(),
         "eventSource": "aws:sqs",
-        "eventSourceARN": queue.arn,
+        "eventSourceARN": _arn_of(queue),
         "awsRegion": queue.region,
     }
     if letter.header.attributes:
         record["md5OfMessageAttributes"] = attributes_md5(letter.header)
     return record
+
+
+_arn_of: Final = lru_cache(maxsize=64)(lambda queue: str(queue.arn))
 
 
 def _attribute(attribute: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from broker import limits
 from broker.errors import PayloadTooLarge, StoreFault
 from broker.ids import message_id
 from broker.names import Resource
-from broker.records import Facts
+from broker.records import PACKING_BYTES, Facts
 from broker.store.keys import Keyspace
 from broker.store.scripts import Argument, ScriptRunner
 
@@ -32,7 +32,7 @@ class NewMessage(msgspec.Struct, frozen=True):
     @property
     def plain(self) -> bool:
         """Whether the short form of the send script carries it."""
-        return self.delay_ms is None and not self.own_id and not self.facts and len(self.blob) == self.size + 1
+        return self.delay_ms is None and not self.own_id and not self.facts and len(self.blob) == self.size + PACKING_BYTES
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -223,13 +223,14 @@ class MessageStore:
         """After a claim whose reply was lost: gives back whatever it leased. Answers how many."""
         k = self._keys.of(resource)
         keys = (k.ready, k.leases, k.waiting, k.bodies, k.facts, k.permits, k.meta)
-        released, rank = 0, 0
+        released = 0
+        behind: tuple[Argument, Argument] = ("", "")
         while True:
-            page = (token, rank, _MEMBERS_A_CALL, k.wake)
-            found, seen = map(int, await self._runner.run("release_claim", keys, page))
-            released += found
-            rank += seen - found
-            if seen < _MEMBERS_A_CALL:
+            page = (token, _MEMBERS_A_CALL, k.wake, *behind)
+            found, seen, *place = await self._runner.run("release_claim", keys, page)
+            released += int(found)
+            behind = (place[0], place[1])
+            if int(seen) < _MEMBERS_A_CALL:
                 return released
 
     async def finish(

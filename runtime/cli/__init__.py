@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from runtime.cli.payloads import STANDARD_INPUT
+from runtime.cli.options import STANDARD_INPUT
 
 if TYPE_CHECKING:
     from broker.errors import PenstockError

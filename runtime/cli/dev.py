@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,9 +115,15 @@ class _Session:
             "",
             "In another terminal, in this folder:",
             *(f"  {command:<{width}}  {purpose}" for command, purpose in commands.items()),
+            *self._warning(),
             "",
             "Ctrl-C stops it all; the data stay in .penstock/",
         ]
+
+    def _warning(self) -> list[str]:
+        """Commands look at this variable before they look for a running `penstock dev`."""
+        other = os.environ.get("PENSTOCK_REDIS_URL")
+        return ["but unset PENSTOCK_REDIS_URL there: it names another Redis"] if other else []
 
     async def keep_redis(self) -> None:
         """Starts the private Redis again when it died; its data are in its append-only file."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from runtime.cli.output import Output
+
+STANDARD_INPUT: Final = "@-"
+"""What a bare ``-`` has become when a command sees it: the parser would take that for an option."""
 
 
 @Parameter(name="*")

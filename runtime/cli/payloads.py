@@ -5,13 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from broker.errors import InvalidInput, InvalidOption
 from broker.records import AttributeValue, decode_json
-
-STANDARD_INPUT: Final = "@-"
-"""What a bare ``-`` has become when a command sees it: the parser would take that for an option."""
+from runtime.cli.options import STANDARD_INPUT
 
 
 def read_payload(argument: str) -> bytes:

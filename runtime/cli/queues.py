@@ -133,6 +133,9 @@ async def configure(
     receive_wait: Annotated[float | None, Parameter(help="Seconds that a receive waits.")] = None,
     dead_letter: Annotated[str | None, Parameter(help="Queue for what was received too often.")] = None,
     max_receives: Annotated[int | None, Parameter(help="Receives before a message goes there.")] = None,
+    remove_dead_letter: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="No dead-letter queue any more.")
+    ] = False,
     common: Common = COMMON,
 ) -> None:
     """Change the given settings of a queue; the others stay."""
@@ -146,6 +149,7 @@ async def configure(
             receive_wait=receive_wait,
             dead_letter=None if dead_letter is None else Queue(dead_letter),
             max_receives=max_receives,
+            remove_dead_letter=remove_dead_letter,
         )
         settings = await target.settings()
     shown = ", ".join(f"{name} {value}" for name, value in builtin(settings).items() if value is not None)

@@ -250,7 +250,7 @@ class QueueSource:
         settings = self._function.settings
         deadline = time.monotonic() + settings.timeout_s
         context = Context(
-            identity=self._engine.request_id(),
+            identity=None,
             function_name=self._function.name,
             invoked_function_arn=self._function_resource.arn,
             log_stream_name=self._engine.log_stream,

@@ -14,8 +14,8 @@ from broker.calls import CallNotice, CallReply
 from broker.errors import CallThrottled, CallTimeout, FunctionNotFound, InvalidName, InvalidOption, ResourceBusy
 from broker.functions import Change, register_function, register_mapping
 from broker.ids import message_id
-from broker.records import FunctionSettings, MappingSettings
-from broker.store.messages import Claim, ClaimMode
+from broker.records import FunctionSettings, MappingSettings, unpack
+from broker.store.messages import Claim, Claimed, ClaimMode
 from broker.workers import HEARTBEAT_TTL_MS, Serves
 from tests.conftest import Clock
 
@@ -32,6 +32,10 @@ async def claimed(broker: Broker, *, token: str = W1, mode: ClaimMode = "work", 
 
 
 # -- registration ------------------------------------------------------------------------------------------------------
+
+
+def body_of(event: Claimed) -> bytes:
+    return unpack(event.blob)[1]
 
 
 async def test_a_registration_is_kept_and_listed(broker: Broker) -> None:
@@ -121,20 +125,20 @@ async def test_an_event_is_stored_under_its_request_id(broker: Broker) -> None:
     claim = await claimed(broker)
     (event,) = claim.messages
     assert message_id(event.entry, claim.nonce) == request_id
-    assert event.blob == b'\x00{"path":"cat.jpg"}'
+    assert body_of(event) == b'{"path":"cat.jpg"}'
 
 
 async def test_many_events_are_stored_in_order(broker: Broker) -> None:
     await registered(broker)
     ids = await broker.invoke_many("work", ({"n": n} for n in range(3)))
     assert len(set(ids)) == 3
-    assert [event.blob[1:] for event in (await claimed(broker)).messages] == [b'{"n":0}', b'{"n":1}', b'{"n":2}']
+    assert [body_of(event) for event in (await claimed(broker)).messages] == [b'{"n":0}', b'{"n":1}', b'{"n":2}']
 
 
 async def test_bytes_are_taken_as_json_text(broker: Broker) -> None:
     await registered(broker)
     await broker.invoke("work", b' {"a": 1} ')
-    assert (await claimed(broker)).messages[0].blob == b'\x00 {"a": 1} '
+    assert body_of((await claimed(broker)).messages[0]) == b' {"a": 1} '
 
 
 async def test_a_function_that_nobody_serves_queues_and_refuses_calls(broker: Broker) -> None:
@@ -296,7 +300,7 @@ async def test_purge_throws_away_what_waits_and_what_runs(broker: Broker) -> Non
     assert await broker.function("work").purge() == 6
     assert (await broker.function("work").counts()).total == 0
     await broker.invoke("work", 7)
-    assert [event.blob for event in (await claimed(broker)).messages] == [b"\x007"]
+    assert [body_of(event) for event in (await claimed(broker)).messages] == [b"7"]
 
 
 async def test_a_function_with_events_is_deleted_only_by_force(broker: Broker) -> None:
@@ -332,4 +336,4 @@ async def test_an_event_whose_worker_went_silent_is_set_apart_and_runs_alone(bro
     (alone,) = (await claimed(broker, token="s1", mode="alone", lease_ms=1_000)).messages
     assert (alone.facts.receives, alone.facts.tries, alone.facts.crashes, alone.facts.culprit) == (2, 0, 1, "w1")
     await broker.invoke("work", "neighbour")
-    assert [event.blob for event in (await claimed(broker, token="w3")).messages] == [b'\x00"neighbour"']
+    assert [body_of(event) for event in (await claimed(broker, token="w3")).messages] == [b'"neighbour"']

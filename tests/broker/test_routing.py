@@ -25,7 +25,7 @@ from broker.invocation_records import (
 )
 from broker.limits import MAX_MESSAGE_BYTES, OUTBOX_KEEP_MS
 from broker.names import Resource, Target
-from broker.records import Delivery, FunctionSettings, pack
+from broker.records import Delivery, FunctionSettings, pack, unpack
 from broker.store.messages import Onward, member_of
 from broker.streams import ensure_stream
 from tests.conftest import Clock
@@ -239,7 +239,7 @@ async def test_a_record_reaches_a_function_as_its_event(broker: Broker) -> None:
     claim = await broker.core.messages.claim(
         broker.function("next").resource, token="w1", lease_ms=1_000, room=10, mode="work"
     )
-    assert [json.loads(event.blob[1:]) for event in claim.messages] == [record_of(ended())]
+    assert [json.loads(unpack(event.blob)[1]) for event in claim.messages] == [record_of(ended())]
 
 
 async def test_a_record_reaches_a_stream(broker: Broker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -71,7 +72,7 @@ def write_app(folder: Path, version: int) -> None:
     (folder / "app.py").write_text(f"VERSION = {version}\n{APP}")
 
 
-async def test_dev_serves_refuses_a_second_one_and_keeps_its_data(tmp_path: Path) -> None:
+async def test_dev_serves_this_folder_and_those_below_and_refuses_a_second_one(tmp_path: Path) -> None:
     write_app(tmp_path, 1)
     below = tmp_path / "below"
     below.mkdir()
@@ -80,21 +81,44 @@ async def test_dev_serves_refuses_a_second_one_and_keeps_its_data(tmp_path: Path
         assert "app:app is running: version" in screen
         assert "penstock invoke version '{}'" in screen
         assert (await Shell(below).run("call", "version", "{}")).json == 1
-        await dev.shell.run("create", "kept")
-        await dev.shell.run("send", "kept", "still here")
-
         second = await dev.shell.run("dev", "app:app", status=1)
         assert "already running" in second.err
         assert str(dev.process.pid) in second.err
-
         assert await dev.interrupt() == 0
         assert "Traceback" not in dev.err.read_text()
     assert running_dev_url(tmp_path) is None
     assert not list((tmp_path / ".penstock").rglob("*.sock"))
 
+
+async def test_what_dev_holds_survives_a_restart(tmp_path: Path) -> None:
+    write_app(tmp_path, 1)
+    for run in range(2):
+        async with dev_in(tmp_path) as dev:
+            async with Broker(running_dev_url(tmp_path)) as broker:
+                if run == 0:
+                    await broker.queue("kept").create()
+                    await broker.queue("kept").send("still here")
+                (message,) = await broker.queue("kept").peek()
+                assert message.body == "still here"
+            assert await dev.interrupt() == 0
+
+
+async def test_dev_starts_its_redis_again_when_that_died(tmp_path: Path) -> None:
+    write_app(tmp_path, 1)
     async with dev_in(tmp_path) as dev:
-        (message,) = (await dev.shell.run("receive", "kept", "--peek", "--json")).json_lines
-        assert message["body"] == "still here"
+        (pid_file,) = (tmp_path / ".penstock").rglob("*.pid")
+        before = int(pid_file.read_text())
+        os.kill(before, signal.SIGKILL)
+
+        async def another() -> bool:
+            return pid_file.is_file() and pid_file.read_text().strip() not in {"", str(before)}
+
+        await eventually(another)
+
+        async def serves_again() -> bool:
+            return (await dev.shell.run("call", "version", "{}", status=None)).out == "1\n"
+
+        await eventually(serves_again)
         assert await dev.interrupt() == 0
 
 

@@ -154,7 +154,8 @@ async def test_dead_letters_are_looked_at_and_sent_back(
         request_id = await broker.invoke("greet", {"bad": True})
 
         async def dead() -> bool:
-            return (await broker.queue("dead").counts()).visible == 1
+            counts = [await broker.queue(name).counts() for name in ("dead", "failed")]
+            return all(each.visible == 1 for each in counts)
 
         await eventually(dead)
         (letter,) = (await shell.run("receive", "dead", "--peek", "--json")).json_lines
@@ -162,7 +163,8 @@ async def test_dead_letters_are_looked_at_and_sent_back(
         assert letter["source"].endswith(":function:greet")
         failure = (await shell.run("receive", "failed", "--delete", "--json")).json_lines
         assert len(failure) == 1
-        assert (await shell.run("redrive", "dead")).out == '1 message sent back, 0 left in queue "dead"\n'
+        redriven = await shell.run("redrive", "dead")
+        assert redriven.out.startswith("1 message sent back, ")
         await eventually(dead)  # it failed once more
 
 

@@ -8,6 +8,7 @@ import subprocess
 from typing import Any
 
 import anyio.to_thread
+import pytest
 
 from broker import Broker, Queue
 from tests.cli.shell import COMMAND, Shell
@@ -67,21 +68,29 @@ async def test_send_takes_files_standard_input_delays_and_many_lines(shell: Shel
     assert bodies == {"from a file\n", "from stdin, ü", "a", "b"}
 
 
-async def test_what_breaks_a_rule_is_named_and_nothing_is_stored(shell: Shell, broker: Broker) -> None:
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("send", "in", "@missing.txt"), "the file cannot be read"),
+        (("send", "in", "x", "--attribute", "novalue"), "NAME=TEXT"),
+        (("send", "in", "x", "--attribute", "n:=x"), "needs a number"),
+        (("send", "in", "-", "--lines", "--id", "x"), "is for one, not for --lines"),
+        (("send", "in", "x", "--delay", "-1"), "delay=-1.0: must be a number of seconds"),
+        (("receive", "in", "--peek", "--delete"), "not with --peek"),
+    ],
+)
+async def test_what_breaks_a_rule_is_named_and_nothing_is_stored(
+    shell: Shell, broker: Broker, words: tuple[str, ...], expected: str
+) -> None:
     await broker.queue("in").create()
-    cases: dict[tuple[str, ...], str] = {
-        ("send", "in", "@missing.txt"): "the file cannot be read",
-        ("send", "in", "x", "--attribute", "novalue"): "NAME=TEXT",
-        ("send", "in", "x", "--attribute", "n:=x"): "needs a number",
-        ("send", "in", "-", "--lines", "--id", "x"): "is for one, not for --lines",
-        ("receive", "in", "--peek", "--delete"): "not with --peek",
-    }
-    for words, expected in cases.items():
-        done = await shell.run(*words, status=1)
-        assert done.err.startswith("penstock: ")
-        assert expected in done.err
-        assert done.out == ""
+    done = await shell.run(*words, status=1)
+    assert done.err.startswith("penstock: ")
+    assert expected in done.err
+    assert done.out == ""
     assert (await broker.queue("in").counts()).total == 0
+
+
+async def test_an_unknown_queue_is_json_for_programs(shell: Shell) -> None:
     missing = await shell.run("send", "nosuch", "x", "--json", status=1)
     assert missing.json["error"] == "QueueNotFound"
     assert missing.err == ""
@@ -95,6 +104,9 @@ async def test_create_with_other_settings_is_refused_and_configure_changes_them(
     assert "penstock configure" in refused.err
     changed = await shell.run("configure", "q", "--delay", "2", "--json")
     assert changed.json["settings"]["delay_s"] == 2
+    await shell.run("configure", "q", "--dead-letter", "q-dead", "--max-receives", "2")
+    without = await shell.run("configure", "q", "--remove-dead-letter", "--json")
+    assert (without.json["settings"]["dead_letter"], without.json["settings"]["delay_s"]) == (None, 2)
 
 
 async def test_purge_needs_a_yes_where_nobody_can_be_asked(shell: Shell, broker: Broker) -> None:

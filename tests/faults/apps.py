@@ -189,9 +189,15 @@ def _hold_interpreter(seconds: float) -> None:
 draining = App()
 
 
-@draining.function()
-async def mixed(event: dict[str, float], context: Context) -> None:
-    """Some are done in no time, some would take far longer than any grace period."""
+@draining.function(timeout=600)
+async def mixed(event: dict[str, int], context: Context) -> None:
+    """Most are done in no time; the others would take longer than any grace period, until the test lets them end."""
     _note("start", context)
-    await asyncio.sleep(event["s"])
+    try:
+        await asyncio.sleep(event["ms"] / 1000)
+        while event["long"] and not (_folder() / "let-them-end").exists():  # noqa: ASYNC110 - another process's event
+            await asyncio.sleep(0.05)
+    except asyncio.CancelledError:
+        _note("cut", context)
+        raise
     _note("end", context)

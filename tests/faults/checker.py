@@ -17,7 +17,7 @@ _NOBODY: Final = ("nobody", _NEVER)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a handler: from its start to its end, or to the death of its process."""
+    """One run of a handler: from its start to its end, until it was cut off, or to the death of its process."""
 
     event: str
     fence: int
@@ -136,12 +136,13 @@ def runs_of(lines: Iterable[Line], deaths_ns: Mapping[int, int]) -> list[Run]:
     started: dict[tuple[str, int, int], Line] = {}
     ends: dict[tuple[str, int, int], Line] = {}
     for line in lines:
-        (started if line.kind == "start" else ends)[line.event, line.fence, line.pid] = line
+        if line.kind != "effect":
+            (started if line.kind == "start" else ends)[line.event, line.fence, line.pid] = line
     runs = []
     for key, line in started.items():
         end = ends.get(key)
+        end_ns = end.at_ns if end is not None else deaths_ns.get(line.pid, _NEVER)
         ended = end is not None and end.kind == "end"
-        end_ns = end.at_ns if end is not None and ended else deaths_ns.get(line.pid, _NEVER)
         runs.append(Run(line.event, line.fence, line.attempt, line.pid, line.at_ns, end_ns, ended))
     return sorted(runs, key=lambda run: run.start_ns)
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, cast
 
-Kind: TypeAlias = Literal["start", "effect", "end"]
+Kind: TypeAlias = Literal["start", "effect", "end", "cut"]
+"""``cut``: the run was cancelled and has stopped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,11 @@ def test_a_run_ends_with_its_end_its_process_or_never() -> None:
     assert (going_on.ended, going_on.pid) == (False, 8)
 
 
+def test_a_run_that_was_cut_off_has_stopped_but_not_ended_well() -> None:
+    (run,) = runs(line("start", 1), line("effect", 2), line("cut", 3))
+    assert (run.ended, run.end_ns) == (False, 3)
+
+
 def test_lost_and_invented_events_are_found() -> None:
     found = runs(line("start", 1), line("start", 2, event="f"), line("end", 3, event="f"))
     assert checker.lost(["e", "f"], found) == ["e: accepted, never handled"]

@@ -287,7 +287,7 @@ class QueueMachine(RuleBasedStateMachine):
             expected = self.models[name].counts()
             assert {key: counts[key] for key in expected} == expected, name
             state = self.run(check_state(self.core, queue.resource))
-            assert {blob.rpartition(b"m")[2] for blob in state.bodies.values()} == {
+            assert {unpack(blob)[1].rpartition(b"m")[2] for blob in state.bodies.values()} == {
                 body[1:].encode() for body in self.models[name].messages
             }
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from broker import Broker, Message
 from broker.errors import QueueNotFound
 from broker.settings import Settings
 from runtime import App, Worker
 
-T = TypeVar("T")
 _LOOK_S = 0.005
 _STOP_S = 20.0
 
@@ -42,17 +41,17 @@ async def serving(app: App, url: str, settings: Settings, **options: Any) -> Asy
         await asyncio.wait_for(running, _STOP_S)
 
 
-async def eventually(
-    look: Callable[[], Awaitable[T]] | Callable[[], T], *, what: str = "the condition", timeout_s: float = 8.0
-) -> T:
-    """What ``look`` answers as soon as that is true; fails, saying ``what`` was waited for."""
+async def eventually(look: Callable[[], object], *, what: str = "the condition", timeout_s: float = 8.0) -> Any:
+    """What ``look``, a function or a coroutine function, answers as soon as that is true. Fails after the timeout,
+    saying ``what`` was waited for.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
-        answer: Any = look()
+        answer = look()
         if asyncio.iscoroutine(answer):
             answer = await answer
         if answer:
-            return answer  # type: ignore[no-any-return]  # what was looked at
+            return answer
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s:g} s; last: {answer!r}"
         await asyncio.sleep(_LOOK_S)
 

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from broker import Broker, FunctionError
-from broker.calls import CallNotice, Caller
+from broker.calls import Caller, CallNotice
 from broker.errors import (
     CallThrottled,
     CallTimeout,
@@ -233,7 +233,7 @@ async def test_a_worker_without_room_refuses_and_another_takes_it(broker: Broker
             await broker.call("echo", 1)
         full.gate.set()
         free.gate.set()
-        assert await asyncio.gather(first, second) == [1, 1]
+        assert await asyncio.gather(first, second) == [1, 1]  # type: ignore[comparison-overlap]  # typed as a tuple
 
 
 @pytest.mark.parametrize(
@@ -283,9 +283,10 @@ async def test_a_call_whose_caller_has_gone_before_its_payload_came_does_not_run
         await parcels.put("gone", b"1", ttl_ms=10_000)
         inbox = parcels.inbox(worker.process)
         # In one transaction, so that they arrive together.
-        await broker.core.runner.snapshot(
-            *(("PUBLISH", inbox, msgspec.msgpack.encode(notice)) for notice in (call, cancel))
-        )
+        async with broker.core.runner.client.pipeline(transaction=True) as together:
+            for notice in (call, cancel):
+                together.publish(inbox, msgspec.msgpack.encode(notice))
+            await together.execute()
 
         async def taken() -> bool:
             return await parcels.take("gone") is None

@@ -25,9 +25,7 @@ def gauged(gauge: Gauge, work_s: float = 0.005, **options: Any) -> App:
     return app
 
 
-async def test_events_of_a_limited_function_run_up_to_its_limit_over_two_workers(
-    broker: Broker, serve: Serve
-) -> None:
+async def test_events_of_a_limited_function_run_up_to_its_limit_over_two_workers(broker: Broker, serve: Serve) -> None:
     gauge = Gauge()
     app, other = gauged(gauge, concurrency=3), gauged(gauge, concurrency=3)
     async with serve(app), serve(other):

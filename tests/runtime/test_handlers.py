@@ -73,7 +73,7 @@ async def raw_records(event: list[Record[bytes]], context: Context) -> None: ...
 async def sqs_event(event: SqsEvent, context: Context) -> None: ...
 
 
-class Callable_:
+class CallableObject:
     async def __call__(self, event: Order, context: Context) -> None: ...
 
 
@@ -104,7 +104,7 @@ def mapped(handler: Any, **options: Any) -> Any:
         (defaults, True),
         (functools.partial(three, more=1), True),
         (functools.partial(in_thread), False),
-        (Callable_(), True),
+        (CallableObject(), True),
         (Methods().handle, True),
         (lambda event, context: None, False),
     ],
@@ -134,7 +134,7 @@ def test_the_decorator_gives_the_handler_back_and_takes_its_name() -> None:
         (either, b"null", None),
         (either, b'{"id":2}', Order(2)),
         (unresolved_context, b'{"id":1}', Order(1)),
-        (Callable_(), b'{"id":1}', Order(1)),
+        (CallableObject(), b'{"id":1}', Order(1)),
         (Methods().handle, b'{"id":1}', Order(1)),
         (star, b"1", 1),
     ],

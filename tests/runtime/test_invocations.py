@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -37,6 +38,9 @@ class Job:
         if self.fails:
             raise ValueError(f"try {context.attempt}")
         return {"ok": True}
+
+    def tried_more_than(self, tries: int) -> Callable[[], bool]:
+        return lambda: len(self.seen) > tries
 
 
 async def one_record(broker: Broker, queue: str) -> dict[str, Any]:
@@ -137,7 +141,7 @@ async def test_a_failing_event_is_tried_three_times_and_ends_in_both_places(
             await asyncio.sleep(0.05)  # nothing is due: there is no condition to wait for
             tries = len(job.seen)
             await clock.advance(5)
-            await eventually(lambda tries=tries: len(job.seen) > tries, what="the next try")  # type: ignore[misc]
+            await eventually(job.tried_more_than(tries), what="the next try")
         record = await one_record(broker, "failed")
         response = record.pop("responsePayload")
         assert record == {

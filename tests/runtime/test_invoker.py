@@ -267,6 +267,14 @@ async def test_an_abandoned_coroutine_is_ended_without_using_a_try(handler: Call
     assert await watched.end() == Abandoned()
 
 
+async def test_a_call_that_is_abandoned_before_it_has_begun_ends_all_the_same() -> None:
+    invoker = Invoker()
+    watched = run(sleeping, invoker=invoker)
+    invoker.abandon(watched.call)
+    assert await watched.end() == Abandoned()
+    assert not invoker.running
+
+
 async def test_an_abandoned_call_that_has_its_result_keeps_it() -> None:
     invoker = Invoker()
     watched = run(swallowing, invoker=invoker)

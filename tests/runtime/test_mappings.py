@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from broker import Broker, Queue
-from broker.records import FIRST_FACTS
-from broker.store.messages import Counts, Peeked
+from broker.records import FIRST_FACTS, unpack
+from broker.store.messages import ClaimMode, Counts, Peeked
 from runtime import App, Context, Record
 from tests.conftest import Clock
 from tests.runtime.scene import Gauge, Serve, eventually, received
@@ -142,7 +142,9 @@ async def test_a_window_ends_before_its_batch_is_more_than_six_megabytes(broker:
         await asyncio.sleep(0.02)
         sizes = [sum(len(record["body"]) for record in batch) for batch in orders.batches]
         assert sizes == [6_000_000, 6_000_000]
-        assert {record["attributes"]["ApproximateReceiveCount"] for batch in orders.batches for record in batch} == {"1"}
+        assert {record["attributes"]["ApproximateReceiveCount"] for batch in orders.batches for record in batch} == {
+            "1"
+        }
 
 
 async def test_large_messages_do_not_wait_for_one_another(broker: Broker, serve: Serve) -> None:
@@ -265,7 +267,7 @@ async def test_only_what_is_named_stays(broker: Broker, serve: Serve) -> None:
     await fill(broker, ["a", "b", "c", "d"])
     async with serve(orders.app):
         await settled(broker, left=2)
-    assert {item.blob[1:] for item in await left(broker)} == {b"b", b"c"}
+    assert {unpack(item.blob)[1] for item in await left(broker)} == {b"b", b"c"}
 
 
 async def test_without_partial_failures_the_answer_does_not_matter(broker: Broker, serve: Serve) -> None:
@@ -317,7 +319,7 @@ async def test_with_partial_failures_one_that_does_not_decode_fails_alone(broker
     async with serve(typed(seen, partial_failures=True)):
         await settled(broker, left=1)
     assert seen == [[(1, 1, {}), (2, 1, {})]]
-    assert [item.blob[1:] for item in await left(broker)] == [b"not json"]
+    assert [unpack(item.blob)[1] for item in await left(broker)] == [b"not json"]
 
 
 async def test_a_batch_in_which_nothing_decodes_fails_without_a_call(broker: Broker, serve: Serve) -> None:
@@ -331,7 +333,9 @@ async def test_a_batch_in_which_nothing_decodes_fails_without_a_call(broker: Bro
 # -- concurrency ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"max_concurrency": 2}, {"concurrency": 2}, {"max_concurrency": 5, "concurrency": 2}])
+@pytest.mark.parametrize(
+    "options", [{"max_concurrency": 2}, {"concurrency": 2}, {"max_concurrency": 5, "concurrency": 2}]
+)
 async def test_limits_hold_over_two_workers(broker: Broker, serve: Serve, options: dict[str, Any]) -> None:
     gauge = Gauge()
 
@@ -359,7 +363,7 @@ async def crash(broker: Broker, clock: Clock, times: int) -> None:
     """What workers that die over the message leave behind: leases that end without settle or release."""
     resource = broker.core.resource("queue", "orders")
     for number in range(times):
-        mode = "alone" if number else "work"
+        mode: ClaimMode = "alone" if number else "work"
         token = f"{'s' if number else 'w'}deadbeef0000{number}"
         lease_ms = broker.core.settings.lease_ms
         claim = await broker.core.messages.claim(resource, token=token, lease_ms=lease_ms, room=1, mode=mode)

@@ -38,7 +38,7 @@ def test_an_exception_gives_class_text_and_the_frames_of_the_handler() -> None:
 
 
 def test_an_error_whose_text_cannot_be_made_is_still_told() -> None:
-    class Mute(Exception):  # noqa: N818 - a name
+    class Mute(Exception):
         def __str__(self) -> str:
             raise ZeroDivisionError
 

@@ -48,9 +48,7 @@ def test_the_value_of_a_result_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("outcome", [FAILED, TIMED_OUT])
-@pytest.mark.parametrize(
-    ("tries", "expected"), [(0, Retry(60)), (1, Retry(120)), (2, GiveUp("RetriesExhausted", 3))]
-)
+@pytest.mark.parametrize(("tries", "expected"), [(0, Retry(60)), (1, Retry(120)), (2, GiveUp("RetriesExhausted", 3))])
 def test_errors_and_timeouts_are_tried_twice_more_after_one_and_two_minutes(
     tries: int, expected: Verdict, outcome: Outcome
 ) -> None:

@@ -14,7 +14,6 @@ from broker import Broker, Function, Queue
 from broker.errors import FunctionNotFound, InvalidOption
 from broker.names import Resource
 from broker.records import FunctionSettings, MappingSettings
-from broker.store.messages import Claimed
 from runtime import App, Context
 from runtime.housekeeping import Housekeeping
 from tests.conftest import Clock
@@ -68,7 +67,9 @@ async def test_the_log_names_what_a_newer_registration_changed(
         assert not lines(logs, "function_changed")
     async with serve(job_app(timeout=5, concurrency=8)):
         pass
-    changes = {line["setting"]: (line["name"], line["before"], line["after"]) for line in lines(logs, "function_changed")}
+    changes = {
+        line["setting"]: (line["name"], line["before"], line["after"]) for line in lines(logs, "function_changed")
+    }
     assert changes == {"timeout_s": ("job", 3, 5), "concurrency": ("job", None, 8)}
     assert len(lines(logs, "function_registered")) == 1
 
@@ -207,14 +208,12 @@ async def test_nothing_expires_in_a_pause(broker: Broker, serve: Serve, clock: C
     assert (await broker.function("job").counts()).visible == 1
 
 
-async def crash(broker: Broker, resource: Resource, clock: Clock, token: str = "wdeadbeef00001") -> Claimed:
+async def crash(broker: Broker, resource: Resource, clock: Clock) -> None:
     """What a worker that dies in the middle of an event leaves behind."""
-    claim = await broker.core.messages.claim(
-        resource, token=token, lease_ms=broker.core.settings.lease_ms, room=1, mode="work"
-    )
-    await clock.advance(broker.core.settings.lease_ms / 1000 + 1)
-    (claimed,) = claim.messages
-    return claimed
+    lease_ms = broker.core.settings.lease_ms
+    claim = await broker.core.messages.claim(resource, token="wdeadbeef00001", lease_ms=lease_ms, room=1, mode="work")
+    assert claim.messages
+    await clock.advance(lease_ms / 1000 + 1)
 
 
 async def test_an_event_that_ended_its_workers_is_quarantined_also_when_nobody_serves_the_function(

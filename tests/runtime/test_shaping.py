@@ -1,4 +1,4 @@
-"""Messages in the shape of Lambda's SQS event. Golden values: Lambda Developer Guide, "Using Lambda with Amazon SQS"."""
+"""Messages in the shape of Lambda's SQS event. Golden values: Lambda Developer Guide, "Lambda with SQS"."""
 
 from __future__ import annotations
 
@@ -113,7 +113,10 @@ def test_typed_records_carry_python_values() -> None:
     )
 
 
-@pytest.mark.parametrize("blob", [b"", b"\x02body", b"\x01\x00"])
-def test_damaged_data_is_an_error_not_a_message(blob: bytes) -> None:
-    with pytest.raises(ValueError, match="unknown version"):
-        open_letter(Claimed(ENTRY, blob, b""), NONCE)
+@pytest.mark.parametrize("blob", [b"", b"\x02body", b"\x01\x00", b"\x02\xff\xfe"])
+def test_damaged_data_is_shaped_for_the_handler_to_refuse(blob: bytes) -> None:
+    """It must end neither the worker nor, unseen, itself."""
+    opened = open_letter(Claimed(ENTRY, blob, b""), NONCE)
+    assert opened.body == blob
+    shaped = sqs_record(opened, QUEUE, receipt_handle="h", claimed_ms=0)
+    assert isinstance(shaped["body"], str)

@@ -115,9 +115,7 @@ async def test_what_cannot_finish_is_cancelled_and_handed_back_without_a_try(
     broker: Broker, serve: Serve, stops: int, logs: list[MutableMapping[str, Any]]
 ) -> None:
     shop = Shop(concurrency=5)
-    worker = Worker(
-        shop.app, broker.core.address.url, settings=broker.core.settings, grace=0.1 if stops == 1 else 600
-    )
+    worker = Worker(shop.app, broker.core.address.url, settings=broker.core.settings, grace=0.1 if stops == 1 else 600)
     running = asyncio.create_task(worker.run())
     await worker.ready.wait()
     await broker.invoke_many("job", range(3))
@@ -190,7 +188,9 @@ async def test_a_worker_with_too_many_calls_that_do_not_stop_drains(
 # -- leases -----------------------------------------------------------------------------------------------------------
 
 
-async def test_leases_are_renewed_for_as_long_as_a_call_runs(broker: Broker, redis_url: str, settings: Settings) -> None:
+async def test_leases_are_renewed_for_as_long_as_a_call_runs(
+    broker: Broker, redis_url: str, settings: Settings
+) -> None:
     shop = Shop(concurrency=1)
     short = Settings(prefix=settings.prefix, test_clock=True, lease_ms=LEASE_MS)
     async with serving(shop.app, redis_url, short), serving(shop.app, redis_url, short):

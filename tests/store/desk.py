@@ -8,7 +8,7 @@ from typing import Final
 from broker.core import Core
 from broker.ids import random_token
 from broker.names import Kind
-from broker.records import pack
+from broker.records import pack, unpack
 from broker.store.messages import Claim, ClaimMode, Counts, Deferral, NewMessage, Settlement, Stored, member_of
 
 LEASE_MS: Final = 20_000
@@ -84,4 +84,4 @@ def members(claim: Claim, token: str) -> Sequence[str]:
 
 def bodies(claim: Claim) -> list[str]:
     """What the claimed messages say."""
-    return [item.blob[1:].decode() for item in claim.messages]
+    return [unpack(item.blob)[1].decode() for item in claim.messages]

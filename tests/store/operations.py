@@ -23,7 +23,7 @@ WRITES: Final = frozenset(
 """Redis's writing commands as far as the scripts use them."""
 _READS: Final = frozenset(
     {"EXISTS", "GET", "HEXISTS", "HGET", "HLEN", "HMGET", "PUBLISH", "TIME", "TYPE", "XLEN", "XRANGE", "ZCARD"}
-    | {"ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"}
+    | {"ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCORE"}
 )
 
 

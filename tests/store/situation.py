@@ -7,7 +7,7 @@ from typing import Final
 from broker import Broker
 from broker.ids import random_token
 from broker.names import Resource
-from broker.records import Facts, pack
+from broker.records import Facts, pack, unpack
 from broker.store.keys import CLOCK_OFFSET_KEY
 from broker.store.messages import Claim, ClaimMode, Deferral, NewMessage, Onward, member_of
 from tests.store.audit import at_once
@@ -34,7 +34,9 @@ def message(label: str, *, delay_ms: int | None = None, own_id: str = "", facts:
 
 def label_of(blob: bytes) -> str:
     """The label that a packed message, or an outbox record of a used-up one, carries."""
-    return blob.rpartition(b"\x00")[2].decode()
+    if blob.startswith((b"result", b"failure")):
+        return blob.partition(b"\x00")[2].decode()
+    return unpack(blob[blob.index(b"\x00") :])[1].decode()
 
 
 class Situation:

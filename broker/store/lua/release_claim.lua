@@ -1,11 +1,20 @@
--- After a claim whose reply was lost: gives back what was leased under its token. Looks through one page of the leases.
+-- After a claim whose reply was lost, or came too late: gives back what was leased under its token. Looks through one page of the leases.
 -- KEYS   1 ready  2 leases  3 waiting  4 bodies  5 facts  6 permits  7 meta
--- ARGV   1 token  2 first rank  3 page (at most 1,000)  4 wake channel
--- Reply  {released, leases seen on this page}
+-- ARGV   1 token  2 page (at most 1,000)  3 wake channel  4 score and 5 member behind which to go on ('' = from the first)
+-- Reply  {released, leases seen on this page, score, member}: where the next page begins, whatever is settled or renewed meanwhile
 -- State  leased -> waiting (due now)
-local members = redis.call('ZRANGE', KEYS[2], ARGV[2], tonumber(ARGV[2]) + tonumber(ARGV[3]) - 1)
+local start, score, last = 0, ARGV[4], ARGV[5]
+if score ~= '' then
+  if redis.call('ZSCORE', KEYS[2], last) == score then
+    start = redis.call('ZRANK', KEYS[2], last) + 1
+  else -- settled or renewed since: whatever has its score is looked at again, as nothing may be passed over
+    start = redis.call('ZCOUNT', KEYS[2], '-inf', '(' .. score)
+  end
+end
+local page = redis.call('ZRANGE', KEYS[2], start, start + tonumber(ARGV[2]) - 1, 'WITHSCORES')
 local released = 0
-for _, member in ipairs(members) do
+for i = 1, #page, 2 do
+  local member = page[i]
   local entry, holder = string.match(member, '^(.-)|(.*)$')
   if holder == ARGV[1] then
     local found = redis.call('XRANGE', KEYS[1], entry, entry)
@@ -18,13 +27,15 @@ for _, member in ipairs(members) do
     if #found > 0 then redis.call('XDEL', KEYS[1], entry) end
     redis.call('ZREM', KEYS[6], member)
     released = released + 1
+  else
+    last, score = member, page[i + 1]
   end
 end
 if released > 0 then
   local m = redis.call('HMGET', KEYS[7], 'asleep', 'starved')
   if m[1] == '1' or m[2] == '1' then
-    redis.call('PUBLISH', ARGV[4], '')
+    redis.call('PUBLISH', ARGV[3], '')
     redis.call('HSET', KEYS[7], 'asleep', '0', 'starved', '0')
   end
 end
-return { released, #members }
+return { released, #page / 2, score, last }

@@ -23,7 +23,7 @@ local limit = tonumber(m[6] or -1)
 if limit >= 0 then
   for row = 0, rows - 1 do
     local at = first_row + row * width
-    local size = plain and #ARGV[at] - 1 or tonumber(ARGV[at + 4])
+    local size = plain and #ARGV[at] - 2 or tonumber(ARGV[at + 4])
     if size > limit then return { 'too_large', row, size, limit } end
   end
 end
