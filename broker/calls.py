@@ -151,7 +151,9 @@ class Caller:
                 and not call.future.done()
             ):
                 self._workers.forget(worker.process)
-                message = f"RequestId: {call.id} Error: Runtime exited without providing a reason"
+                cause = await self._core.directory.end_of(worker.process)
+                reason = f"with error: {cause}" if cause else "without providing a reason"
+                message = f"RequestId: {call.id} Error: Runtime exited {reason}"
                 raise errors.FunctionError("Runtime.ExitError", message, [], call.id)
 
     async def _result(self, reply: CallReply, call_id: str) -> Any:

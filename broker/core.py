@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final
 
-import structlog
-
 from broker import errors
+from broker.log import log
 from broker.names import Kind, Resource
 from broker.settings import Address, Settings
 from broker.store.channels import Channels
@@ -24,7 +23,6 @@ from broker.store.repair import RepairStore
 from broker.store.scripts import ScriptRunner, load_scripts
 
 _CLOSE_GRACE_S: Final = 1.0
-_log = structlog.get_logger("penstock")
 
 
 class Core:
@@ -78,5 +76,5 @@ async def _logged(work: Coroutine[Any, Any, Any], name: str) -> Any:
     try:
         return await work
     except errors.PenstockError as error:
-        _log.warning("background_work_failed", work=name, code=error.code, reason=str(error))
+        log.warning("background_work_failed", work=name, code=error.code, reason=str(error))
         return None

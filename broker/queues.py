@@ -84,7 +84,7 @@ class QueueClient:
         before = msgspec.json.decode(stored, type=QueueSettings)
         for field in QueueSettings.__struct_fields__:
             if getattr(before, field) != getattr(settings, field):
-                raise QueueExists(self.name, field)
+                raise QueueExists(self.name, field.removesuffix("_s"))
 
     async def configure(
         self,

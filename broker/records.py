@@ -164,12 +164,12 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         check_range("visibility_timeout", self.visibility_timeout_s, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
         check_range("delay", self.delay_s, 0, limits.MAX_DELAY_S)
         check_range("retention", self.retention_s, limits.MIN_RETENTION_S, limits.MAX_RETENTION_S)
-        check_range("max_message_bytes", self.max_message_bytes, limits.KIB, limits.MAX_MESSAGE_BYTES)
+        check_whole("max_message_bytes", self.max_message_bytes, limits.KIB, limits.MAX_MESSAGE_BYTES)
         check_range("receive_wait", self.receive_wait_s, 0, limits.MAX_RECEIVE_WAIT_S)
         if (self.dead_letter is None) != (self.max_receives is None):
             raise InvalidOption("max_receives", self.max_receives, "goes together with dead_letter")
         if self.max_receives is not None:
-            check_range("max_receives", self.max_receives, 1, limits.MAX_RECEIVES)
+            check_whole("max_receives", self.max_receives, 1, limits.MAX_RECEIVES)
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -179,7 +179,7 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     retention_s: float = limits.DEFAULT_STREAM_RETENTION_S
 
     def __post_init__(self) -> None:
-        check_range("max_length", self.max_length, 1, 1_000_000_000)
+        check_whole("max_length", self.max_length, 1, 1_000_000_000)
         check_range("retention", self.retention_s, 1, 365 * 86_400)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Final, assert_never
 
 import msgspec
-import structlog
 
 from broker import errors, limits
 from broker.core import Core
 from broker.ids import message_id
 from broker.invocation_records import truncated_record
+from broker.log import log
 from broker.names import Function, Queue, Resource, Stream, Target
 from broker.records import Delivery, Facts, FunctionSettings, Header, QueueSettings, pack, unpack
 from broker.sending import Sender, chunks
@@ -25,8 +25,6 @@ _BACKOFF_FIRST_MS: Final = 1_000
 _BACKOFF_LAST_MS: Final = 300_000
 _MOVE_MARK: Final = b"M"
 """First byte of what claim.lua writes for a message whose receives are used up."""
-
-_log = structlog.get_logger("penstock")
 
 
 class Parcel(msgspec.Struct, frozen=True):
@@ -73,8 +71,11 @@ class Relay:
             # One of them is refused; the others must not wait for it.
             return [settlement for parcel in group for settlement in await self._attempt(source, target, [parcel])]
         except (errors.NotFound, errors.StoreFull, errors.StoreReadOnly) as error:
-            _log.warning("delivery_failed", source=source.arn, target=target.name, count=len(group), reason=str(error))
+            log.warning("delivery_failed", source=source.arn, target=target.name, count=len(group), reason=str(error))
             return [await self._put_off(source, parcel, str(error)) for parcel in group]
+        dead = sum(parcel.delivery.kind == "dead_letter" for parcel in group)
+        if dead and source.kind == "queue":
+            log.warning("messages_dead_lettered", source=source.arn, target=target.name, count=dead)
         return [OutboxSettlement(parcel.name) for parcel in group]
 
     async def _without_payload(
@@ -87,7 +88,7 @@ class Relay:
             if len(smaller) <= error.limit_bytes:
                 delivery = msgspec.structs.replace(parcel.delivery, blob=pack(smaller, header))
                 return (await self._attempt(source, target, [Parcel(parcel.name, delivery)]))[0]
-        _log.warning("delivery_failed", source=source.arn, target=target.name, count=1, reason=str(error))
+        log.warning("delivery_failed", source=source.arn, target=target.name, count=1, reason=str(error))
         return await self._put_off(source, parcel, str(error))
 
     async def _send(self, source: Resource, target: Target, group: Sequence[Parcel]) -> None:

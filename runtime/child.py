@@ -27,6 +27,9 @@ from runtime.worker import Worker
 EXIT_CANNOT_START: Final = 78
 """The app cannot be loaded, or Redis not be used: starting again would not help."""
 
+EXIT_EXHAUSTED: Final = 75
+"""It has drained because too many of its calls do not stop; another one is to take its place."""
+
 
 class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor tells its child."""
@@ -47,6 +50,7 @@ def main() -> int:
     configure_logs()
     control = socket.socket(fileno=options.control)
     problems: BaseExceptionGroup[PenstockError] | None = None
+    exhausted = False
     try:
         app = load_app(options.app)
         worker = Worker(
@@ -61,10 +65,11 @@ def main() -> int:
         )
         _say(control, f"hello {worker.process}")
         anyio.run(_serve, worker, control, backend_options={"use_uvloop": _has_uvloop()})
+        exhausted = worker.exhausted
     except* PenstockError as errors:  # a task group's, or one of load_app's own
         problems = errors
     if problems is None:
-        return 0
+        return EXIT_EXHAUSTED if exhausted else 0
     _say(control, "failed")
     sys.stderr.write(f"penstock: {_first(problems)}\n")
     return EXIT_CANNOT_START

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Final
 
 import msgspec
-import structlog
 
 from broker.client import Broker
-from broker.errors import StoreError
+from broker.errors import PenstockError
 from broker.invocation_records import InvocationEnd, dead_letter_delivery, record_delivery
+from broker.log import log
 from broker.names import Kind, Resource
 from broker.records import FunctionSettings, MappingSettings
 from broker.store.messages import Claim, Deferral, Onward, member_of
@@ -27,8 +27,6 @@ EVERY_S: Final = 30.0
 _EXPIRE_AT_ONCE: Final = 500
 _OUTBOXES_A_ROUND: Final = 50
 _TURN: Final = "housekeeping"
-
-_log = structlog.get_logger("penstock")
 
 
 class Housekeeping:
@@ -48,8 +46,8 @@ class Housekeeping:
             try:
                 if await self._broker.core.directory.take_turn(_TURN, for_ms=int(self._every_s * 900)):
                     await self.round()
-            except StoreError as error:
-                _log.warning("housekeeping_failed", code=error.code, reason=str(error))
+            except (PenstockError, msgspec.MsgspecError) as error:  # also what a newer release has written
+                log.warning("housekeeping_failed", error_type=type(error).__name__, reason=str(error))
 
     async def round(self) -> None:
         """All chores once."""
@@ -73,7 +71,7 @@ class Housekeeping:
         while claim := await self._claim_aged(resource, settings):
             given_up += await self._give_up(resource, settings, *claim)
         if given_up:
-            _log.warning("events_expired", function=name, count=given_up, reason="no live worker serves the function")
+            log.warning("events_expired", function=name, count=given_up, reason="no live worker serves the function")
         return given_up
 
     async def _claim_aged(self, resource: Resource, settings: FunctionSettings) -> tuple[str, Claim] | None:
@@ -122,7 +120,7 @@ class Housekeeping:
                 changed = msgspec.structs.replace(mapping, undeclared=undeclared)
                 queue = self._broker.core.resource("queue", mapping.queue)
                 await directory.put_mapping(name, msgspec.json.encode(changed), queue=queue)
-                _log.warning("mapping_disabled" if undeclared else "mapping_enabled", mapping=name)
+                log.warning("mapping_disabled" if undeclared else "mapping_enabled", mapping=name)
 
     async def _deliver_some(self) -> None:
         """Looks at some outboxes in turn: those of resources that no worker serves have no other relay."""

@@ -13,10 +13,9 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-import structlog
-
 from broker.errors import PayloadNotJson
 from broker.limits import MAX_RESPONSE_BYTES
+from broker.log import log
 from broker.records import encode_json
 from runtime.context import Context
 from runtime.handlers import HandlerFunction
@@ -25,8 +24,7 @@ from runtime.outcomes import Abandoned, Completed, Failed, Outcome, TimedOut, fa
 DEFAULT_THREADS: Final = 32
 _TICK_S: Final = 0.02
 _CANCEL_GRACE_S: Final = 1.0
-
-_log = structlog.get_logger("penstock")
+_FEWEST_STUCK: Final = 2
 
 
 class Call:
@@ -177,12 +175,14 @@ class Invoker:
 
     def _end(self, call: Call, outcome: Outcome) -> None:
         self.running.discard(call)
-        if call.outcome is None:
-            call.outcome = _cut_short(call, outcome) if call.expired or call.abandoned else outcome
-            call.on_outcome(call)
-        call.on_free(call)
-        if self._told_when_freed:
-            self._tell_freed()
+        try:
+            if call.outcome is None:
+                call.outcome = _cut_short(call, outcome) if call.expired or call.abandoned else outcome
+                call.on_outcome(call)
+        finally:
+            call.on_free(call)
+            if self._told_when_freed:
+                self._tell_freed()
 
     # -- deadlines ----------------------------------------------------------------------------------------------------
 
@@ -216,9 +216,9 @@ class Invoker:
             call.outcome = outcome
             call.on_outcome(call)
         stuck = sum(other.stuck for other in self.running)
-        _log.warning("handler_does_not_stop", function=call.function.name, stuck_calls=stuck)
+        log.warning("handler_does_not_stop", function=call.function.name, stuck_calls=stuck)
         self._tell_freed()
-        if stuck * 2 >= self._threads and self._on_exhausted is not None:
+        if stuck >= max(self._threads / 2, min(self._threads, _FEWEST_STUCK)) and self._on_exhausted is not None:
             self._on_exhausted()
 
 

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Final
 
-import structlog
-
 from broker.core import Core
 from broker.errors import StoreError
+from broker.log import log
 from broker.names import Resource
 from broker.store.connection import connect_in_thread
 from broker.store.scripts import ThreadScriptRunner
@@ -29,8 +28,6 @@ RETRY_S: Final = 0.5
 """After a failure the keeper tries again this often."""
 _BLOCKED_AFTER_S: Final = 1.0
 _STACK_FRAMES: Final = 8
-
-_log = structlog.get_logger("penstock")
 
 
 class LeaseKeeper:
@@ -129,11 +126,11 @@ class LeaseKeeper:
                     self._runner.run("renew_permits", (key,), (self._lease_ms, *page))
         except StoreError as error:
             if not self._failing:
-                _log.warning("lease_renewal_failed", code=error.code, reason=str(error))
+                log.warning("lease_renewal_failed", code=error.code, reason=str(error))
             self._failing = True
         else:
             if self._failing:
-                _log.info("lease_renewal_back")
+                log.info("lease_renewal_back")
             self._failing = False
         return not self._failing
 
@@ -166,7 +163,7 @@ class LeaseKeeper:
 
     def _answer(self) -> None:
         if self._reported:
-            _log.warning("loop_unblocked", after_s=round(time.monotonic() - self._asked_at, 1))
+            log.warning("loop_unblocked", after_s=round(time.monotonic() - self._asked_at, 1))
         self._asked = False
 
     _reported = False
@@ -178,7 +175,7 @@ class LeaseKeeper:
         if frame is None:
             return
         stack = "".join(traceback.format_list(traceback.extract_stack(frame)[-_STACK_FRAMES:]))
-        _log.error(what, function=_function_on(frame), for_s=round(for_s, 1), **more, stack=stack)
+        log.error(what, function=_function_on(frame), for_s=round(for_s, 1), **more, stack=stack)
 
 
 def _function_on(frame: FrameType | None) -> str:

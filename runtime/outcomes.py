@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from types import TracebackType
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 import msgspec
 
@@ -24,10 +24,15 @@ class Failed(msgspec.Struct, frozen=True):
     error: bytes
     error_type: str
     message: str
+    at: str = ""
+    """Where it was raised, in one line."""
 
 
 class TimedOut(msgspec.Struct, frozen=True):
     """The handler ran longer than its timeout; Lambda's error object as JSON."""
+
+    error_type: ClassVar[str] = "Sandbox.Timedout"
+    at: ClassVar[str] = ""
 
     error: bytes
     message: str
@@ -69,7 +74,8 @@ def exit_error(cause: str | None, request_id: str) -> bytes:
 
 def failed(error_type: str, message: str, request_id: str, stack: list[str] | None = None) -> Failed:
     """A failure with Lambda's error object."""
-    return Failed(error_json(error_type, message, request_id, stack), error_type, _storable(message))
+    at = stack[-1].strip().partition("\n")[0] if stack else ""
+    return Failed(error_json(error_type, message, request_id, stack), error_type, _storable(message), at)
 
 
 def failed_with(error: BaseException, request_id: str) -> Failed:
@@ -89,7 +95,7 @@ def failed_with(error: BaseException, request_id: str) -> Failed:
 def timed_out(timeout_s: float, request_id: str) -> TimedOut:
     """The timeout in Lambda's words; seconds always with two decimals."""
     message = f"RequestId: {request_id} Error: Task timed out after {timeout_s:.2f} seconds"
-    return TimedOut(error_json("Sandbox.Timedout", message, request_id), message)
+    return TimedOut(error_json(TimedOut.error_type, message, request_id), message)
 
 
 def _stack(trace: TracebackType | None) -> list[str]:

@@ -8,10 +8,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import structlog
-
 from broker.errors import StoreError, StoreUnavailable
 from broker.limits import CLAIM_BYTES
+from broker.log import log
 from broker.store.messages import Claim
 from runtime.engine import Engine
 from runtime.keeper import RETRY_S
@@ -23,8 +22,6 @@ _SLOW_S: Final = 60.0
 _SLOW_PER_SOURCE_S: Final = 0.3
 _BROKEN_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _DUE_SLACK_S: Final = 0.001
-
-_log = structlog.get_logger("penstock")
 
 
 class Pollers:
@@ -156,7 +153,7 @@ class Pollers:
     def _lost(self, error: StoreError) -> None:
         if self._broken_at is None:
             self._broken_at = time.monotonic()
-            _log.warning("store_lost", code=error.code, reason=str(error))
+            log.warning("store_lost", code=error.code, reason=str(error))
 
     async def _steady(self) -> None:
         """Before anything is claimed after an outage: leases that ran out meanwhile, of calls that still run here and
@@ -173,7 +170,7 @@ class Pollers:
             await asyncio.sleep(RETRY_S if since is None else max(0.0, since + RETRY_S - time.monotonic()))
             self._renewed_at = time.monotonic()
             if self._broken_at is not None:
-                _log.info("store_back", after_s=round(self._renewed_at - self._broken_at, 1))
+                log.info("store_back", after_s=round(self._renewed_at - self._broken_at, 1))
                 self._broken_at = None
 
     def _is_steady(self) -> bool:

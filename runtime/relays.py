@@ -6,15 +6,12 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import structlog
-
 from broker.client import Broker
 from broker.errors import StoreError
+from broker.log import log
 from broker.names import Resource
 
 _AGAIN_S: Final = 2.0
-
-_log = structlog.get_logger("penstock")
 
 
 class Relays:
@@ -50,7 +47,7 @@ class Relays:
                     await self._broker.deliver(resource)
                     left = bool(await self._broker.core.outbox.entries(resource, 1))
                 except StoreError as error:
-                    _log.warning("relay_failed", resource=resource.arn, code=error.code, reason=str(error))
+                    log.warning("relay_failed", resource=resource.arn, code=error.code, reason=str(error))
                     left = True
                 if left:
                     asyncio.get_running_loop().call_later(_AGAIN_S, self.kick, resource)

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeAlias, TypeVar
 
-import structlog
-
 from broker.core import Core
 from broker.errors import StoreError, StoreFault
 from broker.limits import MAX_SEND_BYTES
+from broker.log import log
 from broker.names import Resource
 from broker.store.messages import Deferral, Onward, Settlement
 from runtime.keeper import LeaseKeeper
@@ -20,7 +19,6 @@ _PAGE_BYTES: Final = MAX_SEND_BYTES
 _FAULTS: Final = 5
 _PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
-_log = structlog.get_logger("penstock")
 
 T = TypeVar("T")
 _Ending: TypeAlias = tuple[str, tuple[tuple[str, bytes], ...]]
@@ -106,11 +104,11 @@ class Settler:
                 settlement = await settle()
             except StoreError as error:
                 if not failures:
-                    _log.warning("settle_failed", resource=self._resource.arn, code=error.code, reason=str(error))
+                    log.warning("settle_failed", resource=self._resource.arn, code=error.code, reason=str(error))
                 failures += 1
                 if isinstance(error, StoreFault) and failures > _FAULTS:
                     # A defect, not an outage: trying for ever would hold up all others. Its leases run out.
-                    _log.exception("settle_given_up", resource=self._resource.arn, messages=len(members))
+                    log.exception("settle_given_up", resource=self._resource.arn, messages=len(members))
                     self._keeper.drop(self._resource, members)
                     return
                 await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S)) - 1])
@@ -119,7 +117,7 @@ class Settler:
         refused = [why for why in settlement.refused.values() if why == "fenced" or not failures]
         if refused:
             fenced = refused.count("fenced")
-            _log.warning("lease_lost", resource=self._resource.arn, refused=len(refused), fenced=fenced)
+            log.warning("lease_lost", resource=self._resource.arn, refused=len(refused), fenced=fenced)
 
 
 def _bytes_onward(ending: _Ending) -> int:

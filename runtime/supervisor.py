@@ -20,12 +20,12 @@ from typing import Any, Final
 
 import anyio
 import msgspec
-import structlog
 
 from broker.client import Broker
 from broker.core import Core
 from broker.errors import StoreError
-from runtime.child import EXIT_CANNOT_START, ChildOptions
+from broker.log import log
+from runtime.child import EXIT_CANNOT_START, EXIT_EXHAUSTED, ChildOptions
 
 EXIT_DRAINED: Final = 0
 EXIT_FAILED: Final = 1
@@ -35,8 +35,6 @@ _RESTART_READY_LAST_S: Final = 1.0
 """One that had been ready was ended by what it ran, or from outside: a longer pause would help nobody."""
 _STEADY_S: Final = 2.0
 _SIGNAL_WORDS: Final = {signal.SIGKILL: "killed", signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "aborted"}
-
-_log = structlog.get_logger("penstock")
 
 
 class _Child:
@@ -202,15 +200,18 @@ class Supervisor:
             return
         cause = _cause_of(status)
         deaths = 0
-        if not (child.alone and status == 0):
-            _log.error("worker_died", process=child.name, pid=child.process.pid, cause=cause, alone=child.alone)
+        if status == EXIT_EXHAUSTED:
+            log.warning("worker_exchanged", process=child.name)
+        elif not (child.alone and status == 0):
+            log.error("worker_died", process=child.name, pid=child.process.pid, cause=cause, alone=child.alone)
             await self._record(child, cause)
             deaths = 1 if time.monotonic() - child.started > _STEADY_S else child.deaths + 1
             with anyio.move_on_after(_pause_s(child, deaths)):
                 await self._stopping.wait()
         if child.alone:
             # While it paused, another one may have been asked for and started.
-            if any(other.alone for other in self._children) or (status == 0 and not self._wants_alone):
+            is_done = status in {0, EXIT_EXHAUSTED} and not self._wants_alone
+            if is_done or any(other.alone for other in self._children):
                 return
             self._wants_alone = False
         if not self._stopping.is_set():
@@ -229,7 +230,7 @@ class Supervisor:
         try:
             await self._core.directory.record_end(child.name, cause)
         except StoreError as error:
-            _log.warning("cause_not_kept", process=child.name, cause=cause, reason=str(error))
+            log.warning("cause_not_kept", process=child.name, cause=cause, reason=str(error))
 
     async def _wait_for_children(self) -> None:
         while self._children:

@@ -6,16 +6,13 @@ import asyncio
 import time
 from typing import Final, Protocol
 
-import structlog
-
+from broker.log import log
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut
 from runtime.policy import BatchVerdict, GiveUp, Retry, Verdict
 
 _EVERY_S: Final = 1.0
 _FAILURE_LINES: Final = 20
 _MAX_TEXT: Final = 300
-
-_log = structlog.get_logger("penstock")
 
 
 class Identified(Protocol):
@@ -60,7 +57,7 @@ class _Sums:
     def write(self) -> None:
         """Writes the line and begins anew."""
         mean_ms = round(self._busy_s * 1000 / self._calls, 2)
-        _log.info(self._event, **self._names, **self._counts, mean_ms=mean_ms)
+        log.info(self._event, **self._names, **self._counts, mean_ms=mean_ms)
         self._counts = {}
         self._calls = self._lines = 0
         self._busy_s, self._due = 0.0, False
@@ -89,12 +86,13 @@ class Tally:
                 self._sums.count("released")
 
     def _write_failure(self, outcome: Failed | TimedOut, verdict: Verdict, event: Identified) -> None:
-        _log.warning(
+        log.warning(
             "event_failed",
             function=self._function,
             request_id=event.request_id,
-            error_type=_error_type(outcome),
+            error_type=outcome.error_type,
             error=outcome.message[:_MAX_TEXT],
+            at=outcome.at or None,
             retry_in_s=verdict.delay_s if isinstance(verdict, Retry) else None,
             given_up=verdict.condition if isinstance(verdict, GiveUp) else None,
         )
@@ -117,22 +115,14 @@ class BatchTally:
             return
         self._sums.count("failed", len(verdict.failed))
         if self._sums.may_write_failure():
-            _log.warning(
+            raised = outcome if isinstance(outcome, Failed | TimedOut) else None
+            log.warning(
                 "batch_failed",
                 function=self._function,
                 queue=self._queue,
                 messages=messages,
                 failed=len(verdict.failed),
-                error_type=_error_type(outcome),
-                problem=verdict.problem[:_MAX_TEXT] or None,
+                error_type=raised.error_type if raised else None,
+                problem=verdict.problem[:_MAX_TEXT] or "named in batchItemFailures",
+                at=raised.at or None if raised else None,
             )
-
-
-def _error_type(outcome: Outcome) -> str | None:
-    match outcome:
-        case Failed(_, error_type, _):
-            return error_type
-        case TimedOut():
-            return "Sandbox.Timedout"
-        case _:
-            return None

@@ -11,12 +11,12 @@ from typing import Final
 import anyio
 import anyio.abc
 import msgspec
-import structlog
 
 from broker.client import Broker
 from broker.errors import StoreError
 from broker.functions import Registered, register_function, register_mapping
 from broker.ids import TokenSource
+from broker.log import log
 from broker.names import Resource
 from broker.settings import Settings
 from broker.store.channels import Listener
@@ -36,8 +36,6 @@ DEFAULT_GRACE_S: Final = 25.0
 _CANCEL_GRACE_S: Final = 3.0
 _REGISTER_AT_ONCE: Final = 32
 _ALONE_IDLE_S: Final = 30.0
-
-_log = structlog.get_logger("penstock")
 
 
 class Worker:
@@ -77,6 +75,8 @@ class Worker:
         self._hurry: Final = anyio.Event()
         self._sources: Final[list[InvocationSource | QueueSource]] = []
         self._drained = False
+        self.exhausted = False
+        """Whether it stopped because too many of its calls do not."""
         self.ready: Final = anyio.Event()
         """Set when everything is registered and claiming has begun."""
 
@@ -182,7 +182,7 @@ class Worker:
                 group.start_soon(self._stop_when_idle, engine, name="idle watch")
             await self._heartbeat(broker, functions)
             self.ready.set()
-            _log.info("worker_ready", process=self.process, functions=len(functions), alone=self._alone)
+            log.info("worker_ready", process=self.process, functions=len(functions), alone=self._alone)
             if self._on_ready is not None:
                 self._on_ready()
             await self._stop.wait()
@@ -199,7 +199,7 @@ class Worker:
             try:
                 await self._heartbeat(broker, functions)
             except StoreError as error:
-                _log.debug("heartbeat_failed", reason=str(error))
+                log.debug("heartbeat_failed", reason=str(error))
 
     async def _heartbeat(self, broker: Broker, functions: dict[str, HandlerFunction]) -> None:
         serves = Serves(
@@ -213,7 +213,7 @@ class Worker:
         encoded = msgspec.json.encode(serves)
         gone = await broker.core.directory.heartbeat(self.process, encoded, ttl_ms=HEARTBEAT_TTL_MS)
         for process in gone:
-            _log.warning("worker_gone", process=process, reason="no sign of life for 20 s")
+            log.warning("worker_gone", process=process, reason="no sign of life for 20 s")
 
     async def _repair(self, broker: Broker, resources: list[Resource]) -> None:
         """At the start: whatever a broken-off script has left behind gets a place again."""
@@ -221,10 +221,10 @@ class Worker:
             try:
                 restored = await broker.core.repairs.repair(resource)
             except StoreError as error:
-                _log.warning("repair_failed", resource=resource.arn, reason=str(error))
+                log.warning("repair_failed", resource=resource.arn, reason=str(error))
                 continue
             if restored:
-                _log.error("messages_restored", resource=resource.arn, count=restored)
+                log.error("messages_restored", resource=resource.arn, count=restored)
 
     async def _stop_when_idle(self, engine: Engine) -> None:
         """The process that runs events alone ends when there have been none for a while."""
@@ -237,7 +237,8 @@ class Worker:
 
     def _exhausted(self) -> None:
         if not self._stop.is_set():
-            _log.error("worker_exhausted", reason="too many calls do not stop at their timeout; it drains")
+            log.error("worker_exhausted", reason="too many calls do not stop at their timeout; it drains")
+            self.exhausted = True
             if self._alone:
                 self._on_suspects()  # there may be more behind the one that does not stop: another process is needed
             self.stop()
@@ -256,12 +257,12 @@ class Worker:
                 invoker.abandon(call)
                 affected += 1
         if affected:
-            _log.warning("leases_lost", resource=resource.arn, count=len(lost), calls_or_events=affected)
+            log.warning("leases_lost", resource=resource.arn, count=len(lost), calls_or_events=affected)
 
     # -- stop ---------------------------------------------------------------------------------------------------------
 
     async def _drain(self, broker: Broker, engine: Engine, pollers: Pollers, calls: CallSource) -> None:
-        _log.info("worker_stopping", running=len(engine.invoker.running), grace_s=self._grace_s)
+        log.info("worker_stopping", running=len(engine.invoker.running), grace_s=self._grace_s)
         pollers.stop_claiming()
         calls.stopping = True
         self._hand_back()
@@ -276,14 +277,14 @@ class Worker:
             await engine.settled()
             await engine.relays.settled()
         self._drained = True
-        _log.info("worker_stopped", handed_back=len(unfinished), stuck=len(engine.invoker.running))
+        log.info("worker_stopped", handed_back=len(unfinished), stuck=len(engine.invoker.running))
 
     async def _leave_registry(self, broker: Broker) -> None:
         """Callers look for another worker from now on."""
         try:
             await broker.core.directory.heartbeat(self.process, b"", ttl_ms=0)
         except StoreError as error:
-            _log.debug("heartbeat_failed", reason=str(error))
+            log.debug("heartbeat_failed", reason=str(error))
 
     def _hand_back(self) -> None:
         for source in self._sources:
@@ -320,11 +321,11 @@ async def _then_cancel(wait: Callable[[], Awaitable[object]], scope: anyio.Cance
 
 
 def _nobody_to_tell() -> None:
-    _log.warning("events_set_apart", reason="a worker died over them; they wait for a supervised `penstock runtime`")
+    log.warning("events_set_apart", reason="a worker died over them; they wait for a supervised `penstock runtime`")
 
 
 def _log_registration(what: str, name: str, done: Registered) -> None:
     for change in done.changes:
-        _log.info(f"{what}_changed", name=name, setting=change.setting, before=change.before, after=change.after)
+        log.info(f"{what}_changed", name=name, setting=change.setting, before=change.before, after=change.after)
     if done.created:
-        _log.info(f"{what}_registered", name=name)
+        log.info(f"{what}_registered", name=name)

@@ -1,4 +1,4 @@
-"""What every test stands on: a private Redis for each test process, a fresh prefix for each test, a clock that moves."""
+"""What every test stands on: a private Redis a test process, a fresh prefix a test, a clock that moves."""
 
 from __future__ import annotations
 

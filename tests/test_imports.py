@@ -23,7 +23,7 @@ Layers: TypeAlias = tuple[tuple[str, ...], ...]
 # Names are relative to the package, "" is its __init__, and `sources.*` stands for every module directly inside.
 LAYERS: dict[str, Layers] = {
     "broker": (
-        ("errors",),
+        ("errors", "log"),
         ("limits", "names", "ids", "embedded"),
         ("records", "settings"),
         ("invocation_records", "store.keys", "store.connection"),

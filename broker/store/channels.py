@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import redis.asyncio
-import structlog
 from redis import exceptions as failures
+
+from broker.log import log
 
 Listener: TypeAlias = Callable[[bytes | None], None]
 """Called with what was published; None after a (re)connection, when something may have been missed."""
@@ -19,8 +20,6 @@ _PING_S: Final = 10.0
 _PONG_S: Final = 5.0
 _BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LOST: Final = (failures.RedisError, OSError, EOFError)
-
-_log = structlog.get_logger("penstock")
 
 
 class Channels:
@@ -95,14 +94,14 @@ class Channels:
                 if self.steady_since is None:
                     self.steady_since = time.monotonic()
                 if failed:
-                    _log.info("channels_back", after_attempts=failed)
+                    log.info("channels_back", after_attempts=failed)
                 failed = 0
                 await self._read(pubsub)
             except _LOST as error:
                 if self.steady_since is not None:
                     self.steady_since, self.lost_at = None, time.monotonic()
                 if not failed:
-                    _log.warning("channels_lost", reason=str(error) or type(error).__name__)
+                    log.warning("channels_lost", reason=str(error) or type(error).__name__)
                 await asyncio.sleep(_BACKOFF_S[min(failed, len(_BACKOFF_S) - 1)])
                 failed += 1
             finally:

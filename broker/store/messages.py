@@ -32,7 +32,9 @@ class NewMessage(msgspec.Struct, frozen=True):
     @property
     def plain(self) -> bool:
         """Whether the short form of the send script carries it."""
-        return self.delay_ms is None and not self.own_id and not self.facts and len(self.blob) == self.size + PACKING_BYTES
+        return (
+            self.delay_ms is None and not self.own_id and not self.facts and len(self.blob) == self.size + PACKING_BYTES
+        )
 
 
 class Stored(msgspec.Struct, frozen=True):

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Final
 
 import anyio
 import anyio.to_thread
-import structlog
 from cyclopts import Parameter
 from watchfiles import Change, DefaultFilter, awatch
 
 from broker import Broker
 from broker.embedded import DevDirectory, EmbeddedRedis
+from broker.errors import InvalidOption
+from broker.log import log
 from broker.workers import LiveWorkers
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output
@@ -29,8 +30,6 @@ _REDIS_LOOK_S: Final = 1.0
 _DEBOUNCE_MS: Final = 400
 _WATCH_ROUND_MS: Final = 250
 _FILES_NAMED: Final = 5
-
-_log = structlog.get_logger("penstock")
 
 
 def dev(
@@ -54,6 +53,8 @@ def dev(
     themselves. Ctrl-C drains and stops it all.
     """
     check_serving(app, processes=processes, grace=grace, max_calls=max_calls, threads=threads)
+    if common.url is not None:
+        raise InvalidOption("--url", common.url, "penstock dev runs a Redis of its own; see penstock runtime")
     set_logs(log_level, log_format)
     folder = Path.cwd()
     with DevDirectory(folder) as directory, EmbeddedRedis(directory.path / "redis", append_only=True) as redis:
@@ -130,7 +131,7 @@ class _Session:
         while True:
             await anyio.sleep(_REDIS_LOOK_S)
             if not self._redis.running:
-                _log.error("redis_died", reason="it is started again")
+                log.error("redis_died", reason="it is started again")
                 await anyio.to_thread.run_sync(self._redis.start)
 
     async def replace_on_change(self) -> None:
@@ -140,11 +141,11 @@ class _Session:
         watched = awatch(self._folder, watch_filter=_PythonFiles(), debounce=_DEBOUNCE_MS, rust_timeout=_WATCH_ROUND_MS)
         async for changes in watched:
             files = sorted({str(Path(path).relative_to(self._folder)) for _, path in changes})
-            _log.info("files_changed", files=files[:_FILES_NAMED], more=max(0, len(files) - _FILES_NAMED))
+            log.info("files_changed", files=files[:_FILES_NAMED], more=max(0, len(files) - _FILES_NAMED))
             if await self._supervisor.replace():
-                _log.info("worker_replaced")
+                log.info("worker_replaced")
             else:
-                _log.error("worker_not_replaced", reason="the new one could not start; the old one, if any, goes on")
+                log.error("worker_not_replaced", reason="the new one could not start; the old one, if any, goes on")
 
 
 class _PythonFiles(DefaultFilter):

@@ -6,10 +6,10 @@ import time
 from typing import Final
 
 import msgspec
-import structlog
 
 from broker.calls import INLINE_BYTES, CallNotice, CallReply, reply_parcel
 from broker.errors import StoreError
+from broker.log import log
 from broker.names import Resource
 from runtime.context import Context
 from runtime.engine import Engine
@@ -18,10 +18,9 @@ from runtime.invoker import Call
 from runtime.outcomes import Abandoned, Completed, Failed, Throttled, TimedOut, failed
 
 _PARCEL_TTL_MS: Final = 60_000
+_MAX_TEXT: Final = 300
 _CALLER_GRACE_S: Final = 1.0
 """A caller whose time is over says so; this much later its call ends all the same, as the caller may be dead."""
-
-_log = structlog.get_logger("penstock")
 
 
 class CallSource:
@@ -106,7 +105,7 @@ class CallSource:
                 self._engine.core.in_background(self._answer(call.work, result, failed_=False), name="answer")
             case Failed(error) | TimedOut(error):
                 self._engine.core.in_background(self._answer(call.work, error, failed_=True), name="answer")
-                _log.warning("call_failed", function=call.function.name, request_id=call.context.aws_request_id)
+                self._log_failure(call, call.outcome)
             case Abandoned() | Throttled() | None:
                 gone = failed(
                     "Runtime.ExitError",
@@ -114,6 +113,16 @@ class CallSource:
                     call.context.aws_request_id,
                 )
                 self._engine.core.in_background(self._answer(call.work, gone.error, failed_=True), name="answer")
+
+    def _log_failure(self, call: Call, outcome: Failed | TimedOut) -> None:
+        log.warning(
+            "call_failed",
+            function=call.function.name,
+            request_id=call.context.aws_request_id,
+            error_type=outcome.error_type,
+            error=outcome.message[:_MAX_TEXT],
+            at=outcome.at or None,
+        )
 
     def _on_free(self, call: Call) -> None:
         self._running.pop(call.work.id, None)

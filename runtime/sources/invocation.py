@@ -10,11 +10,11 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
-import structlog
 
 from broker.errors import StoreError
 from broker.ids import message_id
 from broker.invocation_records import InvocationEnd, dead_letter_delivery, record_delivery
+from broker.log import log
 from broker.names import Resource
 from broker.records import FIRST_FACTS, Facts, FunctionSettings, Header, unpack
 from broker.store.messages import Claim, Claimed, Deferral, member_of
@@ -33,8 +33,6 @@ _GATHER_S: Final = 0.005
 _GATHER_BELOW: Final = 8
 _MAX_NOTE_BYTES: Final = 256 * 1024
 _UNREADABLE_MS: Final = 1_000
-
-_log = structlog.get_logger("penstock")
 
 
 class Event:
@@ -290,7 +288,7 @@ class InvocationSource:
         except StoreError:
             self._settler.defer(Deferral(event.member, _UNREADABLE_MS), counter="released")
             raise
-        _log.warning(
+        log.warning(
             "event_given_up",
             function=self._function.name,
             request_id=event.request_id,

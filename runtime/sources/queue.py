@@ -10,9 +10,9 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from broker import limits
+from broker.log import log
 from broker.names import Resource
 from broker.queues import queue_settings
 from broker.records import FunctionSettings, MappingSettings
@@ -33,8 +33,6 @@ _LOCAL_BATCHES: Final = 16
 _LOCAL_MESSAGES: Final = 1_000
 _FULL_BYTES: Final = limits.MAX_BATCH_PAYLOAD_BYTES - limits.MAX_MESSAGE_BYTES
 """From here on one more message might be more than a batch may carry: it is sent as it is."""
-
-_log = structlog.get_logger("penstock")
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -156,6 +154,8 @@ class QueueSource:
         gathers = self._windowed and len(held) < size
         if gathers:
             await self._gather(held, size)
+            still_ours = self._engine.keeper.holding(self.resource)
+            held = [item for item in held if item.member in still_ours]
         batches = deque(_batches(held, size))
         try:
             while batches and permits and not self._stopping:
@@ -234,6 +234,19 @@ class QueueSource:
             self._held = described.held
         settings = await queue_settings(core, self.resource)
         self._visibility_s = settings.visibility_timeout_s
+        self._warn_of_window()
+
+    def _warn_of_window(self) -> None:
+        """Lambda's rule that surprises: what does not fit is hidden for window + timeout + 30 s."""
+        hidden_s = visible_again_s(
+            visibility_timeout_s=self._visibility_s,
+            batch_window_s=self._mapping.batch_window_s,
+            timeout_s=self._function.settings.timeout_s,
+            since_claim_s=0,
+        )
+        if hidden_s > self._visibility_s:
+            queue, function = self._mapping.queue, self._function.name
+            log.warning("window_exceeds_visibility", queue=queue, function=function, hidden_s=hidden_s)
 
     def hand_back(self) -> None:
         """Ends a window that is open; what it gathered is given back."""
@@ -292,7 +305,7 @@ class QueueSource:
         if bad and (not self._mapping.partial_failures or not good):
             return None, None, problem
         if bad:
-            _log.warning("messages_unreadable", function=self._function.name, count=len(bad), reason=problem[:300])
+            log.warning("messages_unreadable", function=self._function.name, count=len(bad), reason=problem[:300])
             self._send_back(bad)
         return typed, Batch(good, batch.permit), ""
 
@@ -351,7 +364,7 @@ class QueueSource:
         cause = await self._engine.end_of(item.letter.facts.culprit) or "the worker ended without a word"
         settings = await queue_settings(self._engine.core, self.resource)
         target = settings.dead_letter or f"{self.resource.name[:68]}-quarantine"
-        _log.error(
+        log.error(
             "message_quarantined",
             queue=self.resource.name,
             message_id=item.letter.id,

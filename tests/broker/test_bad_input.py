@@ -276,7 +276,7 @@ async def test_bad_options_of_settling_are_refused_and_keep_the_lease(queue: Que
         ({"delay": 901}, "delay=901: must be a number from 0 to 900"),
         ({"retention": 59}, "retention=59: must be a number from 60 to "),
         ({"retention": 1_209_601}, "retention=1209601"),
-        ({"max_message_bytes": 1_023}, "max_message_bytes=1023: must be a number from 1024 to "),
+        ({"max_message_bytes": 1_023}, "max_message_bytes=1023: must be a whole number from 1024 to "),
         ({"max_message_bytes": 1_048_577}, "max_message_bytes=1048577"),
         ({"receive_wait": 21}, "receive_wait=21: must be a number from 0 to 20"),
         ({"max_receives": 5}, "max_receives=5: goes together with dead_letter"),

@@ -47,7 +47,7 @@ async def test_creating_twice_with_the_same_settings_changes_nothing(broker: Bro
 async def test_creating_with_other_settings_is_refused_and_names_the_difference(broker: Broker) -> None:
     queue = broker.queue("orders")
     await queue.create(visibility_timeout=45)
-    with pytest.raises(QueueExists, match=r'queue "orders" exists with a different value for visibility_timeout_s'):
+    with pytest.raises(QueueExists, match=r'queue "orders" exists with a different value for visibility_timeout;'):
         await queue.create(visibility_timeout=46)
     assert (await queue.settings()).visibility_timeout_s == 45
 

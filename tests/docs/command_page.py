@@ -69,7 +69,7 @@ def help_texts(names: list[str]) -> list[str]:
 def command_page() -> str:
     """The whole page."""
     (overview,) = help_texts([""])
-    summaries = dict(found.groups() for line in overview.splitlines() if (found := _LISTED.match(line)))
+    summaries = {found[1]: found[2] for line in overview.splitlines() if (found := _LISTED.match(line))}
     texts = dict(zip(summaries, help_texts(list(summaries)), strict=True))
     common = [row for row in _rows(next(iter(texts.values()))) if row[0].split()[0] in _COMMON]
     listed = "\n".join(f"| [`{name}`](#penstock-{name}) | {summary} |" for name, summary in summaries.items())

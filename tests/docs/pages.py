@@ -1,4 +1,4 @@
-"""The pages as the tests read them: code blocks, tables, headings and links of the Markdown that this project writes."""
+"""The pages as the tests read them: code blocks, tables, headings and links of our Markdown."""
 
 from __future__ import annotations
 

@@ -79,8 +79,7 @@ class Terminal:
     def type(self, command: str) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end."""
         return subprocess.run(
-            command,
-            shell=True,  # noqa: S602 - the commands are those of our own pages
+            ["/bin/sh", "-c", command],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,

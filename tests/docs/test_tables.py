@@ -8,8 +8,9 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -118,7 +119,11 @@ def test_settings_of_a_queue_are_listed_with_their_bounds_and_defaults() -> None
         if name != "dead_letter":
             unit = {"seconds": "_s"}.get(row["unit"], "")
             others = {"dead_letter": "dead"} if name == "max_receives" else {}
-            check_settings(lambda value, field=name + unit, more=others: QueueSettings(**{field: value}, **more), low, high)
+            check_settings(partial(queue_settings_with, name + unit, others), low, high)
+
+
+def queue_settings_with(field: str, others: dict[str, Any], value: object) -> QueueSettings:
+    return QueueSettings(**{field: value, **others})
 
 
 def check_settings(make: Callable[[Any], object], low: str, high: str) -> None:
@@ -206,7 +211,7 @@ def test_the_same_methods_are_there_without_an_event_loop() -> None:
 
 def test_every_condition_of_an_invocation_record_is_listed() -> None:
     rows = table(section(FUNCTIONS, "## The invocation record"))
-    assert {code(row["condition"]) for row in rows} == set(Condition.__args__)
+    assert {code(row["condition"]) for row in rows} == set(get_args(Condition))
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -217,7 +222,8 @@ def test_every_error_is_listed_with_what_to_do() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
-    codes = {error.code for error in [PenstockError, *descendants(PenstockError)] if error.__module__ != "__main__"}
+    errors: list[type[PenstockError]] = [PenstockError, *descendants(PenstockError)]
+    codes = {error.code for error in errors}
     rows = table(page("reference/errors.md").read_text(encoding="utf-8"))
     assert sorted(code(row["code"]) for row in rows) == sorted(codes)
     assert [row["code"] for row in rows if not row["meaning"]] == []
@@ -262,7 +268,7 @@ def test_every_log_event_is_listed_with_its_level_and_fields() -> None:
         assert fields <= listed, f"{event}: {fields - listed}"
 
 
-_WRITTEN = re.compile(r"_log\.(debug|info|warning|error|exception)\(\s*(.+?)\)\n", re.DOTALL)
+_WRITTEN = re.compile(r"\blog\.(debug|info|warning|error|exception)\(\s*(.+?)\)\n", re.DOTALL)
 _SPREAD = {"what": ("function", "mapping")}
 """What stands for names in `f"{what}_changed"`."""
 
@@ -284,9 +290,7 @@ def event_names(arguments: str, text: str) -> list[str]:
     if first == "what":  # a report of the lease keeper
         return re.findall(r'self\._report\("(\w+)"', text)
     names = re.findall(r'"([^"]+)"', first)
-    return [
-        name.replace("{what}", word) for name in names for word in (_SPREAD["what"] if "{what}" in name else ("",))
-    ]
+    return [name.replace("{what}", word) for name in names for word in (_SPREAD["what"] if "{what}" in name else ("",))]
 
 
 def outermost(arguments: str) -> str:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from broker import Queue
+from broker import Function, Queue
 from runtime import App, Context
 from tests.faults.history import Kind, Recorder
 
@@ -201,3 +201,13 @@ async def mixed(event: dict[str, int], context: Context) -> None:
         _note("cut", context)
         raise
     _note("end", context)
+
+
+# -- an app that loads and cannot be registered -----------------------------------------------------------------------
+
+impossible = App()
+
+
+@impossible.function(on_success=Function("circle"))
+async def circle(event: object, context: Context) -> None:
+    """Would call itself for ever."""

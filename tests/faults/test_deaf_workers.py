@@ -115,7 +115,7 @@ async def test_work_flows_again_after_connections_were_half_open(
         await asyncio.wait_for(swallowing.fired.wait(), 5)
         await asyncio.sleep(0.5)  # until every busy connection has run into it
         proxy.remove(swallowing)
-        seconds = await handled(broker, tmp_path, timeout_s=40)
+        seconds = await handled(broker, tmp_path, timeout_s=40, function="work")
         await wait_until_empty(broker, "work", timeout_s=60)
         resource = broker.core.resource("function", "work")
         await assert_nothing_left(broker, resource)

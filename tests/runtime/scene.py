@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from broker import Broker, Message
 from broker.errors import QueueNotFound
 from broker.settings import Settings
-from runtime import App, Worker
+from runtime import App, Context, Worker
 
 _LOOK_S = 0.005
 _STOP_S = 20.0
@@ -103,3 +103,29 @@ class Gauge:
 
     async def __aexit__(self, *_: object) -> None:
         self.now -= 1
+
+
+class Shop:
+    """A function whose calls wait for a gate."""
+
+    def __init__(self, **options: Any) -> None:
+        self.app = App()
+        self.gauge = Gauge()
+        self.gate = asyncio.Event()
+        self.done: list[Any] = []
+        self.cancelled: list[Any] = []
+        self.app.function(name="job", **{"timeout": 60, **options})(self.job)
+
+    async def job(self, event: Any, context: Context) -> Any:
+        try:
+            async with self.gauge:
+                await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(event)
+            raise
+        self.done.append(event)
+        return event
+
+
+def lines(logs: list[MutableMapping[str, Any]], event: str) -> list[MutableMapping[str, Any]]:
+    return [line for line in logs if line["event"] == event]

@@ -12,72 +12,19 @@ import pytest
 
 from broker import Broker, Queue
 from broker.records import FIRST_FACTS, unpack
-from broker.store.messages import ClaimMode, Counts, Peeked
+from broker.store.messages import Peeked
 from runtime import App, Context, Record
 from tests.conftest import Clock
+from tests.runtime.orders import VISIBILITY_S, Orders, counts, failing, fill, naming, settled
 from tests.runtime.scene import Gauge, Serve, eventually, received
-
-VISIBILITY_S = 30
 
 
 class Order(msgspec.Struct):
     id: int
 
 
-class Orders:
-    """A mapped handler that answers what it is told to, and the batches it got."""
-
-    def __init__(self, answer: Callable[[list[Any]], Any] = lambda _: None, **options: Any) -> None:
-        self.app = App()
-        self.batches: list[list[dict[str, Any]]] = []
-        self.answer = answer
-        self.app.queue("orders", **options)(self.handle)
-
-    async def handle(self, event: dict[str, Any], context: Context) -> Any:
-        self.batches.append(event["Records"])
-        return self.answer(event["Records"])
-
-    @property
-    def bodies(self) -> list[str]:
-        return [record["body"] for batch in self.batches for record in batch]
-
-
-def failing(records: list[Any]) -> Any:
-    raise ValueError("no")
-
-
-def naming(*bodies: str) -> Callable[[list[Any]], Any]:
-    """Names the messages of those bodies as failed."""
-
-    def answer(records: list[Any]) -> Any:
-        ids = [record["messageId"] for record in records if record["body"] in bodies]
-        return {"batchItemFailures": [{"itemIdentifier": name} for name in ids]}
-
-    return answer
-
-
-async def counts(broker: Broker, queue: str = "orders") -> Counts:
-    return await broker.queue(queue).counts()
-
-
-async def settled(broker: Broker, queue: str = "orders", *, left: int = 0) -> None:
-    """Returns when nothing is in flight and so many wait to be visible again."""
-
-    async def look() -> bool:
-        found = await counts(broker, queue)
-        return found.total == found.retrying == left and found.outbox == 0
-
-    await eventually(look, what=f"{left} messages left, none in flight")
-
-
 async def left(broker: Broker) -> list[Peeked]:
     return await broker.core.messages.peek(broker.core.resource("queue", "orders"), 100)
-
-
-async def fill(broker: Broker, bodies: list[Any], *, visibility_s: float = VISIBILITY_S) -> list[str]:
-    queue = broker.queue("orders")
-    await queue.create(visibility_timeout=visibility_s)
-    return await queue.send_many(bodies)
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
@@ -354,65 +301,6 @@ async def test_limits_hold_over_two_workers(broker: Broker, serve: Serve, option
         await settled(broker)
     assert (gauge.most, gauge.total) == (2, 60)
     assert (await broker.function("handle").counts()).running == 0
-
-
-# -- poison -----------------------------------------------------------------------------------------------------------
-
-
-async def crash(broker: Broker, clock: Clock, times: int) -> None:
-    """What workers that die over the message leave behind: leases that end without settle or release."""
-    resource = broker.core.resource("queue", "orders")
-    for number in range(times):
-        mode: ClaimMode = "alone" if number else "work"
-        token = f"{'s' if number else 'w'}deadbeef0000{number}"
-        lease_ms = broker.core.settings.lease_ms
-        claim = await broker.core.messages.claim(resource, token=token, lease_ms=lease_ms, room=1, mode=mode)
-        if not claim.messages:  # the one that ended was set apart by this claim
-            claim = await broker.core.messages.claim(resource, token=token, lease_ms=lease_ms, room=1, mode="alone")
-        assert claim.messages
-        await clock.advance(lease_ms / 1000 + 1)
-    await broker.core.directory.record_end("deadbeef0000", "signal: killed")
-
-
-@pytest.mark.parametrize("dead_letter", [None, Queue("dead")])
-async def test_a_message_that_ended_its_workers_is_quarantined_with_the_cause(
-    broker: Broker, serve: Serve, clock: Clock, dead_letter: Queue | None
-) -> None:
-    orders = Orders(max_crashes=2)
-    async with serve(orders.app):
-        pass  # registered
-    queue = broker.queue("orders")
-    await queue.create(dead_letter=dead_letter, max_receives=10 if dead_letter else None)
-    message_id = await queue.send({"id": 1}, attributes={"kind": "new"})
-    await crash(broker, clock, 3)
-    async with serve(orders.app, alone=True):
-        (kept,) = await received(broker, "dead" if dead_letter else "orders-quarantine")
-        assert (kept.id, kept.body) == (message_id, '{"id":1}')
-        assert kept.attributes["kind"] == "new"
-        assert kept.attributes["ErrorMessage"] == "Runtime exited with error: signal: killed"
-        assert kept.source == "arn:aws:sqs:us-east-1:000000000000:orders"
-        await settled(broker)
-    assert not orders.batches
-
-
-async def test_the_neighbours_of_a_poison_message_go_on(broker: Broker, serve: Serve, clock: Clock) -> None:
-    orders = Orders()
-    told = asyncio.Event()
-    await fill(broker, ["poison"])
-    await crash(broker, clock, 1)
-    await broker.queue("orders").send_many(["a", "b"])
-    async with serve(orders.app, on_suspects=told.set):
-        await asyncio.wait_for(told.wait(), 5)
-
-        async def neighbours_done() -> bool:
-            found = await counts(broker)
-            return (found.total, found.set_apart) == (1, 1)
-
-        await eventually(neighbours_done, what="the neighbours are done, the suspect is set apart")
-    assert sorted(orders.bodies) == ["a", "b"]
-    async with serve(orders.app, alone=True):
-        await settled(broker)
-    assert orders.bodies[-1] == "poison"
 
 
 async def test_facts_start_anew_for_the_next_message(broker: Broker, serve: Serve) -> None:

@@ -17,7 +17,7 @@ from broker.records import FunctionSettings, MappingSettings
 from runtime import App, Context
 from runtime.housekeeping import Housekeeping
 from tests.conftest import Clock
-from tests.runtime.scene import Serve, empty, eventually, received
+from tests.runtime.scene import Serve, empty, eventually, lines, received
 
 HOUR_S = 3_600.0
 
@@ -42,10 +42,6 @@ def mapped_app(**options: Any) -> App:
     async def handle(event: Any, context: Context) -> None: ...
 
     return app
-
-
-def lines(logs: list[MutableMapping[str, Any]], event: str) -> list[MutableMapping[str, Any]]:
-    return [line for line in logs if line["event"] == event]
 
 
 # -- registering ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""What a supervisor makes of workers that cannot start, or die while Redis is away, or are many."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from broker import Broker
+from broker.embedded import EmbeddedRedis
+from broker.settings import Settings
+from tests.faults.history import read_histories
+from tests.faults.killer import Killer
+from tests.faults.scene import SEED, report, until
+from tests.faults.service import ROOT, Service
+
+MANY = 8
+"""More than the event loop's own pool has threads on a machine with two cores."""
+
+
+def test_an_app_that_cannot_be_registered_ends_the_service_and_says_why(durable: EmbeddedRedis) -> None:
+    command = [sys.executable, "-m", "runtime", "runtime", "tests.faults.apps:impossible", "--url", durable.url]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert "a function cannot be a destination of itself" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+async def test_a_worker_that_died_while_redis_was_away_is_replaced_when_it_is_back(
+    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
+) -> None:
+    async with (
+        Broker(durable.url, settings=short_leases) as broker,
+        Service("steady", url=durable.url, settings=short_leases, folder=tmp_path) as service,
+    ):
+        (worker,) = service.children()
+        await asyncio.to_thread(durable.kill)
+        Killer(SEED).hit(worker, signal.SIGKILL)
+        await until(lambda: len(list(service.lines("worker_died"))) >= 2, timeout_s=20, what="its heir died of that")
+        await asyncio.to_thread(durable.start)
+        started = time.monotonic()
+        identity = await broker.invoke("work", {"ms": 0})
+        await until(
+            lambda: any(line.event == identity for line in read_histories(tmp_path)),
+            timeout_s=20,
+            what="the event is handled",
+        )
+    report("R3 died meanwhile", seconds=time.monotonic() - started)
+
+
+@pytest.mark.timeout(90)
+async def test_each_of_many_workers_is_watched(durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path) -> None:
+    async with Service("steady", url=durable.url, settings=short_leases, folder=tmp_path, processes=MANY) as service:
+        before = set(service.children())
+        assert len(before) == MANY
+        killer = Killer(SEED)
+        for pid in before:
+            killer.hit(pid, signal.SIGKILL)
+        await until(
+            lambda: len(list(service.lines("worker_ready"))) == 2 * MANY, timeout_s=40, what="all have been replaced"
+        )
+        assert not before & set(service.children())

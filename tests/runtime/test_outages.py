@@ -1,0 +1,115 @@
+"""A worker whose Redis goes away and comes back: nothing is lost, nothing runs twice, a stop ends in time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import Broker, FunctionError, Queue
+from broker.embedded import EmbeddedRedis
+from broker.errors import StoreUnavailable
+from broker.settings import Settings
+from runtime import Worker
+from tests.runtime.scene import Shop, empty, eventually, lines, received, serving
+
+LEASE_MS = 600
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> EmbeddedRedis:
+    """A server that this test may stop; it keeps what it has."""
+    return EmbeddedRedis(tmp_path / "redis", fsync="always")
+
+
+@pytest.fixture
+async def scene(own_redis: EmbeddedRedis) -> AsyncIterator[Broker]:
+    """It runs, and a broker is open on it."""
+    own_redis.start()
+    try:
+        async with Broker(own_redis.url, settings=Settings(prefix="own", lease_ms=LEASE_MS)) as opened:
+            yield opened
+    finally:
+        own_redis.stop()
+
+
+async def test_a_worker_goes_on_when_redis_is_back(
+    scene: Broker, own_redis: EmbeddedRedis, logs: list[MutableMapping[str, Any]]
+) -> None:
+    """Also with calls that run all the while: their leases, long over, are renewed before anybody claims."""
+    shop = Shop(on_success=Queue("done"), concurrency=3)
+    other = Shop(on_success=Queue("done"), concurrency=3)
+    url, settings = scene.core.address.url, scene.core.settings
+    async with serving(shop.app, url, settings), serving(other.app, url, settings):
+        await scene.invoke_many("job", range(2))
+        await eventually(lambda: shop.gauge.now + other.gauge.now == 2, what="both run")
+        own_redis.stop()
+        await eventually(lambda: lines(logs, "lease_renewal_failed"), what="the outage is noticed")
+        await asyncio.sleep(1.5 * LEASE_MS / 1000)
+        own_redis.start()
+        shop.gate.set()
+        other.gate.set()
+        await scene.invoke("job", "after")
+        records = [message.json() for message in await received(scene, "done", 3)]
+        assert sorted(map(str, (record["requestPayload"] for record in records))) == ["0", "1", "after"]
+        await empty(scene, "job")
+    assert sorted(map(str, shop.done + other.done)) == ["0", "1", "after"], "nothing ran twice, nothing is blamed"
+
+
+async def test_a_result_that_cannot_be_settled_now_is_settled_later(
+    scene: Broker, own_redis: EmbeddedRedis, logs: list[MutableMapping[str, Any]]
+) -> None:
+    shop = Shop(on_success=Queue("done"))
+    async with serving(shop.app, scene.core.address.url, scene.core.settings):
+        await scene.invoke("job", 1)
+        await eventually(lambda: shop.gauge.now, what="it runs")
+        own_redis.stop()
+        shop.gate.set()
+        await eventually(lambda: lines(logs, "settle_failed"), what="it cannot be settled")
+        own_redis.start()
+        (message,) = await received(scene, "done")
+        assert message.json()["responsePayload"] == 1
+    assert shop.done == [1]
+
+
+async def test_a_stop_while_redis_is_away_ends_in_time(scene: Broker, own_redis: EmbeddedRedis) -> None:
+    shop = Shop()
+    worker = Worker(shop.app, scene.core.address.url, settings=scene.core.settings, grace=0.2)
+    running = asyncio.create_task(worker.run())
+    await worker.ready.wait()
+    await scene.invoke("job", 1)
+    await eventually(lambda: shop.gauge.now, what="it runs")
+    own_redis.stop()
+    began = time.monotonic()
+    worker.stop()
+    await asyncio.wait_for(running, 15)
+    assert time.monotonic() - began < 12
+    assert shop.cancelled == [1]
+    own_redis.start()
+
+    async def there() -> bool:
+        counts = await scene.function("job").counts()
+        return counts.total == 1
+
+    await eventually(there, what="the event is still there")
+
+
+async def test_a_call_during_an_outage_fails_by_name(scene: Broker, own_redis: EmbeddedRedis) -> None:
+    shop = Shop()
+    async with serving(shop.app, scene.core.address.url, scene.core.settings):
+        call = asyncio.create_task(scene.call("job", 1, timeout=30))
+        await eventually(lambda: shop.gauge.now, what="it runs")
+        own_redis.stop()
+        with pytest.raises((StoreUnavailable, FunctionError)):
+            await call
+        own_redis.start()
+        shop.gate.set()
+
+
+async def test_a_worker_cannot_start_without_redis(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match=r"nothing\.sock"):
+        await Worker(Shop().app, f"unix://{tmp_path}/nothing.sock").run()
