@@ -190,6 +190,7 @@ class MessageStore:
         max_bytes: int = limits.CLAIM_BYTES,
         sent_before_ms: int | None = None,
         wake: bool = False,
+        max_crashes: int | None = None,
     ) -> Claim:
         """Leases up to ``room`` messages under the token. ``wake`` asks for a wake-up when there is more."""
         k = self._keys.of(resource)
@@ -200,7 +201,7 @@ class MessageStore:
         arguments = (
             *(token, lease_ms, room, max_bytes, mode),
             *("" if sent_before_ms is None else sent_before_ms, "1" if wake else "0"),
-            k.wake,
+            *(k.wake, "" if max_crashes is None else max_crashes),
         )
         reply = await self._runner.run("claim", keys, arguments)
         if reply[0] == b"unknown":

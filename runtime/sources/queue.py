@@ -180,6 +180,7 @@ class QueueSource:
                 mode="alone" if self._engine.alone else "work",
                 max_bytes=max_bytes,
                 wake=True,
+                max_crashes=self._function.settings.max_crashes,
             )
         except BaseException:
             self._engine.give_back(self.resource, token)

@@ -27,6 +27,8 @@ from tests.faults.service import Service
 
 PROCESSES = 2
 CALLS = 100
+BURSTS = 20
+BURST_S = 0.4
 
 
 async def shoot(killer: Killer, service: Service, broker: Broker, done: asyncio.Event) -> None:
@@ -35,6 +37,16 @@ async def shoot(killer: Killer, service: Service, broker: Broker, done: asyncio.
         await asyncio.sleep(killer.pause_s(0.5, 1.0))
         workers = await service.workers(broker)
         killer.hit_one([worker.pid for worker in workers], signal.SIGKILL)
+
+
+async def feed(broker: Broker) -> list[str]:
+    """Sends the events in bursts, so that few of them are under fire for as long as many."""
+    ids: list[str] = []
+    for burst in range(BURSTS):
+        numbers = range(burst, EVENTS, BURSTS)
+        ids += await broker.invoke_many("work", ({"ms": number % 5} for number in numbers))
+        await asyncio.sleep(BURST_S)
+    return ids
 
 
 async def none_visible(broker: Broker) -> bool:
@@ -55,7 +67,7 @@ async def test_no_event_is_lost_or_leased_twice_when_workers_are_killed(
         started = time.monotonic()
         done = asyncio.Event()
         shooting = asyncio.create_task(shoot(killer, service, broker, done))
-        ids = await broker.invoke_many("work", ({"ms": index % 5} for index in range(EVENTS)))
+        ids = await feed(broker)
         await until(lambda: none_visible(broker), timeout_s=150, what="all but what is set apart has been handed out")
         under_fire_s = time.monotonic() - started
         done.set()
@@ -80,3 +92,5 @@ async def test_no_event_is_lost_or_leased_twice_when_workers_are_killed(
         judged_after_s=time.monotonic() - started,
     )
     judge(found)
+    assert len(killer.shots) >= BURSTS * BURST_S / 2
+    assert found.redelivered

@@ -67,3 +67,14 @@ async def test_the_neighbours_of_a_poison_message_go_on(broker: Broker, serve: S
     async with serve(orders.app, alone=True):
         await settled(broker)
     assert orders.bodies[-1] == "poison"
+
+
+async def test_a_mapping_may_allow_more_crashes_than_usual(broker: Broker, serve: Serve, clock: Clock) -> None:
+    orders = Orders(max_crashes=5)
+    told = asyncio.Event()
+    await fill(broker, ["unlucky"])
+    await crash(broker, clock, 4)
+    async with serve(orders.app, on_suspects=told.set):
+        await asyncio.wait_for(told.wait(), 5)  # it is neither run among others nor given up
+        assert (await counts(broker)).set_apart == 1
+    assert not orders.batches

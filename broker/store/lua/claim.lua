@@ -4,6 +4,7 @@
 --        2 lease ms  3 room (messages)  4 bytes  5 mode: 'work' | 'alone' | 'receive' | 'aged'
 --        6 'aged' mode: only what was sent at or before this ms, else ''  7 '1': wake this caller when there is more
 --        8 wake channel: told when a message is set apart
+--        9 crashes after which a message is handed out to be given up ('' = the resource's own, or 3)
 -- Reply  {status, now, next due ms or -1, revision, limit or -1, suspects, outbox, fence, random number, {entry, blob, facts, …}}
 --        status: 'ok' | 'paused' | 'full' (no permit free); or {'unknown'}
 -- State  ready | delayed | waiting | ended lease -> leased | suspect | outbox (receives used up) | gone (retention)
@@ -43,7 +44,7 @@ end
 
 local max_receives = tonumber(m[5])
 local retention = tonumber(m[6])
-local max_crashes = tonumber(m[7] or 3)
+local max_crashes = tonumber(ARGV[9]) or tonumber(m[7] or 3)
 local expired, dead = 0, 0
 local granted = {} -- score, member, score, member, …
 local lease_end = string.format('%.0f', now + lease_ms)
