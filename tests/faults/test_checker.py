@@ -194,7 +194,7 @@ async def test_the_ledger_tells_what_the_scripts_did(durable: EmbeddedRedis, tmp
                     return member_of(found.messages[0].entry, token)
 
         first = await claim("w1")
-        await store.extend(resource, [first], lease_ms=200)
+        await store.extend(resource, [first], lease_ms=300)
         await store.defer(resource, [Deferral(first, 0, adds_try=True)])
         second = await claim("w2")
         third = await claim("s3", alone=True)  # when the second has ended

@@ -27,8 +27,8 @@ from tests.faults.service import Service
 
 PROCESSES = 2
 CALLS = 100
-BURSTS = 20
-BURST_S = 0.4
+BURSTS = 200
+BURST_S = 0.04
 
 
 async def shoot(killer: Killer, service: Service, broker: Broker, done: asyncio.Event) -> None:
