@@ -17,6 +17,7 @@ import msgspec
 from broker import errors, limits
 from broker.core import Core
 from broker.ids import random_token
+from broker.log import log
 from broker.names import Resource, check_name
 from broker.outgoing import event_json
 from broker.records import check_range, decode_json
@@ -187,7 +188,11 @@ class Caller:
     def _on_notice(self, data: bytes | None) -> None:
         if data is None:
             return
-        reply = msgspec.msgpack.decode(data, type=CallReply)
+        try:
+            reply = msgspec.msgpack.decode(data, type=CallReply)
+        except msgspec.MsgspecError as error:
+            log.warning("notice_unreadable", reason=str(error))
+            return
         future = self._pending.get(reply.id)
         if future is not None and not future.done():
             future.set_result(reply)

@@ -243,6 +243,7 @@ class QueueClient:
 
     async def counts(self) -> Counts:
         """Exact numbers of visible, in flight, retrying and delayed messages at this moment."""
+        await self.core.messages.expire(self.resource)
         counts = await self.core.messages.counts(self.resource)
         if counts is None:
             raise QueueNotFound(self.name)
@@ -254,6 +255,7 @@ class QueueClient:
         if described is None:
             raise QueueNotFound(self.name)
         check_whole("count", count, 1, limits.MAX_RECEIVE_COUNT)
+        await self.core.messages.expire(self.resource)
         found = await self.core.messages.peek(self.resource, count)
         return [self._looked_at(item, described.nonce) for item in found]
 
@@ -275,6 +277,7 @@ class QueueClient:
     async def delete(self, *, force: bool = False) -> None:
         """Removes the queue. With messages in it: raises ResourceBusy, unless forced."""
         await self._relay.deliver(self.resource)
+        await self.core.messages.expire(self.resource)
         status, held = await self.core.directory.delete(self.resource, force=force)
         if status == "unknown":
             raise QueueNotFound(self.name)

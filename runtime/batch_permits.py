@@ -46,6 +46,17 @@ class BatchPermits:
         self.wanting = not names
         return names
 
+    async def park(self, name: str) -> None:
+        """Gives the function's permit of a batch back while its window is open: nothing runs for it."""
+        if of_function := self._engine.keeper.drop_permits(self._key_of_function, [name]):
+            await self._engine.core.permits.release_of_function(self._function_resource, of_function)
+
+    async def resume(self, name: str) -> bool:
+        """Takes the function's permit for a batch whose window has closed; False when there is none free."""
+        resumed = await self._take_of_function([name]) == [name]
+        self.wanting = not resumed
+        return resumed
+
     async def _take_of_function(self, names: list[str]) -> list[str]:
         limit = self._function.settings.concurrency
         if limit is None:

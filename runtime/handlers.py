@@ -19,6 +19,14 @@ Handler: TypeAlias = Callable[[Any, Any], Any]
 _UNTYPED: Final = (inspect.Parameter.empty, Any, dict, object)
 
 
+class Unreadable(Exception):
+    """An event does not become what its handler takes; the text is Lambda's ``Runtime.UnmarshalError`` message."""
+
+    def __init__(self, error: Exception) -> None:
+        ours = isinstance(error, msgspec.MsgspecError | UnicodeDecodeError)
+        super().__init__(f"Unable to unmarshal input: {error if ours else f'{type(error).__name__}: {error}'}")
+
+
 class HandlerFunction:
     """One registered function of an app: its code, settings and, for a batch handler, its mapping."""
 
@@ -50,7 +58,7 @@ class HandlerFunction:
         if mapping_of and typing.get_origin(self._event_type) is list:
             rule = "a batch handler takes the event of the queue, or list[Record[T]]"
             raise InvalidOption(f'event annotation of function "{self.name}"', annotation, rule)
-        self.decode: Final = _refuse_event if self.takes_records else self._decoder(self._event_type)
+        self._decode_event: Final = _refuse_event if self.takes_records else self._decoder(self._event_type)
         self._decode_body: Final = self._decoder(self.record_type if self.takes_records else Any)
 
     @property
@@ -64,17 +72,31 @@ class HandlerFunction:
         except TypeError as error:
             raise InvalidOption(f'event annotation of function "{self.name}"', wanted, str(error)) from error
 
+    def decode(self, body: bytes) -> Any:
+        """An event as the type that the handler takes. Raises Unreadable."""
+        try:
+            return self._decode_event(body)
+        except Exception as error:
+            raise Unreadable(error) from error
+
     def decode_record(self, body: bytes) -> Any:
-        """The body of one record as the type that the handler takes; text stays text for ``Record[str]``."""
-        if self.record_type is str:
-            return body.decode()
+        """The body of one record as the type that the handler takes; text stays text for ``Record[str]``. Raises
+        Unreadable."""
         if self.record_type is bytes:
             return body
-        return self._decode_body(body)
+        try:
+            return body.decode() if self.record_type is str else self._decode_body(body)
+        except Exception as error:
+            raise Unreadable(error) from error
 
     def typed(self, event: dict[str, Any]) -> Any:
-        """The event of a batch as the type that the handler takes. Raises msgspec.ValidationError."""
-        return event if self._event_type is Any else msgspec.convert(event, self._event_type)
+        """The event of a batch as the type that the handler takes. Raises Unreadable."""
+        if self._event_type is Any:
+            return event
+        try:
+            return msgspec.convert(event, self._event_type)
+        except Exception as error:
+            raise Unreadable(error) from error
 
 
 def _refuse_event(payload: bytes) -> Any:  # noqa: ARG001 - stands where others decode

@@ -1,5 +1,6 @@
 """Chores that one worker at a time does for all: events of functions that nobody serves still expire, mappings that
-nobody declares are disabled, outboxes that nobody owns are delivered."""
+nobody declares are disabled, outboxes that nobody owns are delivered, messages that nobody receives are removed after
+their retention."""
 
 from __future__ import annotations
 
@@ -26,6 +27,8 @@ from runtime.shaping import Letter, open_letter
 EVERY_S: Final = 30.0
 _EXPIRE_AT_ONCE: Final = 500
 _OUTBOXES_A_ROUND: Final = 50
+_QUEUES_A_ROUND: Final = 50
+_EXPIRE_CALLS: Final = 200  # of a queue in a round: 100,000 messages, or 200 MiB of them
 _TURN: Final = "housekeeping"
 
 
@@ -38,6 +41,7 @@ class Housekeeping:
         self._every_s: Final = every_s
         self._workers: Final = LiveWorkers(broker.core)
         self._next_outbox = 0
+        self._next_queue = 0
 
     async def run(self) -> None:
         """Runs for ever."""
@@ -59,6 +63,7 @@ class Housekeeping:
                 await self.expire(name)
         await self._mark_undeclared(declared)
         await self._deliver_some()
+        await self._expire_some()
 
     async def expire(self, name: str) -> int:
         """Gives up what is too old in a function that nobody serves; answers how many events."""
@@ -119,7 +124,7 @@ class Housekeeping:
             if undeclared != mapping.undeclared:
                 changed = msgspec.structs.replace(mapping, undeclared=undeclared)
                 queue = self._broker.core.resource("queue", mapping.queue)
-                await directory.put_mapping(name, msgspec.json.encode(changed), queue=queue)
+                await directory.put_mapping(name, msgspec.json.encode(changed), queue=queue, instead_of=stored)
                 log.warning("mapping_disabled" if undeclared else "mapping_enabled", mapping=name)
 
     async def _deliver_some(self) -> None:
@@ -135,6 +140,16 @@ class Housekeeping:
             resource = resources[self._next_outbox]
             if await self._broker.core.outbox.entries(resource, 1):
                 self._engine.relays.kick(resource)
+
+    async def _expire_some(self) -> None:
+        """Removes what is past its retention from some queues in turn: a queue that nobody reads would only grow."""
+        names = await self._broker.core.directory.names("queue")
+        for _ in range(min(_QUEUES_A_ROUND, len(names))):
+            self._next_queue = (self._next_queue + 1) % len(names)
+            name = names[self._next_queue]
+            queue = self._broker.core.resource("queue", name)
+            if count := await self._broker.core.messages.expire(queue, calls=_EXPIRE_CALLS):
+                log.info("messages_expired", queue=name, count=count)
 
 
 def _end(function: Resource, letter: Letter, verdict: GiveUp, response: bytes | None, now_ms: int) -> InvocationEnd:

@@ -19,7 +19,7 @@ from broker.log import log
 from broker.records import encode_json
 from runtime.context import Context
 from runtime.handlers import HandlerFunction
-from runtime.outcomes import Abandoned, Completed, Failed, Outcome, TimedOut, failed, failed_with, timed_out
+from runtime.outcomes import Abandoned, Completed, Failed, Outcome, Throttled, TimedOut, failed, failed_with, timed_out
 
 DEFAULT_THREADS: Final = 32
 _TICK_S: Final = 0.02
@@ -58,6 +58,10 @@ class Call:
         self.expired = False
         self.abandoned = False
         self.stuck = False
+
+    def overdue(self, now: float) -> bool:
+        """Whether it has had all the time that its function is given."""
+        return self.expired or now >= self.started + self.function.settings.timeout_s
 
 
 class Invoker:
@@ -143,12 +147,24 @@ class Invoker:
         try:
             outcome = _completed(await call.function.handler(call.event, call.context), call)
         except asyncio.CancelledError as error:
-            outcome = _cancelled(call, error)
+            outcome = self._cancelled(call, error)
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome, SystemExit too
             outcome = failed_with(error, call.context.aws_request_id)
         self._end(call, outcome)
+
+    def _cancelled(self, call: Call, error: asyncio.CancelledError) -> Outcome:
+        if call.expired:
+            return _timed_out(call)
+        if call.abandoned:
+            return Abandoned()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            if self._closed:
+                raise error  # the worker itself is being ended
+            task.uncancel()  # by the handler, of itself
+        return failed_with(error, call.context.aws_request_id)
 
     async def _run_in_thread(self, call: Call) -> None:
         call.begun = True
@@ -162,7 +178,12 @@ class Invoker:
             except BaseException as error:  # noqa: BLE001 - as on the loop
                 return failed_with(error, call.context.aws_request_id)
 
-        future = self._loop.run_in_executor(self._pool, run)
+        try:
+            future = self._loop.run_in_executor(self._pool, run)
+        except RuntimeError:  # no more threads are to be had: the system's fault, so it uses up no try
+            self._busy_threads -= 1
+            self._end(call, Throttled())
+            return
         while not future.done():
             try:
                 await asyncio.shield(future)
@@ -215,9 +236,12 @@ class Invoker:
         if call.outcome is None:
             call.outcome = outcome
             call.on_outcome(call)
-        stuck = sum(other.stuck for other in self.running)
-        log.warning("handler_does_not_stop", function=call.function.name, stuck_calls=stuck)
         self._tell_freed()
+        now = time.monotonic()
+        if not call.overdue(now):
+            return  # abandoned: a thread that still has time to end by itself
+        stuck = sum(other.stuck and other.overdue(now) for other in self.running)
+        log.warning("handler_does_not_stop", function=call.function.name, stuck_calls=stuck)
         if stuck >= max(self._threads / 2, min(self._threads, _FEWEST_STUCK)) and self._on_exhausted is not None:
             self._on_exhausted()
 
@@ -232,17 +256,6 @@ def _completed(result: Any, call: Call) -> Completed | Failed:
         message = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
         return failed("Function.ResponseSizeTooLarge", message, call.context.aws_request_id)
     return Completed(encoded)
-
-
-def _cancelled(call: Call, error: asyncio.CancelledError) -> Outcome:
-    if call.expired:
-        return _timed_out(call)
-    if call.abandoned:
-        return Abandoned()
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise error  # the worker itself is being ended
-    return failed_with(error, call.context.aws_request_id)
 
 
 def _cut_short(call: Call, outcome: Outcome) -> Outcome:

@@ -98,21 +98,22 @@ class LeaseKeeper:
     def _run(self) -> None:
         renew_every_s = self._lease_ms / 4000
         next_renewal = time.monotonic() + renew_every_s
-        while not self._pause(min(RETRY_S if self._failing else _LOOK_S, renew_every_s / 2)):
+        while not self._stop.is_set():
+            pause_s = min(RETRY_S if self._failing else _LOOK_S, renew_every_s / 2)
+            due = time.monotonic() + pause_s
+            if self._stop.wait(pause_s):
+                return
             self._watch_loop()
             if time.monotonic() >= next_renewal or self._failing:
                 next_renewal = time.monotonic() + renew_every_s
                 self._renew_all()
+            self._notice_standstill(time.monotonic() - due)
 
-    def _pause(self, seconds: float) -> bool:
-        """Waits; answers whether it is over. Who sleeps far too long was not let run, and nothing was renewed."""
-        due = time.monotonic() + seconds
-        stopped = self._stop.wait(seconds)
-        late_s = time.monotonic() - due
-        if late_s >= _BLOCKED_AFTER_S and not stopped:
-            why = "a C call did not let other threads run, or the process was stopped"
+    def _notice_standstill(self, late_s: float) -> None:
+        """Who comes round far too late was not let run, and nothing was renewed meanwhile."""
+        if late_s >= _BLOCKED_AFTER_S and not self._failing:
+            why = "a C call did not let other threads run, the process was stopped, or Redis was slow"
             self._report("process_stood_still", late_s, reason=why)
-        return stopped
 
     def _renew_all(self) -> bool:
         """Also at each look after a failure: Redis may be back, and leases are running out."""

@@ -110,6 +110,10 @@ def after_batch(outcome: Outcome, message_ids: list[str], *, partial_failures: b
             assert_never(outcome)
 
 
+_BAD_ITEM: Final = "batchItemFailures: each item must be {'itemIdentifier': <a messageId of this batch>}"
+_ANSWER_RULE: Final = "it must be null, {} or {'batchItemFailures': [...]}"
+
+
 def _partial(result: bytes, message_ids: list[str]) -> BatchVerdict:
     everything = frozenset(range(len(message_ids)))
     answer: Any = msgspec.json.decode(result)
@@ -128,13 +132,11 @@ def _partial(result: bytes, message_ids: list[str]) -> BatchVerdict:
             for item in items:
                 identifier = item.get("itemIdentifier") if isinstance(item, dict) else None
                 if not isinstance(identifier, str) or identifier not in places:
-                    rule = "each must be {'itemIdentifier': <a messageId of this batch>}"
-                    return BatchVerdict(everything, f"batchItemFailures has {item!r:.200}: {rule}")
+                    return BatchVerdict(everything, _BAD_ITEM)
                 failed.update(places[identifier])
             return BatchVerdict(frozenset(failed))
         case _:
-            rule = "must be null, {} or {'batchItemFailures': [...]}"
-            return BatchVerdict(everything, f"the handler's answer {answer!r:.200} {rule}")
+            return BatchVerdict(everything, f"the handler answered a {type(answer).__name__}: {_ANSWER_RULE}")
 
 
 def visible_again_s(

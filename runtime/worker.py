@@ -288,7 +288,7 @@ class Worker:
 
     def _hand_back(self) -> None:
         for source in self._sources:
-            source.hand_back()
+            source.stop()
 
     async def _abandon_calls(self, engine: Engine) -> None:
         for call in tuple(engine.invoker.running):

@@ -140,4 +140,7 @@ class Channels:
                 event.set()
         if kind in {"subscribe", "message"}:
             for listener in tuple(self._listeners.get(channel, ())):
-                listener(data if kind == "message" else None)
+                try:
+                    listener(data if kind == "message" else None)
+                except Exception:  # noqa: BLE001 - one that fails must not make the process deaf for the others
+                    log.exception("listener_failed", channel=channel.decode())

@@ -123,10 +123,13 @@ class DirectoryStore:
 
     # -- mappings -----------------------------------------------------------------------------------------------------
 
-    async def put_mapping(self, name: str, settings: bytes, *, queue: Resource) -> bytes | None:
-        """Stores a mapping of a queue and tells its pollers; answers what was there before."""
+    async def put_mapping(
+        self, name: str, settings: bytes, *, queue: Resource, instead_of: bytes = b""
+    ) -> bytes | None:
+        """Stores a mapping of a queue and tells its pollers; answers what was there before. With ``instead_of`` only
+        where that is (still) what is stored."""
         key = self._keys.directory("mappings")
-        before: bytes | None = await self._runner.run("enlist", (key,), (name, settings, ""))
+        before: bytes | None = await self._runner.run("enlist", (key,), (name, settings, "", instead_of))
         if before != settings:
             await self._runner.fetch("PUBLISH", self._keys.of(queue).wake, "settings")
         return before
@@ -136,9 +139,11 @@ class DirectoryStore:
         flat = await self._runner.fetch("HGETALL", self._keys.directory("mappings"))
         return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
 
-    async def delete_mapping(self, name: str) -> bool:
-        """Removes a mapping; False where there was none."""
-        return bool(await self._runner.fetch("HDEL", self._keys.directory("mappings"), name))
+    async def delete_mapping(self, name: str, *, queue: Resource) -> bool:
+        """Removes a mapping and tells its pollers; False where there was none."""
+        deleted = bool(await self._runner.fetch("HDEL", self._keys.directory("mappings"), name))
+        await self._runner.fetch("PUBLISH", self._keys.of(queue).wake, "settings")
+        return deleted
 
     # -- live workers -------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from broker.store.scripts import Argument, ScriptRunner
 ClaimMode: TypeAlias = Literal["work", "alone", "receive", "aged"]
 Refusal: TypeAlias = Literal["fenced", "unknown"]
 _MEMBERS_A_CALL: Final = 1_000
+_LOOKED_AT_TO_EXPIRE: Final = 500
 
 
 class NewMessage(msgspec.Struct, frozen=True):
@@ -314,6 +315,21 @@ class MessageStore:
             )
             for i in range(0, len(flat), 5)
         ]
+
+    async def expire(self, resource: Resource, *, calls: int = 10) -> int:
+        """Removes messages past the retention wherever they wait, not leased ones; answers how many.
+
+        Each of at most ``calls`` script calls looks at the first 500 of each place: only a longer queue keeps some.
+        """
+        k = self._keys.of(resource)
+        keys = (k.ready, k.waiting, k.delayed, k.suspects, k.bodies, k.facts, k.notes, k.meta)
+        removed = 0
+        for _ in range(calls):
+            page, status = await self._runner.run("expire", keys, (_LOOKED_AT_TO_EXPIRE, limits.MIB))
+            removed += int(page)
+            if status == b"through":
+                break
+        return removed
 
     async def purge(self, resource: Resource) -> int | None:
         """Throws all messages away, in flight too; answers how many."""

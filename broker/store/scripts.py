@@ -16,8 +16,8 @@ from broker.store.connection import translated
 from broker.store.keys import CLOCK_OFFSET_KEY
 
 Command: TypeAlias = Literal[
-    "append", "call", "claim", "configure", "counts", "defer", "delete", "enlist", "extend", "finish", "heartbeat",
-    "hold", "peek", "places", "purge", "release_claim", "release_permits", "renew_permits", "restore", "send",
+    "append", "call", "claim", "configure", "counts", "defer", "delete", "enlist", "expire", "extend", "finish",
+    "heartbeat", "hold", "peek", "places", "purge", "release_claim", "release_permits", "renew_permits", "restore", "send",
     "settle_outbox", "take_outbox", "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int

@@ -59,7 +59,8 @@ async def delete(
             case "stream":
                 await broker.stream(name).delete()
             case "mapping":
-                if not await broker.core.directory.delete_mapping(name):
+                queue = broker.core.resource("queue", name.partition("->")[0])
+                if not await broker.core.directory.delete_mapping(name, queue=queue):
                     raise MappingNotFound(name)
     common.output.answer({"deleted": kind, "name": name}, f'{kind} "{name}" is deleted')
 

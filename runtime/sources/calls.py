@@ -13,7 +13,7 @@ from broker.log import log
 from broker.names import Resource
 from runtime.context import Context
 from runtime.engine import Engine
-from runtime.handlers import HandlerFunction
+from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
 from runtime.outcomes import Abandoned, Completed, Failed, Throttled, TimedOut, failed
 
@@ -42,7 +42,11 @@ class CallSource:
         """What the inbox received."""
         if data is None:
             return
-        notice = msgspec.msgpack.decode(data, type=CallNotice)
+        try:
+            notice = msgspec.msgpack.decode(data, type=CallNotice)
+        except msgspec.MsgspecError as error:
+            log.warning("notice_unreadable", reason=str(error))
+            return
         if notice.kind == "cancel":
             call = self._running.get(notice.id)
             if call is not None:
@@ -83,10 +87,12 @@ class CallSource:
         )
         try:
             event = function.decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            problem = failed("Runtime.UnmarshalError", f"Unable to unmarshal input: {error}", notice.id, [])
-            await self._answer(notice, problem.error, failed_=True)
-            await self._free(resource, notice.id)
+        except Unreadable as error:
+            problem = failed("Runtime.UnmarshalError", str(error), notice.id, [])
+            try:
+                await self._answer(notice, problem.error, failed_=True)
+            finally:
+                await self._free(resource, notice.id)
             return
         deadline = received + min(function.settings.timeout_s, notice.timeout_ms / 1000 + _CALLER_GRACE_S)
         call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice)

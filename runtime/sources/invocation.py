@@ -20,7 +20,7 @@ from broker.records import FIRST_FACTS, Facts, FunctionSettings, Header, unpack
 from broker.store.messages import Claim, Claimed, Deferral, member_of
 from runtime.context import Context
 from runtime.engine import Engine
-from runtime.handlers import HandlerFunction
+from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, failed
 from runtime.policy import Finish, GiveUp, Release, Retry, after_run, before_run
@@ -85,7 +85,7 @@ class InvocationSource:
         self._stale = False
         self._running = 0
         self._stuck = 0
-        self._starting = False
+        self._starting = self._stopped = False
         self._finished_since = 0
         self._measured_at = time.monotonic()
         self._rate = 0.0
@@ -97,10 +97,11 @@ class InvocationSource:
             self._stale = True
         self._waiter.wake()
 
-    async def freshen(self) -> None:
-        """Takes over newer settings where there may be some. What was claimed under others is handed back."""
+    async def freshen(self) -> bool:
+        """Takes over newer settings where there may be some. What was claimed under others is handed back. Answers
+        whether the function rests."""
         if not self._stale:
-            return
+            return False
         self._stale = False  # before the look: what changes during it is announced again
         try:
             described = await self._engine.core.directory.describe(self.resource)
@@ -108,12 +109,14 @@ class InvocationSource:
             self._stale = True
             raise
         if described is None:
-            return
+            return True
         self._function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         self._revision = described.revision
-        if described.held or settings.paused or settings.concurrency != self._limit:
+        rests = described.held or settings.paused
+        if rests or settings.concurrency != self._limit:
             self.hand_back()
         self._limit = settings.concurrency
+        return rests
 
     # -- claiming -----------------------------------------------------------------------------------------------------
 
@@ -157,19 +160,26 @@ class InvocationSource:
         if claim.status == "unknown":
             self._revision = -1
             return
-        if claim.revision != self._revision or claim.limit != self._limit:
+        self._limit, resting = claim.limit, False
+        if claim.revision != self._revision or self._function.settings.concurrency != claim.limit:
             self._stale = True
-            await self.freshen()
-        self._limit = claim.limit
+            resting = await self.freshen()
         events = [Event(claimed, member_of(claimed.entry, token), claim) for claimed in claim.messages]
         self._engine.keeper.hold(self.resource, [event.member for event in events])
         self._prefetched.extend(events)  # from here on a stop finds them there
+        if resting or self._stopped:
+            self.hand_back()
         if claim.outbox:
             self._engine.relays.kick(self.resource)
         while self._prefetched and self._can_start() > 0:
             self._start_next()
             if self._engine.holds_loop_too_long():
                 await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        """Nothing more starts; what has not is given back at once."""
+        self._stopped = True
+        self.hand_back()
 
     def hand_back(self) -> None:
         """Gives back at once what was claimed and has not started."""
@@ -209,9 +219,8 @@ class InvocationSource:
         )
         try:
             decoded = self._function.decode(event.body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            message = f"Unable to unmarshal input: {error}"
-            self._settle(event, failed("Runtime.UnmarshalError", message, event.request_id, []))
+        except Unreadable as error:
+            self._settle(event, failed("Runtime.UnmarshalError", str(error), event.request_id, []))
             return
         self._running += 1
         call = Call(self._function, decoded, context, deadline, self._on_outcome, self._on_free, event)

@@ -20,7 +20,7 @@ from broker.store.messages import Claim, Deferral, member_of
 from runtime.batch_permits import BatchPermits
 from runtime.context import Context
 from runtime.engine import Engine
-from runtime.handlers import HandlerFunction
+from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
 from runtime.outcomes import Abandoned, Outcome, Throttled, failed
 from runtime.policy import after_batch, visible_again_s
@@ -74,7 +74,8 @@ class QueueSource:
         self._running = 0
         self._stuck = 0
         self._stale = True
-        self._held = False
+        self._held = self._deleted = False
+        self._filled = 0
         self._stopping = False
 
     def changed(self, notice: bytes | None) -> None:
@@ -134,11 +135,15 @@ class QueueSource:
     async def take(self, room: int) -> float | None:
         """Claims for at most so many batches and starts them. Answers how long to wait, 0 for not at all, None for
         until woken."""
-        if self._mapping.asleep or self._held or self._function.settings.paused:
+        if self._deleted or self._mapping.asleep or self._held or self._function.settings.paused:
             return None
-        permits = await self._permits.take(min(room, _CLAIM_AT_MOST), max_concurrency=self._mapping.max_concurrency)
+        wanted = min(room, _CLAIM_AT_MOST)
+        if self._function.settings.concurrency is not None:
+            wanted = min(wanted, 2 * self._filled + 1)  # permits taken for nothing are refused to callers meanwhile
+        permits = await self._permits.take(wanted, max_concurrency=self._mapping.max_concurrency)
         if not permits:  # a wake-up tells of one given back; at the latest those of a dead process have run out
             return self._engine.core.settings.lease_ms / 1000
+        self._filled = 0
         try:
             return await self._fill(permits)
         finally:
@@ -153,13 +158,14 @@ class QueueSource:
             return _pause(claim)
         gathers = self._windowed and len(held) < size
         if gathers:
-            await self._gather(held, size)
+            await self._gather(held, size, permit=permits[0])
             still_ours = self._engine.keeper.holding(self.resource)
             held = [item for item in held if item.member in still_ours]
         batches = deque(_batches(held, size))
         try:
             while batches and permits and not self._stopping:
                 self._start(Batch(batches.popleft(), permits.pop()))
+                self._filled += 1
                 if self._engine.holds_loop_too_long():
                     await asyncio.sleep(0)
         finally:
@@ -201,10 +207,14 @@ class QueueSource:
             self._release(held)
             raise
 
-    async def _gather(self, held: list[Held], size: int) -> None:
-        """Adds to what is held until the batch is full, has 6 MB, or the window is over."""
+    async def _gather(self, held: list[Held], size: int, *, permit: str) -> None:
+        """Adds to what is held until the batch is full, has 6 MB, or the window is over. Meanwhile, and until there is
+        one again, it has no permit of the function: nothing runs."""
         try:
+            await self._permits.park(permit)
             await self._gather_until_closed(held, size)
+            while not self._stopping and not await self._permits.resume(permit):
+                await self._waiter.wait(self._engine.core.settings.lease_ms / 1000)
         except BaseException:
             self._release(held)
             raise
@@ -227,6 +237,7 @@ class QueueSource:
         """Reads the newest settings of the mapping, its function and its queue."""
         core = self._engine.core
         found = (await core.directory.mappings()).get(self._mapping.name)
+        self._deleted = found is None
         if found is not None:
             self._mapping = msgspec.json.decode(found, type=MappingSettings)
         described = await core.directory.describe(self._function_resource)
@@ -249,8 +260,8 @@ class QueueSource:
             queue, function = self._mapping.queue, self._function.name
             log.warning("window_exceeds_visibility", queue=queue, function=function, hidden_s=hidden_s)
 
-    def hand_back(self) -> None:
-        """Ends a window that is open; what it gathered is given back."""
+    def stop(self) -> None:
+        """Nothing more starts; a window that is open ends, and what it gathered is given back."""
         self._stopping = True
         self._waiter.wake()
 
@@ -290,16 +301,16 @@ class QueueSource:
             ]
             try:
                 return self._function.typed({"Records": records}), batch, ""
-            except msgspec.ValidationError as error:
-                return None, None, f"Unable to unmarshal input: {error}"
+            except Unreadable as error:
+                return None, None, str(error)
         typed, good, bad = [], [], []
         problem = ""
         for item in batch.held:
             try:
                 body = self._function.decode_record(item.letter.body)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            except Unreadable as error:
                 bad.append(item)
-                problem = f"Unable to unmarshal input: message {item.letter.id}: {error}"
+                problem = f"message {item.letter.id}: {error}"
             else:
                 good.append(item)
                 typed.append(typed_record(item.letter, body, fencing_token=item.fence))

@@ -105,8 +105,9 @@ async def test_a_mapping_is_kept_by_its_queue_and_function_and_creates_the_queue
     assert {name: msgspec.json.decode(text, type=MappingSettings) for name, text in found.items()} == {
         "orders->work": changed
     }
-    assert await broker.core.directory.delete_mapping("orders->work")
-    assert not await broker.core.directory.delete_mapping("orders->work")
+    orders = broker.core.resource("queue", "orders")
+    assert await broker.core.directory.delete_mapping("orders->work", queue=orders)
+    assert not await broker.core.directory.delete_mapping("orders->work", queue=orders)
 
 
 async def test_a_mapping_with_a_bad_name_creates_nothing(broker: Broker) -> None:

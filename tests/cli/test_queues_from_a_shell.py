@@ -100,7 +100,7 @@ async def test_create_with_other_settings_is_refused_and_configure_changes_them(
     await shell.run("create", "q", "--delay", "1")
     await shell.run("create", "q", "--delay", "1")
     refused = await shell.run("create", "q", "--delay", "2", status=1)
-    assert "delay_s" in refused.err
+    assert "value for delay" in refused.err
     assert "penstock configure" in refused.err
     changed = await shell.run("configure", "q", "--delay", "2", "--json")
     assert changed.json["settings"]["delay_s"] == 2

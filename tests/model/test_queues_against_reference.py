@@ -187,6 +187,9 @@ class QueueMachine(RuleBasedStateMachine):
         if held.message is not None:
             failed = False
             kept = self._keeps(held.message.release(delay_s))
+            if kept and not model.holds(held.body, held.token):  # as the repeat of a release whose reply was lost
+                assert not model.is_leased(held.body)
+                return
         else:
             resource = self.queues[held.queue].resource
             deferral = Deferral(held.member, delay_s * 1_000, adds_try=failed)

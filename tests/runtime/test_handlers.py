@@ -14,6 +14,7 @@ import pytest
 from broker import Queue
 from broker.errors import InvalidName, InvalidOption
 from runtime import App, Context, Record
+from runtime.handlers import Unreadable
 
 if TYPE_CHECKING:
     from decimal import Decimal as OnlyForTypes
@@ -155,7 +156,7 @@ def test_the_event_is_decoded_into_its_annotation(handler: Any, payload: bytes, 
     ],
 )
 def test_what_does_not_fit_says_where(handler: Any, payload: bytes, says: str) -> None:
-    with pytest.raises(msgspec.DecodeError, match=says):
+    with pytest.raises(Unreadable, match=says):
         function(handler, name="f").decode(payload)
 
 
@@ -247,7 +248,7 @@ def test_a_batch_handler_may_take_typed_records(handler: Any, body: bytes, expec
 
 
 def test_a_handler_of_records_cannot_be_given_an_event() -> None:
-    with pytest.raises(msgspec.ValidationError, match="takes the records of a queue"):
+    with pytest.raises(Unreadable, match="takes the records of a queue"):
         mapped(records).decode(b"{}")
 
 
@@ -256,7 +257,7 @@ def test_a_batch_handler_may_type_the_whole_event() -> None:
     assert not mapped(sqs_event).takes_records
     assert mapped(sqs_event).typed(event) == event
     assert mapped(on_loop).typed(event) is event
-    with pytest.raises(msgspec.ValidationError):
+    with pytest.raises(Unreadable):
         mapped(struct).typed(event)
 
 

@@ -17,7 +17,7 @@ from broker.records import FunctionSettings
 from runtime.context import Context
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Call, Invoker
-from runtime.outcomes import Abandoned, Completed, Failed, Outcome, TimedOut
+from runtime.outcomes import Abandoned, Completed, Failed, Outcome, Throttled, TimedOut
 from tests.runtime.scene import eventually
 
 TIMEOUT_S = 0.05
@@ -218,6 +218,14 @@ async def test_a_plain_function_over_its_time_is_settled_and_keeps_its_slot_unti
     assert (watched.freed, invoker.free_threads) == (0, 3)
     released.set()
     await watched.end()
+    assert invoker.free_threads == 4
+
+
+async def test_a_call_for_which_no_thread_can_be_had_goes_back_without_using_a_try() -> None:
+    invoker = Invoker(threads=4)
+    invoker.close()  # what an operating system out of threads answers, too
+    watched = run(echo_in_thread, invoker=invoker)
+    assert isinstance(await watched.end(), Throttled)
     assert invoker.free_threads == 4
 
 

@@ -154,7 +154,6 @@ async def test_a_worker_with_too_many_calls_that_do_not_stop_drains(
         assert not worker.exhausted  # one of two may happen
         await broker.invoke("job", 2)
         await asyncio.wait_for(running, 10)
-        assert worker.exhausted
         assert lines(logs, "worker_exhausted")
     finally:
         released.set()

@@ -14,7 +14,7 @@ from broker.store.logs import NewRecord
 from broker.store.messages import ClaimMode, Deferral, Onward, member_of
 from broker.store.outbox import OutboxSettlement
 from broker.store.scripts import Command
-from tests.store.situation import FIELDS, LIMIT, LONG_MS, Situation, message
+from tests.store.situation import FIELDS, LIMIT, LONG_MS, TOO_OLD, Situation, message
 
 WRITES: Final = frozenset(
     {"DEL", "EXPIRE", "HDEL", "HINCRBY", "HSET", "SET", "UNLINK", "XADD", "XDEL", "XTRIM", "ZADD", "ZREM"}
@@ -120,6 +120,10 @@ async def _extend(s: Situation) -> object:
 async def _purge(s: Situation) -> object:
     await s.core.messages.purge(s.queue)
     return None
+
+
+async def _expire(s: Situation) -> object:
+    return await s.core.messages.expire(s.queue)
 
 
 async def _restore(s: Situation) -> object:
@@ -242,6 +246,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "defer": Operation(command="defer", run=_defer),
     "delete": Operation(command="delete", run=_delete, ends=_EVERYTHING),
     "enlist": Operation(command="enlist", run=_enlist),
+    "expire": Operation(command="expire", run=_expire, ends=frozenset(TOO_OLD)),
     "extend": Operation(command="extend", run=_extend),
     "finish": Operation(command="finish", run=_finish, ends=frozenset(_LIVE)),
     "heartbeat": Operation(command="heartbeat", run=_heartbeat),

@@ -1,0 +1,164 @@
+"""Apps and neighbours that misbehave: each is contained and named, and whoever works beside it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import MutableMapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker import Broker, FunctionError, Queue
+from broker.errors import CallTimeout
+from runtime import App, Context, Record
+from tests.runtime.scene import Serve, empty, eventually, lines, received
+
+
+class Camera(msgspec.Struct):
+    """A type that refuses some events with an error of its own, which no decoder expects."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.name == "broken":
+            raise KeyError("no such camera")
+
+
+async def test_an_event_that_its_type_refuses_in_its_own_way_is_unreadable(broker: Broker, serve: Serve) -> None:
+    app, seen = App(), list[str]()
+
+    @app.function(retries=0, concurrency=2, on_failure=Queue("failed"))
+    async def shoot(event: Camera, context: Context) -> str:
+        seen.append(event.name)
+        return event.name
+
+    async with serve(app):
+        await broker.invoke_many("shoot", [{"name": "broken"}, {"name": "good"}])
+        (record,) = await received(broker, "failed")
+        assert record.json()["responsePayload"]["errorType"] == "Runtime.UnmarshalError"
+        assert "KeyError" in record.json()["responsePayload"]["errorMessage"]
+        for _ in range(3):  # more than there are permits
+            with pytest.raises(FunctionError, match="no such camera"):
+                await broker.call("shoot", {"name": "broken"}, timeout=5)
+        assert await broker.call("shoot", {"name": "called"}, timeout=5) == "called"
+        await empty(broker, "shoot")
+    assert sorted(seen) == ["called", "good"]
+
+
+async def test_a_record_that_its_type_refuses_in_its_own_way_fails_alone(broker: Broker, serve: Serve) -> None:
+    app, seen = App(), list[str]()
+
+    @app.queue("films", batch_size=10, partial_failures=True)
+    async def develop(event: list[Record[Camera]], context: Context) -> None:
+        seen.extend(record.body.name for record in event)
+
+    async with serve(app):
+        await broker.queue("films").send_many([{"name": "broken"}, {"name": "good"}])
+        await eventually(lambda: seen == ["good"])
+
+        async def refused_one_waits() -> bool:
+            return (await broker.queue("films").counts()).retrying == 1
+
+        await eventually(refused_one_waits)
+
+
+async def test_what_no_release_of_ours_sends_does_not_make_a_worker_deaf(
+    broker: Broker, serve: Serve, logs: list[MutableMapping[str, Any]]
+) -> None:
+    app, seen = App(), list[int]()
+
+    @app.function()
+    async def job(event: int, context: Context) -> int:
+        seen.append(event)
+        return event
+
+    async with serve(app) as worker:
+        assert await broker.call("job", 1, timeout=5) == 1
+        for notice in (b"\xc1", b"", json.dumps({"kind": "unheard of"}).encode()):
+            await broker.core.parcels.tell(worker.process, notice)
+        assert await broker.call("job", 2, timeout=5) == 2
+        await broker.invoke("job", 3)
+        await eventually(lambda: seen == [1, 2, 3])
+    assert len(lines(logs, "notice_unreadable")) == 3
+
+
+async def test_impatient_callers_do_not_make_a_healthy_worker_drain(
+    broker: Broker, serve: Serve, logs: list[MutableMapping[str, Any]]
+) -> None:
+    app, release = App(), threading.Event()
+
+    @app.function(timeout=20)
+    def slow(event: Any, context: Context) -> str:
+        release.wait(10)
+        return "done"
+
+    async with serve(app, threads=4) as worker:
+        calls = [broker.call("slow", number, timeout=0.2) for number in range(3)]
+        assert all(isinstance(answer, CallTimeout) for answer in await asyncio.gather(*calls, return_exceptions=True))
+        release.set()
+        assert await broker.call("slow", 0, timeout=5) == "done"
+        assert not worker.exhausted
+    assert not lines(logs, "handler_does_not_stop")
+
+
+async def test_a_handler_that_cancels_itself_has_failed_and_leaves_its_slot(broker: Broker, serve: Serve) -> None:
+    app = App()
+
+    @app.function(retries=0, concurrency=1, on_failure=Queue("failed"))
+    async def job(event: Any, context: Context) -> str:
+        task = asyncio.current_task()
+        if event == "cancel" and task is not None:
+            task.cancel()
+            await asyncio.sleep(0)
+        return "done"
+
+    async with serve(app):
+        await broker.invoke("job", "cancel")
+        (record,) = await received(broker, "failed")
+        assert record.json()["responsePayload"]["errorType"] == "CancelledError"
+        await empty(broker, "job")
+        assert await broker.call("job", "go on", timeout=5) == "done"
+
+
+async def test_an_open_window_holds_no_permit_of_the_function(broker: Broker, serve: Serve) -> None:
+    app, batches = App(), list[int]()
+
+    @app.queue("orders", batch_size=10, batch_window=2, concurrency=1)
+    async def job(event: dict[str, Any], context: Context) -> str:
+        batches.append(len(event.get("Records", ())))
+        return "done"
+
+    async with serve(app):
+        await broker.queue("orders").send("first")
+
+        async def gathering() -> bool:
+            return (await broker.queue("orders").counts()).in_flight == 1
+
+        await eventually(gathering)
+        assert await broker.call("job", {}, timeout=5) == "done"
+        assert batches == [0]
+        await broker.queue("orders").send("second")
+        await eventually(lambda: batches == [0, 2])
+
+
+async def test_a_deleted_mapping_is_not_polled_any_more(broker: Broker, serve: Serve) -> None:
+    app, seen = App(), list[str]()
+
+    @app.queue("orders")
+    async def job(event: dict[str, Any], context: Context) -> None:
+        seen.extend(record["body"] for record in event["Records"])
+
+    async with serve(app):
+        orders = broker.queue("orders")
+        await orders.send("before")
+        await eventually(lambda: seen == ["before"])
+        assert await broker.core.directory.delete_mapping("orders->job", queue=orders.resource)
+        await broker.invoke("job", {"Records": [{"body": "a direct event is served"}]})
+        await eventually(lambda: len(seen) == 2)
+        await orders.send("after")
+        await broker.invoke("job", {"Records": [{"body": "and this one"}]})
+        await eventually(lambda: len(seen) == 3)
+        assert (await orders.counts()).visible == 1
