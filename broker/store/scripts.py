@@ -17,8 +17,8 @@ from broker.store.keys import CLOCK_OFFSET_KEY
 
 Command: TypeAlias = Literal[
     "append", "call", "claim", "configure", "counts", "defer", "delete", "enlist", "expire", "extend", "finish",
-    "heartbeat", "hold", "peek", "places", "purge", "release_claim", "release_permits", "renew_permits", "restore", "send",
-    "settle_outbox", "take_outbox", "take_permits", "take_turn",
+    "heartbeat", "hold", "peek", "places", "purge", "release_claim", "release_permits", "renew_permits", "restore",
+    "send", "settle_outbox", "take_outbox", "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 

@@ -146,6 +146,14 @@ async def test_workers_start_and_stay_alive(full: _Full) -> None:
     assert await core.directory.heartbeat("worker", b"", ttl_ms=0) == []
 
 
+async def test_messages_past_their_retention_are_removed(full: _Full) -> None:
+    core, resource = full.broker.core, full.desk.resource
+    await core.directory.configure(resource, b"{}", {"retention_ms": "1"}, mode="replace")
+    assert await core.messages.expire(resource, calls=1_000) == full.sent - 60
+    assert (await full.check_state()).entries("leased") == {item.entry for item in full.leased.messages}
+    await full.queue.send("z" * 10_000)
+
+
 async def test_repair_goes_through(full: _Full) -> None:
     core = full.broker.core
     await core.runner.fetch("ZREM", full.desk.keys.leases, *members(full.leased, "w1"))
