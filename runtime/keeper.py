@@ -103,15 +103,18 @@ class LeaseKeeper:
             due = time.monotonic() + pause_s
             if self._stop.wait(pause_s):
                 return
+            self._notice_standstill(due)  # first of all: whoever held everybody up may still be on the stack
             self._watch_loop()
             if time.monotonic() >= next_renewal or self._failing:
-                next_renewal = time.monotonic() + renew_every_s
-                self._renew_all()
-            self._notice_standstill(time.monotonic() - due)
+                due = time.monotonic()
+                next_renewal = due + renew_every_s
+                if self._renew_all():
+                    self._notice_standstill(due)
 
-    def _notice_standstill(self, late_s: float) -> None:
+    def _notice_standstill(self, due: float) -> None:
         """Who comes round far too late was not let run, and nothing was renewed meanwhile."""
-        if late_s >= _BLOCKED_AFTER_S and not self._failing:
+        late_s = time.monotonic() - due
+        if late_s >= _BLOCKED_AFTER_S:
             why = "a C call did not let other threads run, the process was stopped, or Redis was slow"
             self._report("process_stood_still", late_s, reason=why)
 

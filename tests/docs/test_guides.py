@@ -9,7 +9,7 @@ import subprocess
 import sys
 from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from types import CodeType
@@ -142,7 +142,7 @@ async def test_handlers(broker: Broker, redis_url: str, settings: Settings, fold
 def charged(folder: Path) -> Any:
     import sqlite3  # noqa: PLC0415 - only here
 
-    with sqlite3.connect(folder / "charges.db") as database:
+    with closing(sqlite3.connect(folder / "charges.db")) as database:
         try:
             return database.execute("SELECT request, cents FROM charges").fetchall()
         except sqlite3.OperationalError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,6 @@ async def test_a_worker_that_slept_past_its_lease_is_refused_and_cannot_undo_new
     durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
 ) -> None:
     killer, started, ids, zombies = Killer(SEED), time.monotonic(), list[str](), 0
-    store = open_effects(tmp_path)
     async with (
         Broker(durable.url, settings=short_leases) as broker,
         Service("zombies", url=durable.url, settings=short_leases, folder=tmp_path, processes=2) as service,
@@ -101,8 +101,9 @@ async def test_a_worker_that_slept_past_its_lease_is_refused_and_cannot_undo_new
         noticed = sum(int(line["count"]) for line in service.lines("leases_lost"))
     async with Broker(durable.url, settings=short_leases) as broker:
         found = await read_all(broker, resource, durable, tmp_path, ids=ids)
-    attempts = store.execute("SELECT event, token, kept FROM attempts").fetchall()
-    kept = dict(store.execute("SELECT event, token FROM effects").fetchall())
+    with closing(open_effects(tmp_path)) as store:
+        attempts = store.execute("SELECT event, token, kept FROM attempts").fetchall()
+        kept = dict(store.execute("SELECT event, token FROM effects").fetchall())
     report(
         "R2",
         seed=killer.seed,
