@@ -10,7 +10,7 @@ import msgspec
 from broker.core import Core
 from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy
 from broker.names import Function, Queue, Resource, Stream, Target, check_name
-from broker.outgoing import event_message
+from broker.outgoing import event_message, event_messages
 from broker.queues import ensure_queue
 from broker.records import FunctionSettings, MappingSettings
 from broker.routing import Relay
@@ -36,7 +36,7 @@ class FunctionClient:
 
     async def invoke_many(self, events: Iterable[object]) -> list[str]:
         """Stores many events; answers their request ids. All are checked before the first is stored."""
-        return await self._sender.send_many(self.resource, [event_message(self.name, event) for event in events])
+        return await self._sender.send_many(self.resource, event_messages(self.name, events))
 
     async def settings(self) -> FunctionSettings:
         """The settings in force: those of the newest registration."""

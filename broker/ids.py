@@ -34,6 +34,15 @@ def message_id(entry: str, nonce: int, *, partition: int = 0) -> str:
     )
 
 
+def message_ids(milliseconds: str, sequence: int, count: int, nonce: int) -> list[str]:
+    """The ids of entries that follow each other, partition 0, as :func:`message_id` makes them one by one."""
+    head = f"{_time_part(milliseconds)}-{_VERSION}"
+    return [
+        f"{head}{n >> _SEQUENCE_LOW_BITS:03x}-{_VARIANT | (n & _SEQUENCE_LOW) >> 6:04x}-{(n & 63) << 42 | nonce:012x}"
+        for n in range(sequence, sequence + count)
+    ]
+
+
 @lru_cache(maxsize=64)
 def _time_part(milliseconds: str) -> str:
     text = f"{int(milliseconds):012x}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from broker import limits
@@ -30,6 +30,13 @@ def event_message(function: str, event: object, own_id: str | None = None) -> Ne
     body = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_ASYNC_EVENT_BYTES)
     identity = check_own_id(own_id)
     return NewMessage(pack(body, Header(id=identity) if identity else None), len(body), None, identity)
+
+
+def event_messages(function: str, events: Iterable[object]) -> list[NewMessage]:
+    """Many events at once, without ids of their own. Errors as :func:`event_message`."""
+    what, limit_bytes = f'event for function "{function}"', limits.MAX_ASYNC_EVENT_BYTES
+    bodies = [event_json(what, event, limit_bytes=limit_bytes) for event in events]
+    return [NewMessage(pack(body), len(body)) for body in bodies]
 
 
 def event_json(what: str, event: object, *, limit_bytes: int) -> bytes:

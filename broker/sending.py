@@ -48,9 +48,18 @@ class Sender:
     async def send_many(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool = False) -> list[str]:
         """Stores messages in order, up to 1,000 a step; answers their ids. Errors as :meth:`send`."""
         ids: list[str] = []
+        sent: tuple[Stored, int] | None = None
         for chunk in chunks(messages, blob_of=lambda message: message.blob):
-            stored = await self._store(resource, chunk, urgent=urgent)
-            ids += [stored.id(index) for index in range(len(chunk))]
+            storing = asyncio.ensure_future(self._store(resource, chunk, urgent=urgent))
+            try:
+                await asyncio.sleep(0)  # the step is on its way; the ids of the one before are made meanwhile
+                if sent is not None:
+                    ids += sent[0].ids(sent[1])
+                sent = await storing, len(chunk)
+            finally:
+                storing.cancel()
+        if sent is not None:
+            ids += sent[0].ids(sent[1])
         return ids
 
     async def _drain(self, resource: Resource) -> None:

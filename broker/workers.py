@@ -9,8 +9,8 @@ import msgspec
 
 from broker.core import Core
 
-HEARTBEAT_S: Final = 5.0
-HEARTBEAT_TTL_MS: Final = 20_000
+HEARTBEAT_S: Final = 10.0
+HEARTBEAT_TTL_MS: Final = 30_000
 _CACHE_S: Final = 1.0
 
 

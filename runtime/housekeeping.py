@@ -15,7 +15,7 @@ from broker.client import Broker
 from broker.errors import PenstockError
 from broker.invocation_records import InvocationEnd, dead_letter_delivery, record_delivery
 from broker.log import log
-from broker.names import Kind, Resource
+from broker.names import Resource
 from broker.records import FunctionSettings, MappingSettings
 from broker.store.messages import Claim, Deferral, Onward, member_of
 from broker.workers import LiveWorkers
@@ -24,7 +24,7 @@ from runtime.outcomes import exit_error
 from runtime.policy import GiveUp, before_run
 from runtime.shaping import Letter, open_letter
 
-EVERY_S: Final = 30.0
+EVERY_S: Final = 60.0
 _EXPIRE_AT_ONCE: Final = 500
 _OUTBOXES_A_ROUND: Final = 50
 _QUEUES_A_ROUND: Final = 50
@@ -33,7 +33,7 @@ _TURN: Final = "housekeeping"
 
 
 class Housekeeping:
-    """Does the chores, every half minute, when it is this process's turn."""
+    """Does the chores, every minute, when it is this process's turn."""
 
     def __init__(self, broker: Broker, engine: Engine, *, every_s: float = EVERY_S) -> None:
         self._broker: Final = broker
@@ -58,12 +58,13 @@ class Housekeeping:
         live = await self._workers.all(fresh=True)
         served = {name for worker in live if not worker.alone for name in worker.functions}
         declared = {name for worker in live if not worker.alone for name in worker.mappings}
-        for name in await self._broker.functions():
+        functions, queues = await self._broker.functions(), await self._broker.queues()
+        for name in functions:
             if name not in served:
                 await self.expire(name)
         await self._mark_undeclared(declared)
-        await self._deliver_some()
-        await self._expire_some()
+        await self._deliver_some(functions, queues)
+        await self._expire_some(queues)
 
     async def expire(self, name: str) -> int:
         """Gives up what is too old in a function that nobody serves; answers how many events."""
@@ -127,23 +128,19 @@ class Housekeeping:
                 await directory.put_mapping(name, msgspec.json.encode(changed), queue=queue, instead_of=stored)
                 log.warning("mapping_disabled" if undeclared else "mapping_enabled", mapping=name)
 
-    async def _deliver_some(self) -> None:
+    async def _deliver_some(self, functions: list[str], queues: list[str]) -> None:
         """Looks at some outboxes in turn: those of resources that no worker serves have no other relay."""
-        kinds: tuple[Kind, Kind] = ("queue", "function")
-        resources = [
-            self._broker.core.resource(kind, name)
-            for kind in kinds
-            for name in await self._broker.core.directory.names(kind)
-        ]
+        core = self._broker.core
+        resources = [core.resource("function", name) for name in functions]
+        resources += [core.resource("queue", name) for name in queues]
         for _ in range(min(_OUTBOXES_A_ROUND, len(resources))):
             self._next_outbox = (self._next_outbox + 1) % len(resources)
             resource = resources[self._next_outbox]
-            if await self._broker.core.outbox.entries(resource, 1):
+            if await core.outbox.entries(resource, 1):
                 self._engine.relays.kick(resource)
 
-    async def _expire_some(self) -> None:
+    async def _expire_some(self, names: list[str]) -> None:
         """Removes what is past its retention from some queues in turn: a queue that nobody reads would only grow."""
-        names = await self._broker.core.directory.names("queue")
         for _ in range(min(_QUEUES_A_ROUND, len(names))):
             self._next_queue = (self._next_queue + 1) % len(names)
             name = names[self._next_queue]

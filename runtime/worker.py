@@ -213,7 +213,7 @@ class Worker:
         encoded = msgspec.json.encode(serves)
         gone = await broker.core.directory.heartbeat(self.process, encoded, ttl_ms=HEARTBEAT_TTL_MS)
         for process in gone:
-            log.warning("worker_gone", process=process, reason="no sign of life for 20 s")
+            log.warning("worker_gone", process=process, reason="no sign of life for 30 s")
 
     async def _repair(self, broker: Broker, resources: list[Resource]) -> None:
         """At the start: whatever a broken-off script has left behind gets a place again."""

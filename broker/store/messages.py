@@ -9,7 +9,7 @@ import msgspec
 
 from broker import limits
 from broker.errors import PayloadTooLarge, StoreFault
-from broker.ids import message_id
+from broker.ids import message_id, message_ids
 from broker.names import Resource
 from broker.records import PACKING_BYTES, Facts
 from broker.store.keys import Keyspace
@@ -48,6 +48,10 @@ class Stored(msgspec.Struct, frozen=True):
     def id(self, index: int) -> str:
         """The id of one message of the send."""
         return message_id(self.entry(index), self.nonce)
+
+    def ids(self, count: int) -> list[str]:
+        """The ids of the first ``count`` messages of the send."""
+        return message_ids(self.milliseconds, self.sequence, count, self.nonce)
 
     def entry(self, index: int) -> str:
         """The entry of one message of the send."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.ids import TokenSource, entry_of, message_id, new_nonce, random_token
+from broker.ids import TokenSource, entry_of, message_id, message_ids, new_nonce, random_token
 
 MILLISECONDS = st.integers(0, 2**48 - 1)
 SEQUENCES = st.integers(0, 2**32 - 1)
@@ -19,6 +19,12 @@ NONCES = st.integers(0, 2**32 - 1)
 def test_an_id_names_its_entry(milliseconds: int, sequence: int, nonce: int) -> None:
     entry = f"{milliseconds}-{sequence}"
     assert entry_of(message_id(entry, nonce), nonce) == entry
+
+
+@given(MILLISECONDS, SEQUENCES, NONCES)
+def test_ids_in_a_row_are_those_made_one_by_one(milliseconds: int, sequence: int, nonce: int) -> None:
+    row = message_ids(str(milliseconds), sequence, 3, nonce)
+    assert row == [message_id(f"{milliseconds}-{sequence + n}", nonce) for n in range(3)]
 
 
 @given(MILLISECONDS, SEQUENCES, NONCES)

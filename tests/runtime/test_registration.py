@@ -279,7 +279,7 @@ async def test_a_mapping_that_nobody_declares_any_more_rests_and_goes_on_when_it
 
 async def test_a_mapping_whose_worker_was_silent_for_a_while_is_enabled_again(broker: Broker, serve: Serve) -> None:
     async with serve(mapped_app()) as silent, serve(App()) as other:
-        await broker.core.directory.heartbeat(silent.process, b"", ttl_ms=0)  # as after 20 s without a word
+        await broker.core.directory.heartbeat(silent.process, b"", ttl_ms=0)  # as after 30 s without a word
         keeping = Housekeeping(broker, other._engine)
         await keeping.round()
         assert (await mapping(broker)).asleep
