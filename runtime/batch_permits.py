@@ -86,6 +86,8 @@ class BatchPermits:
     def give_back(self, names: list[str]) -> None:
         """Gives back those that are permits, whatever the limits are by now; in the background. One that Redis does
         not hear of runs out by itself."""
+        if not any(names):
+            return
         core, keeper = self._engine.core, self._engine.keeper
         if of_mapping := keeper.drop_permits(self._key_of_mapping, names):
             release = core.permits.release_of_mapping(self._queue, self._function.name, of_mapping)

@@ -94,12 +94,15 @@ class BatchVerdict(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+_ALL_WELL: Final = BatchVerdict(frozenset())
+
+
 def after_batch(outcome: Outcome, message_ids: list[str], *, partial_failures: bool) -> BatchVerdict:
     """Which messages of a batch go back to the queue: every row of the table of partial batch responses."""
+    if isinstance(outcome, Completed):
+        return _partial(outcome.result, message_ids) if partial_failures else _ALL_WELL
     everything = frozenset(range(len(message_ids)))
     match outcome:
-        case Completed(result):
-            return _partial(result, message_ids) if partial_failures else BatchVerdict(frozenset())
         case Failed(_, error_type, message):
             return BatchVerdict(everything, f"{error_type}: {message}")
         case TimedOut(_, message):
@@ -115,15 +118,14 @@ _ANSWER_RULE: Final = "it must be null, {} or {'batchItemFailures': [...]}"
 
 
 def _partial(result: bytes, message_ids: list[str]) -> BatchVerdict:
-    everything = frozenset(range(len(message_ids)))
     answer: Any = msgspec.json.decode(result)
     match answer:
         case None:
-            return BatchVerdict(frozenset())
+            return _ALL_WELL
         case dict() if not answer:
-            return BatchVerdict(frozenset())
+            return _ALL_WELL
         case {"batchItemFailures": None}:
-            return BatchVerdict(frozenset())
+            return _ALL_WELL
         case {"batchItemFailures": list(items)}:
             places: dict[str, list[int]] = {}
             for index, message_id in enumerate(message_ids):  # a caller's own id may be there twice
@@ -132,10 +134,11 @@ def _partial(result: bytes, message_ids: list[str]) -> BatchVerdict:
             for item in items:
                 identifier = item.get("itemIdentifier") if isinstance(item, dict) else None
                 if not isinstance(identifier, str) or identifier not in places:
-                    return BatchVerdict(everything, _BAD_ITEM)
+                    return BatchVerdict(frozenset(range(len(message_ids))), _BAD_ITEM)
                 failed.update(places[identifier])
             return BatchVerdict(frozenset(failed))
         case _:
+            everything = frozenset(range(len(message_ids)))
             return BatchVerdict(everything, f"the handler answered a {type(answer).__name__}: {_ANSWER_RULE}")
 
 
