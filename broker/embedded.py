@@ -1,7 +1,6 @@
 """A private redis-server (or valkey-server) for `penstock dev`, the demo, tests and benchmarks.
 
-`EmbeddedRedis` runs one server on a private unix socket and ends it with the process that started it;
-`DevDirectory` is the `.penstock/` folder by which commands find the `penstock dev` of a project.
+`EmbeddedRedis` runs one server on a private unix socket and ends it with the process that started it.
 Everything here blocks for a short while: call it before the event loop starts, or from a thread.
 """
 
@@ -26,9 +25,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Literal, Self
 
-import msgspec
-
 from broker.errors import PenstockError
+from broker.locks import try_lock
 
 SERVER_VARIABLE = "PENSTOCK_REDIS_SERVER"
 MIN_SERVER_VERSION = (6, 2)
@@ -39,8 +37,6 @@ MAX_SOCKET_PATH_BYTES = 103
 MAX_LOG_BYTES = 1_000_000
 LOG_TAIL_BYTES = 2_000
 POLL_S = 0.005
-# A look by `running_dev_url` holds the lock, shared, for microseconds; an owner outlasts these tries.
-LOCK_TRIES, LOCK_RETRY_S = 20, 0.01
 
 # $1 is the socket's temporary directory or empty, the rest is the server's command line; stdin is a pipe whose only
 # writing end the parent holds, so that `read` returns when the parent is gone, however it went. CONT is for a
@@ -97,17 +93,6 @@ class EmbeddedRedisFailed(PenstockError):
         tail = f"; its log ends with:\n{log_tail}" if log_tail else ""
         super().__init__(f"private Redis in {directory}: {reason}{tail}")
         self.directory, self.reason, self.log_tail = directory, reason, log_tail
-
-
-class DevAlreadyRunning(PenstockError):
-    """Another `penstock dev` holds this folder; `pid` is its process, None where it has not said yet."""
-
-    code = "DevAlreadyRunning"
-
-    def __init__(self, folder: Path, pid: int | None) -> None:
-        process = f"process {pid}" if pid is not None else "its process is not known"
-        super().__init__(f"penstock dev is already running in {folder} ({process}): one a folder; stop that one first")
-        self.folder, self.pid = folder, pid
 
 
 def find_server() -> Path:
@@ -307,7 +292,7 @@ class EmbeddedRedis:
         """
         with self._log.open("ab") as log:
             deadline = time.monotonic() + self._start_timeout_s
-            while not _try_lock(log.fileno(), fcntl.LOCK_EX):
+            while not try_lock(log.fileno(), fcntl.LOCK_EX):
                 if time.monotonic() > deadline:
                     raise self._failed(f"another server has been using the directory for {self._start_timeout_s:g} s")
                 time.sleep(POLL_S)
@@ -395,109 +380,3 @@ def _ping(path: Path) -> bytes:
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-class DevDirectory:
-    """The `.penstock/` folder of a project while its `penstock dev` runs; also a context manager around `acquire`.
-
-    A lock, not a file's presence, says that it runs: the kernel drops it however the process ends. Children made by a
-    bare `fork` share the lock; those that `exec` do not.
-    """
-
-    def __init__(self, project: Path) -> None:
-        self.project = project.absolute()
-        self.path = self.project / ".penstock"
-        self._lock: int | None = None
-
-    def acquire(self) -> None:
-        """Makes the folder, which version control is told to ignore, and takes it until `release`.
-
-        Raises `DevAlreadyRunning` with the folder and the other one's process id.
-        """
-        self.path.mkdir(mode=0o700, exist_ok=True)
-        (self.path / ".gitignore").write_text("*\n")
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            self._take(lock)
-            _published_file(self.path).unlink(missing_ok=True)
-        except BaseException:
-            os.close(lock)
-            raise
-        self._lock = lock
-
-    def publish(self, url: str) -> None:
-        """Makes `url` what `running_dev_url` answers below this project; call it once the server answers."""
-        if self._lock is None:
-            raise RuntimeError(f"{self.path}: acquire() it before publish()")
-        target = _published_file(self.path)
-        new = target.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(_Published(url=url, pid=os.getpid())))
-        new.replace(target)
-
-    def release(self) -> None:
-        """Withdraws the URL and gives the folder back; data stays. May be called twice."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            _published_file(self.path).unlink(missing_ok=True)
-            os.ftruncate(lock, 0)
-            os.close(lock)
-
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def _take(self, lock: int) -> None:
-        for _ in range(LOCK_TRIES):
-            if _try_lock(lock, fcntl.LOCK_EX):
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, b"%d" % os.getpid(), 0)
-                return
-            time.sleep(LOCK_RETRY_S)
-        owner = os.pread(lock, 20, 0)
-        raise DevAlreadyRunning(self.project, int(owner) if owner.isdigit() else None)
-
-
-def running_dev_url(start: Path) -> str | None:
-    """The URL of the nearest live `penstock dev` of `start` or a folder above it; None where none runs.
-
-    What a killed one left behind, and files that cannot be read, count as nothing.
-    """
-    folder = start.absolute()
-    for project in (folder, *folder.parents):
-        path = project / ".penstock"
-        if _is_held(path / "lock"):
-            with contextlib.suppress(OSError, msgspec.MsgspecError):
-                return msgspec.json.decode(_published_file(path).read_bytes(), type=_Published).url
-    return None
-
-
-class _Published(msgspec.Struct, frozen=True, kw_only=True):
-    url: str
-    pid: int
-
-
-def _published_file(folder: Path) -> Path:
-    return folder / "dev.json"
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        lock = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        # Shared, so that two who look at the same time do not take each other for the owner.
-        return not _try_lock(lock, fcntl.LOCK_SH)
-    finally:
-        os.close(lock)

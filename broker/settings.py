@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from broker.embedded import running_dev_url
+from broker.dev_directory import running_dev_url
 from broker.errors import InvalidOption
 from broker.limits import LEASE_MS
 

@@ -23,8 +23,8 @@ Layers: TypeAlias = tuple[tuple[str, ...], ...]
 # Names are relative to the package, "" is its __init__, and `sources.*` stands for every module directly inside.
 LAYERS: dict[str, Layers] = {
     "broker": (
-        ("errors", "log"),
-        ("limits", "names", "ids", "embedded"),
+        ("errors", "log", "locks"),
+        ("limits", "names", "ids", "embedded", "dev_directory"),
         ("records", "settings"),
         ("invocation_records", "store.keys", "store.connection"),
         ("store.scripts",),

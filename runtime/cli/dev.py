@@ -14,7 +14,8 @@ from cyclopts import Parameter
 from watchfiles import Change, DefaultFilter, awatch
 
 from broker import Broker
-from broker.embedded import DevDirectory, EmbeddedRedis
+from broker.dev_directory import DevDirectory
+from broker.embedded import EmbeddedRedis
 from broker.errors import InvalidOption
 from broker.log import log
 from broker.workers import LiveWorkers

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.embedded import DevDirectory
+from broker.dev_directory import DevDirectory
 from broker.errors import InvalidOption
 from broker.settings import DEFAULT_URL, Settings, find_redis
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from broker import Broker
-from broker.embedded import running_dev_url
+from broker.dev_directory import running_dev_url
 from broker.settings import Settings
 from tests.cli.shell import Shell, eventually
 
