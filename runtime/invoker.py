@@ -77,6 +77,8 @@ class Invoker:
         self._told_when_freed: Final[set[Callable[[], None]]] = set()
         self._ticking = False
         self._closed = False
+        self.latest = "?"
+        """The function whose call last began or ended."""
 
     @property
     def free_threads(self) -> int:
@@ -85,6 +87,7 @@ class Invoker:
 
     def start(self, call: Call) -> None:
         """Starts a call. It may have ended when this returns."""
+        self.latest = call.function.name
         self.running.add(call)
         if call.function.on_loop:
             task = _start_task(self._run_on_loop(call), self._loop)
@@ -195,6 +198,7 @@ class Invoker:
         self._end(call, future.result())
 
     def _end(self, call: Call, outcome: Outcome) -> None:
+        self.latest = call.function.name
         self.running.discard(call)
         try:
             if call.outcome is None:

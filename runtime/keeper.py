@@ -31,12 +31,20 @@ _STACK_FRAMES: Final = 8
 
 
 class LeaseKeeper:
-    """Renews what the process holds until it is dropped. ``on_lost`` is called on the loop."""
+    """Renews what the process holds until it is dropped. ``on_lost`` is called on the loop; ``latest_function`` names
+    the one whose call last began or ended, for a handler that has left the stack when it can be looked at."""
 
-    def __init__(self, core: Core, *, on_lost: Callable[[Resource, list[str]], None]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        *,
+        on_lost: Callable[[Resource, list[str]], None],
+        latest_function: Callable[[], str] = lambda: "?",
+    ) -> None:
         self._core: Final = core
         self._lease_ms: Final = core.settings.lease_ms
         self._on_lost: Final = on_lost
+        self._latest_function: Final = latest_function
         self._leases: Final[dict[Resource, set[str]]] = {}
         self._permits: Final[dict[str, set[str]]] = {}
         self._loop: Final = asyncio.get_running_loop()
@@ -179,14 +187,16 @@ class LeaseKeeper:
         if frame is None:
             return
         stack = "".join(traceback.format_list(traceback.extract_stack(frame)[-_STACK_FRAMES:]))
-        log.error(what, function=_function_on(frame), for_s=round(for_s, 1), **more, stack=stack)
+        log.error(
+            what, function=_function_on(frame) or self._latest_function(), for_s=round(for_s, 1), **more, stack=stack
+        )
 
 
 def _function_on(frame: FrameType | None) -> str:
-    """Which function's call is on a stack: the invoker's frame knows."""
+    """Which function's call is on a stack, '' where there is none: the invoker's frame knows."""
     while frame is not None:
         call = frame.f_locals.get("call")
         if frame.f_code.co_name in {"_run_on_loop", "_run_in_thread"} and call is not None:
             return str(call.function.name)
         frame = frame.f_back
-    return "?"
+    return ""

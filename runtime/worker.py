@@ -98,7 +98,7 @@ class Worker:
             await self._join(broker, functions)
             # One that runs events alone has no room beside a call that does not stop.
             invoker = Invoker(threads=1 if self._alone else self._threads, on_exhausted=self._exhausted)
-            keeper = LeaseKeeper(broker.core, on_lost=self._lost)
+            keeper = LeaseKeeper(broker.core, on_lost=self._lost, latest_function=lambda: invoker.latest)
             engine = Engine(
                 broker,
                 tokens=self._tokens,
