@@ -13,7 +13,7 @@ import msgspec
 
 from broker import limits
 from broker.names import Resource, Target
-from broker.records import Attribute, Delivery, DeliveryKind, Header, pack
+from broker.records import Attribute, Delivery, DeliveryKind, FunctionSettings, Header, pack
 
 Condition: TypeAlias = Literal[
     "Success", "RetriesExhausted", "EventAgeExceeded", "ZeroReservedConcurrency", "Quarantined"
@@ -92,6 +92,17 @@ def iso_timestamp(milliseconds: int) -> str:
     """ISO 8601 in UTC with milliseconds and Z, as Lambda writes it."""
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+
+
+def onward_records(end: InvocationEnd, settings: FunctionSettings) -> tuple[tuple[str, bytes], ...]:
+    """What the end of an event sends on, as the outbox keeps it: suffix of its name and stored record each."""
+    deliveries: list[tuple[str, Delivery]] = []
+    target = settings.on_failure if end.failed else settings.on_success
+    if target is not None:
+        deliveries.append(("r", record_delivery(end, target)))
+    if end.failed and settings.dead_letter is not None:
+        deliveries.append(("d", dead_letter_delivery(end, settings.dead_letter)))
+    return tuple((suffix, msgspec.msgpack.encode(delivery)) for suffix, delivery in deliveries)
 
 
 def record_delivery(end: InvocationEnd, target: Target) -> Delivery:

@@ -277,15 +277,6 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.kind in {"success", "failure"}
 
 
-class ErrorObject(msgspec.Struct, frozen=True, kw_only=True):
-    """Lambda's error object, with the keys in Lambda's spelling."""
-
-    errorMessage: str  # noqa: N815
-    errorType: str  # noqa: N815
-    requestId: str  # noqa: N815
-    stackTrace: list[str] | None = None  # noqa: N815
-
-
 # -- JSON -------------------------------------------------------------------------------------------------------------
 
 _JSON_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")

@@ -12,7 +12,7 @@ from broker.core import Core
 from broker.ids import message_id
 from broker.invocation_records import truncated_record
 from broker.log import log
-from broker.names import Function, Queue, Resource, Stream, Target
+from broker.names import Function, Kind, Queue, Resource, Stream, Target
 from broker.records import Delivery, Facts, FunctionSettings, Header, QueueSettings, pack, unpack
 from broker.sending import Sender, chunks
 from broker.store.logs import NewRecord
@@ -54,7 +54,7 @@ class Relay:
             targets = dict.fromkeys(parcel.delivery.target for parcel in parcels)
             for target in targets:
                 group = [parcel for parcel in parcels if parcel.delivery.target == target]
-                for chunk in chunks(group, blob_of=lambda parcel: parcel.delivery.blob):
+                for chunk in chunks(group, bytes_of=lambda parcel: len(parcel.delivery.blob)):
                     settlements = await self._attempt(source, target, chunk)
                     await self._core.outbox.settle(source, settlements)
                     delivered += sum(settlement.retry_in_ms is None for settlement in settlements)
@@ -95,14 +95,12 @@ class Relay:
         own_ids = [f"{source.tag}/{parcel.name}" for parcel in group]
         match target:
             case Queue() | Function():
-                kind = "queue" if isinstance(target, Queue) else "function"
+                kind: Kind = "queue" if isinstance(target, Queue) else "function"
                 messages = [
                     NewMessage(parcel.delivery.blob, _size(parcel.delivery), None, own_id, parcel.delivery.facts)
                     for parcel, own_id in zip(group, own_ids, strict=True)
                 ]
-                await self._sender.send_many(
-                    self._core.resource("queue" if kind == "queue" else "function", target.name), messages, urgent=True
-                )
+                await self._sender.send_many(self._core.resource(kind, target.name), messages, urgent=True)
             case Stream():
                 records = [
                     NewRecord(own_id, unpack(parcel.delivery.blob)[1], own_id)

@@ -49,7 +49,7 @@ class Sender:
         """Stores messages in order, up to 1,000 a step; answers their ids. Errors as :meth:`send`."""
         ids: list[str] = []
         sent: tuple[Stored, int] | None = None
-        for chunk in chunks(messages, blob_of=lambda message: message.blob):
+        for chunk in chunks(messages, bytes_of=lambda message: len(message.blob)):
             storing = asyncio.ensure_future(self._store(resource, chunk, urgent=urgent))
             try:
                 await asyncio.sleep(0)  # the step is on its way; the ids of the one before are made meanwhile
@@ -69,7 +69,7 @@ class Sender:
             # Who gave up before anything was sent is left out.
             batch = [pair for pair in gathered if not pair[1].done()]
             try:
-                for chunk in chunks(batch, blob_of=lambda pair: pair[0].blob):
+                for chunk in chunks(batch, bytes_of=lambda pair: len(pair[0].blob)):
                     await self._send_chunk(resource, chunk)
             finally:
                 _fail_all(batch)  # only ever finds something when the broker was closed meanwhile
@@ -126,11 +126,11 @@ def _fail(future: asyncio.Future[str], error: Exception) -> None:
         future.set_exception(error)
 
 
-def chunks(items: Sequence[T], *, blob_of: Callable[[T], bytes]) -> Iterator[Sequence[T]]:
+def chunks(items: Sequence[T], *, bytes_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
     """The items in slices that one script call may carry: at most 1,000, at most 4 MiB unless one alone is larger."""
     start, size = 0, 0
     for index, item in enumerate(items):
-        length = len(blob_of(item))
+        length = bytes_of(item)
         if index > start and (index - start >= limits.MAX_SEND_MESSAGES or size + length > limits.MAX_SEND_BYTES):
             yield items[start:index]
             start, size = index, 0

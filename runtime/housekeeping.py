@@ -5,7 +5,6 @@ their retention."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
@@ -13,7 +12,7 @@ import msgspec
 
 from broker.client import Broker
 from broker.errors import PenstockError
-from broker.invocation_records import InvocationEnd, dead_letter_delivery, record_delivery
+from broker.invocation_records import InvocationEnd, onward_records
 from broker.log import log
 from broker.names import Resource
 from broker.records import FunctionSettings, MappingSettings
@@ -103,7 +102,7 @@ class Housekeeping:
                 released.append(Deferral(member, 0))
                 continue
             response = note if verdict.condition == "EventAgeExceeded" else await self._cause_of_death(letter)
-            records = _records(settings, _end(resource, letter, verdict, response, claim.now_ms))
+            records = onward_records(_end(resource, letter, verdict, response, claim.now_ms), settings)
             onward += [Onward(len(ended), suffix, record) for suffix, record in records]
             ended.append(member)
         if released:
@@ -159,10 +158,3 @@ def _end(function: Resource, letter: Letter, verdict: GiveUp, response: bytes | 
         response=response,
         now_ms=now_ms,
     )
-
-
-def _records(settings: FunctionSettings, end: InvocationEnd) -> Iterator[tuple[str, bytes]]:
-    if settings.on_failure:
-        yield "r", msgspec.msgpack.encode(record_delivery(end, settings.on_failure))
-    if settings.dead_letter:
-        yield "d", msgspec.msgpack.encode(dead_letter_delivery(end, settings.dead_letter))

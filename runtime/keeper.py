@@ -50,8 +50,8 @@ class LeaseKeeper:
         self._loop: Final = asyncio.get_running_loop()
         self._loop_thread: Final = threading.get_ident()
         self._stop: Final = threading.Event()
-        self._answered_at = time.monotonic()
-        self._asked = False
+        self._asked = self._reported = False
+        self._asked_at = 0.0
         self._failing = False
         self._thread: Final = threading.Thread(target=self._run, name="penstock-lease-keeper", daemon=True)
         self._runner: Final = ThreadScriptRunner(
@@ -177,9 +177,6 @@ class LeaseKeeper:
         if self._reported:
             log.warning("loop_unblocked", after_s=round(time.monotonic() - self._asked_at, 1))
         self._asked = False
-
-    _reported = False
-    _asked_at = 0.0
 
     def _report(self, what: str, for_s: float, **more: str) -> None:
         """Says what the event loop is at."""

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Final, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeAlias
 
 from broker.core import Core
 from broker.errors import StoreError, StoreFault
-from broker.limits import MAX_SEND_BYTES
 from broker.log import log
 from broker.names import Resource
+from broker.sending import chunks
 from broker.store.messages import Deferral, Onward, Settlement
 from runtime.keeper import LeaseKeeper
 
-_PAGE: Final = 1_000
-_PAGE_BYTES: Final = MAX_SEND_BYTES
 _FAULTS: Final = 5
 _PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
-
-T = TypeVar("T")
 _Ending: TypeAlias = tuple[str, tuple[tuple[str, bytes], ...]]
 """A member, and what to send on because it ended."""
 
@@ -63,10 +59,10 @@ class Settler:
             finished, self._finished = self._finished, {}
             deferred, self._deferred = self._deferred, {}
             for (counter, keep_permit), items in finished.items():
-                for endings in _pages(items, _bytes_onward):
+                for endings in chunks(items, bytes_of=_bytes_onward):
                     await self._finish(counter, endings, keep_permit=keep_permit)
             for (counter, keep_permit), deferrals in deferred.items():
-                for page in _pages(deferrals, _bytes_noted):
+                for page in chunks(deferrals, bytes_of=_bytes_noted):
                     await self._defer(counter, page, keep_permit=keep_permit)
             if not self._waiting.is_set():
                 self._idle.set()
@@ -75,7 +71,7 @@ class Settler:
         """Returns when everything handed in is settled."""
         await self._idle.wait()
 
-    async def _finish(self, counter: str, items: list[_Ending], *, keep_permit: bool) -> None:
+    async def _finish(self, counter: str, items: Sequence[_Ending], *, keep_permit: bool) -> None:
         members = [member for member, _ in items]
         onward = [
             Onward(index, suffix, record) for index, (_, records) in enumerate(items) for suffix, record in records
@@ -90,7 +86,7 @@ class Settler:
         if onward:
             self._on_onward(self._resource)
 
-    async def _defer(self, counter: str, deferrals: list[Deferral], *, keep_permit: bool) -> None:
+    async def _defer(self, counter: str, deferrals: Sequence[Deferral], *, keep_permit: bool) -> None:
         async def settle() -> Settlement:
             return await self._core.messages.defer(self._resource, deferrals, counter=counter, keep_permits=keep_permit)
 
@@ -126,18 +122,3 @@ def _bytes_onward(ending: _Ending) -> int:
 
 def _bytes_noted(deferral: Deferral) -> int:
     return len(deferral.note)
-
-
-def _pages(items: list[T], bytes_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """The items in lists that one script call may carry: by number, and by the bytes that come along."""
-    page: list[T] = []
-    size = 0
-    for item in items:
-        length = bytes_of(item)
-        if page and (len(page) >= _PAGE or size + length > _PAGE_BYTES):
-            yield page
-            page, size = [], 0
-        page.append(item)
-        size += length
-    if page:
-        yield page

@@ -33,11 +33,6 @@ class CallSource:
         self._arriving: Final[set[str]] = set()
         self.stopping = False
 
-    @property
-    def busy(self) -> bool:
-        """Whether calls are under way."""
-        return any(not call.stuck for call in self._running.values())
-
     def on_notice(self, data: bytes | None) -> None:
         """What the inbox received."""
         if data is None:

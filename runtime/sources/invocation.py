@@ -13,7 +13,7 @@ import msgspec
 
 from broker.errors import StoreError
 from broker.ids import message_id
-from broker.invocation_records import InvocationEnd, dead_letter_delivery, record_delivery
+from broker.invocation_records import InvocationEnd, onward_records
 from broker.log import log
 from broker.names import Resource
 from broker.records import FIRST_FACTS, Facts, FunctionSettings, Header, unpack
@@ -194,11 +194,6 @@ class InvocationSource:
         self._prefetched.extend(ours)
         return forgotten
 
-    @property
-    def busy(self) -> bool:
-        """Whether calls of this source are under way."""
-        return self._running > self._stuck
-
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _consider(self, event: Event) -> None:
@@ -324,9 +319,8 @@ class InvocationSource:
     ) -> tuple[tuple[str, bytes], ...]:
         """What the end of an event sends on: suffix and stored record each."""
         settings = self._function.settings
-        target = settings.on_success if condition == "Success" else settings.on_failure
-        dead_letter = None if condition == "Success" else settings.dead_letter
-        if target is None and dead_letter is None:
+        wanted = settings.on_success if condition == "Success" else settings.on_failure or settings.dead_letter
+        if wanted is None:
             return ()
         end = InvocationEnd(
             function=self.resource,
@@ -337,12 +331,7 @@ class InvocationSource:
             response=response,
             now_ms=event.redis_now_ms(),
         )
-        records = []
-        if target is not None:
-            records.append(("r", msgspec.msgpack.encode(record_delivery(end, target))))
-        if dead_letter is not None:
-            records.append(("d", msgspec.msgpack.encode(dead_letter_delivery(end, dead_letter))))
-        return tuple(records)
+        return onward_records(end, settings)
 
 
 def _response_of(outcome: Outcome) -> bytes | None:

@@ -105,11 +105,6 @@ class QueueSource:
             self._stale = True
             raise
 
-    @property
-    def busy(self) -> bool:
-        """Whether batches of this source are under way."""
-        return self._running > self._stuck
-
     # -- claiming -----------------------------------------------------------------------------------------------------
 
     def room(self) -> int:
