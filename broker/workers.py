@@ -22,7 +22,6 @@ class Serves(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pid: int = 0
     functions: tuple[str, ...] = ()
     mappings: tuple[str, ...] = ()
-    started_ms: int = 0
     alone: bool = False
     """It runs only events that are set apart, one at a time."""
 

@@ -84,7 +84,6 @@ class InvocationSource:
         self._revision = -1
         self._stale = False
         self._running = 0
-        self._stuck = 0
         self._starting = self._stopped = False
         self._finished_since = 0
         self._measured_at = time.monotonic()
@@ -223,17 +222,14 @@ class InvocationSource:
 
     def _on_outcome(self, call: Call) -> None:
         if call.outcome is not None:
-            if call.stuck:
-                self._stuck += 1
-                if self._limit is not None:
-                    permits = self._engine.core.keys.of(self.resource).permits
-                    self._engine.keeper.hold_permits(permits, [call.work.member])
+            if call.stuck and self._limit is not None:
+                permits = self._engine.core.keys.of(self.resource).permits
+                self._engine.keeper.hold_permits(permits, [call.work.member])
             self._settle(call.work, call.outcome, keep_permit=call.stuck, started=call.started)
 
     def _on_free(self, call: Call) -> None:
         self._running -= 1
         if call.stuck:
-            self._stuck -= 1
             self._release_kept_permit(call.work.member)
         self._measure()
         self._start_prefetched()

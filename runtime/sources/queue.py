@@ -72,7 +72,6 @@ class QueueSource:
         self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
         self._tally: Final = BatchTally(function.name, mapping.queue)
         self._running = 0
-        self._stuck = 0
         self._stale = True
         self._held = self._deleted = False
         self._filled = 0
@@ -317,15 +316,11 @@ class QueueSource:
         return typed, Batch(good, batch.permit), ""
 
     def _on_outcome(self, call: Call) -> None:
-        if call.stuck:
-            self._stuck += 1
         if call.outcome is not None:
             self._settle(call.work, call.outcome, started=call.started)
 
     def _on_free(self, call: Call) -> None:
         self._running -= 1
-        if call.stuck:
-            self._stuck -= 1
         self._permits.give_back([call.work.permit])
         self._waiter.wake()
 
