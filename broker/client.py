@@ -11,6 +11,7 @@ from broker.errors import PenstockError
 from broker.functions import FunctionClient
 from broker.names import Resource
 from broker.queues import QueueClient
+from broker.receiving import Receiver
 from broker.routing import Relay
 from broker.sending import Sender
 from broker.settings import Settings, find_redis
@@ -46,6 +47,12 @@ class Broker:
         if self._opened is not None:
             opened, self._opened = self._opened, None
             await opened.core.close()
+
+    def within(self, account: str, region: str) -> Broker:
+        """The same connection, seeing the resources of another account and region; open for as long as this one is."""
+        other = Broker(self._url, settings=self._settings)
+        other._opened = self._open.within(account, region)
+        return other
 
     # -- functions ----------------------------------------------------------------------------------------------------
 
@@ -85,7 +92,7 @@ class Broker:
     def queue(self, name: str) -> QueueClient:
         """One queue: create, send, receive, counts, purge, redrive, delete. Raises InvalidName."""
         opened = self._open
-        return QueueClient(opened.core, opened.sender, opened.relay, name)
+        return QueueClient(opened.core, opened.sender, opened.relay, opened.receiver, name)
 
     async def queues(self) -> list[str]:
         """The names of all queues."""
@@ -106,6 +113,16 @@ class Broker:
         return await self._open.relay.deliver(resource)
 
     @property
+    def sender(self) -> Sender:
+        """What sends to any resource: for the gateway."""
+        return self._open.sender
+
+    @property
+    def receiver(self) -> Receiver:
+        """What receives from any queue: for the gateway."""
+        return self._open.receiver
+
+    @property
     def core(self) -> Core:
         """What the connection is made of: for the runtime and the command, not for programs."""
         return self._open.core
@@ -120,6 +137,13 @@ class Broker:
 class _Opened:
     def __init__(self, core: Core) -> None:
         self.core: Final = core
-        self.sender: Final = Sender(core)
-        self.relay: Final = Relay(core, self.sender)
+        self.sender = Sender(core)
+        self.relay = Relay(core, self.sender)
+        self.receiver = Receiver(core, self.relay)
         self.caller: Final = Caller(core)
+
+    def within(self, account: str, region: str) -> _Opened:
+        """For another account and region; what works on any resource is shared."""
+        other = _Opened(self.core.within(account, region))
+        other.sender, other.relay, other.receiver = self.sender, self.relay, self.receiver
+        return other

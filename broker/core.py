@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Coroutine
 from typing import Any, Final
+
+import msgspec
 
 from broker import errors
 from broker.log import log
@@ -16,6 +19,7 @@ from broker.store.directory import DirectoryStore
 from broker.store.keys import Keyspace
 from broker.store.logs import LogStore
 from broker.store.messages import MessageStore
+from broker.store.moves import MoveStore
 from broker.store.outbox import OutboxStore
 from broker.store.parcels import ParcelStore
 from broker.store.permits import PermitStore
@@ -30,20 +34,30 @@ class Core:
 
     def __init__(self, address: Address, settings: Settings) -> None:
         self.address: Final = address
-        self.settings: Final = settings
         self._client: Final = connect(address.url)
-        self.keys: Final = Keyspace(settings.prefix, settings.account, settings.region)
         self.scripts: Final = load_scripts(test_clock=settings.test_clock)
         self.runner: Final = ScriptRunner(self._client, self.scripts, url=address.url, chosen_by=address.chosen_by)
-        self.messages: Final = MessageStore(self.runner, self.keys)
-        self.outbox: Final = OutboxStore(self.runner, self.keys)
-        self.permits: Final = PermitStore(self.runner, self.keys)
-        self.directory: Final = DirectoryStore(self.runner, self.keys)
-        self.logs: Final = LogStore(self.runner, self.keys)
-        self.parcels: Final = ParcelStore(self.runner, self.keys)
-        self.repairs: Final = RepairStore(self.runner, self.keys)
         self.channels: Final = Channels(self._client)
         self._background: Final[set[asyncio.Task[Any]]] = set()
+        self._see(settings)
+
+    def _see(self, settings: Settings) -> None:
+        self.settings = settings
+        self.keys = Keyspace(settings.prefix, settings.account, settings.region)
+        self.messages = MessageStore(self.runner, self.keys)
+        self.outbox = OutboxStore(self.runner, self.keys)
+        self.moves = MoveStore(self.runner, self.keys)
+        self.permits = PermitStore(self.runner, self.keys)
+        self.directory = DirectoryStore(self.runner, self.keys)
+        self.logs = LogStore(self.runner, self.keys)
+        self.parcels = ParcelStore(self.runner, self.keys)
+        self.repairs = RepairStore(self.runner, self.keys)
+
+    def within(self, account: str, region: str) -> Core:
+        """The same connections and background work, seeing the resources of another account and region."""
+        other = copy.copy(self)
+        other._see(msgspec.structs.replace(self.settings, account=account, region=region))  # noqa: SLF001 - its own kind
+        return other
 
     async def open(self) -> None:
         """Checks the server. Errors: the StoreError family, with the address and why it is used."""

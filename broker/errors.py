@@ -7,9 +7,11 @@
     │   ├── InvalidName
     │   ├── InvalidOption
     │   ├── PayloadNotJson
-    │   └── PayloadTooLarge
-    ├── NotFound                     QueueNotFound · FunctionNotFound · StreamNotFound
-    ├── Conflict                     QueueExists · ResourceBusy
+    │   ├── PayloadTooLarge
+    │   └── DeduplicationIdMissing   a FIFO queue that does not go by content needs one
+    ├── NotFound                     QueueNotFound · FunctionNotFound · StreamNotFound · MoveNotFound
+    ├── Conflict                     QueueExists · QueueDeletedRecently · PurgeInProgress · TooManyInFlight ·
+    │                                MoveInProgress · ResourceBusy
     ├── LeaseLost                    the message belongs to a newer lease, or is finished
     ├── CallError                    a synchronous call gave no result
     │   ├── FunctionError            the handler failed: Lambda's error type, message and stack
@@ -84,6 +86,16 @@ class PayloadTooLarge(InvalidInput):
         self.what, self.size_bytes, self.limit_bytes = what, size_bytes, limit_bytes
 
 
+class DeduplicationIdMissing(InvalidInput):
+    """A message for a FIFO queue without deduplication id, where the queue does not take one from the content."""
+
+    code = "DeduplicationIdMissing"
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f'queue "{queue}": give a deduplication_id, or let the queue go by content_deduplication')
+        self.queue = queue
+
+
 class NotFound(PenstockError):
     """A named thing does not exist."""
 
@@ -118,6 +130,12 @@ class StreamNotFound(NotFound):
     hint = ": create it, or name it as a destination"
 
 
+class MoveNotFound(NotFound):
+    """No such move task runs: it has ended, or there never was one."""
+
+    code, thing = "MoveNotFound", "running move task"
+
+
 class Conflict(PenstockError):
     """The thing exists in a state that forbids what was asked."""
 
@@ -132,6 +150,46 @@ class QueueExists(Conflict):
     def __init__(self, name: str, attribute: str) -> None:
         super().__init__(f'queue "{name}" exists with a different value for {attribute}; use configure() to change it')
         self.name, self.attribute = name, attribute
+
+
+class QueueDeletedRecently(Conflict):
+    """A queue of this name was deleted less than a minute ago (over the AWS wire)."""
+
+    code = "QueueDeletedRecently"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'queue "{name}" was deleted less than a minute ago; its name is not free yet')
+        self.name = name
+
+
+class PurgeInProgress(Conflict):
+    """The queue was purged less than a minute ago (over the AWS wire)."""
+
+    code = "PurgeInProgress"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'queue "{name}" was purged less than a minute ago')
+        self.name = name
+
+
+class TooManyInFlight(Conflict):
+    """More messages of one queue are in flight than SQS allows (over the AWS wire)."""
+
+    code = "TooManyInFlight"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'queue "{name}" has too many messages in flight: delete some, or let their receivers end')
+        self.name = name
+
+
+class MoveInProgress(Conflict):
+    """A move task runs on this queue; there may be one at a time."""
+
+    code = "MoveInProgress"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'queue "{name}": a move task runs already; cancel it, or wait for its end')
+        self.name = name
 
 
 class ResourceBusy(Conflict):

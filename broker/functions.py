@@ -11,11 +11,11 @@ from broker.core import Core
 from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy
 from broker.names import Function, Queue, Resource, Stream, Target, check_name
 from broker.outgoing import event_message, event_messages
-from broker.queues import ensure_queue
+from broker.queue_settings import ensure_queue
 from broker.records import FunctionSettings, MappingSettings
 from broker.routing import Relay
 from broker.sending import Sender
-from broker.store.messages import Counts
+from broker.store.values import Counts
 from broker.streams import ensure_stream
 
 
@@ -31,8 +31,8 @@ class FunctionClient:
 
     async def invoke(self, event: object, *, id: str | None = None) -> str:  # noqa: A002 - the word users know
         """Stores an event for asynchronous invocation; answers the request id. Returning means stored."""
-        request_id = await self._sender.send(self.resource, event_message(self.name, event, id))
-        return id or request_id
+        accepted = await self._sender.send(self.resource, event_message(self.name, event, id))
+        return id or accepted.id
 
     async def invoke_many(self, events: Iterable[object]) -> list[str]:
         """Stores many events; answers their request ids. All are checked before the first is stored."""
@@ -65,7 +65,7 @@ class FunctionClient:
     async def purge(self) -> int:
         """Throws all queued events away, running ones too; answers how many."""
         held = await self._core.messages.purge(self.resource)
-        if held is None:
+        if not isinstance(held, int):
             raise FunctionNotFound(self.name)
         return held
 

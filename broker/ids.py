@@ -20,6 +20,8 @@ TOKEN_OWNER_LENGTH: Final = 12
 _VERSION: Final = 8
 _VARIANT: Final = 0x8000
 _SEQUENCE_LOW_BITS: Final = 20
+_SEQUENCE_BITS: Final = 21
+_SEQUENCE_BASE: Final = 10**19
 _SEQUENCE_LOW: Final = (1 << _SEQUENCE_LOW_BITS) - 1
 
 
@@ -59,6 +61,12 @@ def entry_of(identity: str, nonce: int) -> str | None:
         return None
     sequence = (value >> 64 & 0xFFF) << _SEQUENCE_LOW_BITS | value >> 42 & _SEQUENCE_LOW
     return f"{value >> 80}-{sequence}"
+
+
+def sequence_number(entry: str) -> str:
+    """The SequenceNumber of a FIFO queue's message: twenty digits, rising with its entry, without an index."""
+    milliseconds, _, sequence = entry.partition("-")
+    return str(_SEQUENCE_BASE + (int(milliseconds) << _SEQUENCE_BITS) + int(sequence))
 
 
 def new_nonce() -> int:

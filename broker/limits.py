@@ -25,6 +25,13 @@ MAX_RETENTION_S: Final = 1_209_600
 MAX_RECEIVES: Final = 1_000
 MAX_ATTRIBUTES: Final = 10
 MAX_RECEIVE_WAIT_S: Final = 20
+DEFAULT_KMS_REUSE_S: Final = 300
+MAX_IN_FLIGHT: Final = 120_000  # of one queue, over the AWS wire; the SDK and workers know no such limit
+MAX_LEASE_TOTAL_S: Final = 43_200  # how long one receive may hide a message, however often it is extended
+QUEUE_GONE_S: Final = 60  # after its deletion a queue's name is not free for so long, over the AWS wire
+PURGE_EVERY_S: Final = 60
+DEDUPLICATION_MS: Final = 300_000  # FIFO: five minutes from the first accept
+ATTEMPT_MS: Final = 300_000  # a ReceiveRequestAttemptId is good for five minutes
 MAX_RECEIVE_COUNT: Final = 1_000  # messages a receive() of the SDK; the AWS wire keeps SQS's 10
 
 # Functions: Lambda, wider where the comment says so

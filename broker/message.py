@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Final
+
+import msgspec
 
 from broker import limits
 from broker.core import Core
 from broker.errors import LeaseLost
-from broker.ids import message_id
+from broker.ids import message_id, sequence_number
 from broker.names import Function, Queue, Resource
-from broker.records import AttributeValue, Delivery, Facts, Header, check_range, decode_json, pack, unpack
-from broker.store.messages import Claimed, Deferral, member_of
+from broker.receipts import Receipt
+from broker.records import Delivery, Facts, Header, PlainValue, check_range, decode_json, pack, unpack
+from broker.store.values import Claim, Claimed, Deferral, member_of
 
 
 class Message:
     """One message: what was sent, how often it was received, and, when it was received, its lease."""
 
-    def __init__(self, core: Core, queue: Resource, claimed: Claimed, *, nonce: int, token: str) -> None:
+    def __init__(self, core: Core, queue: Resource, claimed: Claimed, *, claim: Claim) -> None:
         self._core: Final = core
         self._queue: Final = queue
+        self._claim: Final = claim
         self.entry: Final = claimed.entry
-        self.member: Final = member_of(claimed.entry, token)
+        self.member: Final = member_of(claimed.entry, claim.token)
         header, body = unpack(claimed.blob)
-        self._header: Final = header
+        self.header: Final = header
+        """What travels with the body, typed as it is stored."""
         self.facts: Final[Facts] = claimed.facts
-        self.id: Final[str] = header.id or message_id(claimed.entry, nonce)
+        self.id: Final[str] = header.id or message_id(claimed.entry, claim.nonce)
         """Unique; the caller's own where one was given."""
         self.body: Final[str] = body.decode()
         """The stored text."""
@@ -32,9 +38,9 @@ class Message:
         """When it was first sent, in milliseconds of Redis's clock."""
 
     @property
-    def attributes(self) -> dict[str, AttributeValue]:
+    def attributes(self) -> dict[str, PlainValue]:
         """The attributes it was sent with: text, numbers, bytes."""
-        return {name: attribute.python for name, attribute in self._header.attributes.items()}
+        return {name: attribute.python for name, attribute in self.header.attributes.items()}
 
     @property
     def receives(self) -> int:
@@ -42,9 +48,36 @@ class Message:
         return self.facts.receives
 
     @property
+    def first_received_ms(self) -> int:
+        """When it was first handed out (ApproximateFirstReceiveTimestamp), in milliseconds of Redis's clock."""
+        return self.facts.first_receive_ms or self._claim.now_ms
+
+    @property
+    def group(self) -> str | None:
+        """The group it was sent with; every message of a FIFO queue has one."""
+        return self.header.group or None
+
+    @property
+    def deduplication_id(self) -> str | None:
+        """In a FIFO queue: the id by which it was accepted once, the hash of its content where none was given."""
+        if not self._queue.fifo:
+            return self.header.deduplication_id or None
+        return self.header.deduplication_id or hashlib.sha256(self.body.encode()).hexdigest()
+
+    @property
+    def sequence_number(self) -> str | None:
+        """In a FIFO queue: twenty digits that rise within its group."""
+        return sequence_number(self.entry) if self._queue.fifo else None
+
+    @property
+    def receipt(self) -> str:
+        """The receipt handle of this receive, for whoever settles without this object."""
+        return Receipt(self._claim.nonce, self._claim.now_ms, self.member).handle
+
+    @property
     def source(self) -> str | None:
         """For a dead letter: the ARN of the queue, or of the function, that it comes from."""
-        return self._header.source
+        return self.header.source
 
     def json(self) -> Any:
         """The body decoded from JSON; raises PayloadNotJson."""
@@ -53,7 +86,7 @@ class Message:
     async def delete(self) -> None:
         """Done: removes the message. Raises LeaseLost when it has been handed to somebody else since."""
         settled = await self._core.messages.finish(self._queue, [self.member], counter="deleted")
-        if settled.refused.get(0) == "fenced":
+        if settled.refused.get(0) in {"fenced", "expired"}:
             raise LeaseLost(self.id)
 
     async def extend(self, timeout: float) -> None:
@@ -68,7 +101,7 @@ class Message:
         check_range("delay", delay, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
         deferral = Deferral(self.member, round(delay * 1000))
         settled = await self._core.messages.defer(self._queue, [deferral], counter="released")
-        if settled.refused.get(0) == "fenced":  # 'unknown' is the repeat of a release whose reply was lost
+        if settled.refused.get(0) in {"fenced", "expired"}:  # 'unknown' is the repeat of a release whose reply was lost
             raise LeaseLost(self.id)
 
     def redriven(self, to: Queue | Function | None) -> Delivery:
@@ -77,9 +110,11 @@ class Message:
         if target is None:
             source = Resource.from_arn(self.source or "")
             target = Function(source.name) if source.kind == "function" else Queue(source.name)
-        header = Header(id=self.id, attributes={} if isinstance(target, Function) else self._header.attributes)
-        if isinstance(target, Function) and "RequestID" in self._header.attributes:
-            header = Header(id=str(self._header.attributes["RequestID"].python))
+        header = msgspec.structs.replace(self.header, id=self.id, source=None)
+        if isinstance(target, Function):
+            header = Header(id=self.id)
+        if isinstance(target, Function) and "RequestID" in self.header.attributes:
+            header = Header(id=str(self.header.attributes["RequestID"].python))
         return Delivery(kind="redrive", target=target, blob=pack(self.body.encode(), header))
 
     def __repr__(self) -> str:

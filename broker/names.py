@@ -12,7 +12,10 @@ from broker.errors import InvalidName
 Kind: TypeAlias = Literal["queue", "function", "stream"]
 
 _PATTERNS: Final[dict[Kind, tuple[re.Pattern[str], str]]] = {
-    "queue": (re.compile(r"[A-Za-z0-9_-]{1,80}"), "1 to 80 of letters, digits, - and _"),
+    "queue": (
+        re.compile(r"(?=.{1,80}\Z)[A-Za-z0-9_-]+(\.fifo)?"),
+        "1 to 80 of letters, digits, - and _, with .fifo at the end of a FIFO queue's",
+    ),
     "function": (re.compile(r"[A-Za-z0-9_-]{1,64}"), "1 to 64 of letters, digits, - and _"),
     "stream": (re.compile(r"[A-Za-z0-9_.-]{1,128}"), "1 to 128 of letters, digits, -, _ and ."),
 }
@@ -24,8 +27,6 @@ def check_name(kind: Kind, name: str) -> str:
     pattern, rule = _PATTERNS[kind]
     if not isinstance(name, str):
         raise InvalidName(kind, repr(name), "must be text")
-    if kind == "queue" and name.endswith(".fifo"):
-        raise InvalidName(kind, name, "FIFO queues are not available yet; a standard queue's name has no .fifo")
     if not pattern.fullmatch(name):
         raise InvalidName(kind, name, f"only {rule}")
     return name
@@ -38,6 +39,11 @@ class Resource(msgspec.Struct, frozen=True):
     account: str
     region: str
     name: str
+
+    @property
+    def fifo(self) -> bool:
+        """Whether it is a FIFO queue, which its name says."""
+        return self.kind == "queue" and self.name.endswith(".fifo")
 
     @property
     def tag(self) -> str:

@@ -9,11 +9,15 @@ from typing import Final
 from broker import limits
 from broker.errors import InvalidOption, PayloadTooLarge
 from broker.records import Attribute, AttributeValue, Header, decode_json, encode_json, pack
-from broker.store.messages import NewMessage
+from broker.store.values import NewMessage
 
 _OWN_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
-_ATTRIBUTE_NAME: Final = re.compile(r"(?!.*\.\.)(?!\.)[A-Za-z0-9_.-]{1,256}(?<!\.)")
-_NOT_IN_MESSAGES: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+GROUP: Final = re.compile(r"[\x21-\x7e]{1,128}")
+"""What SQS allows as MessageGroupId and MessageDeduplicationId: letters, digits and ASCII punctuation."""
+ATTRIBUTE_NAME: Final = re.compile(r"(?!.*\.\.)(?!\.)[A-Za-z0-9_.-]{1,256}(?<!\.)")
+"""What SQS allows as the name of a message attribute, besides names under ``AWS.`` and ``Amazon.``."""
+NOT_IN_MESSAGES: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""A character that SQS does not allow in texts."""
 
 
 def check_own_id(own_id: object) -> str:
@@ -55,11 +59,17 @@ def queue_message(
     queue: str,
     body: object,
     *,
-    delay_s: float | None,
-    attributes: Mapping[str, AttributeValue] | None,
-    own_id: str | None,
+    delay_s: float | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
+    own_id: str | None = None,
+    group: str | None = None,
+    deduplication_id: str | None = None,
 ) -> NewMessage:
     """A message for a queue: text as it is, anything else as JSON. Raises InvalidInput."""
+    if queue.endswith(".fifo"):
+        _check_for_fifo(delay_s, own_id, group)
+    elif deduplication_id is not None:
+        raise InvalidOption("deduplication_id", deduplication_id, "only for FIFO queues; a standard queue knows an id")
     what = f'message for queue "{queue}"'
     encoded = _body_bytes(what, body)
     typed = {_check_attribute_name(name): Attribute.of(name, value) for name, value in (attributes or {}).items()}
@@ -72,8 +82,28 @@ def queue_message(
     if size > limits.MAX_MESSAGE_BYTES:
         raise PayloadTooLarge(what, size, limits.MAX_MESSAGE_BYTES)
     identity = check_own_id(own_id)
-    header = Header(id=identity or None, attributes=typed) if identity or typed else None
-    return NewMessage(pack(encoded, header), size, _delay_ms(delay_s), identity)
+    group = _check_id("group", group)
+    deduplication_id = _check_id("deduplication_id", deduplication_id)
+    header = Header(id=identity or None, attributes=typed, group=group, deduplication_id=deduplication_id)
+    delay_ms = None if queue.endswith(".fifo") else _delay_ms(delay_s)
+    return NewMessage(pack(encoded, header), size, delay_ms, identity, group=group, deduplication_id=deduplication_id)
+
+
+def _check_for_fifo(delay_s: object, own_id: object, group: object) -> None:
+    if delay_s:
+        raise InvalidOption("delay", delay_s, "a message of a FIFO queue has no delay of its own; set the queue's")
+    if own_id is not None:
+        raise InvalidOption("id", own_id, "give a deduplication_id instead: a FIFO queue makes the ids itself")
+    if group is None:
+        raise InvalidOption("group", group, "a FIFO queue needs one: messages of a group keep their order")
+
+
+def _check_id(option: str, value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not GROUP.fullmatch(value):
+        raise InvalidOption(option, value, "1 to 128 of letters, digits and punctuation")
+    return value
 
 
 def _body_bytes(what: str, body: object) -> bytes:
@@ -81,13 +111,13 @@ def _body_bytes(what: str, body: object) -> bytes:
         return encode_json(what, body)
     if not body:
         raise InvalidOption("body", body, "must not be empty")
-    if found := _NOT_IN_MESSAGES.search(body):
+    if found := NOT_IN_MESSAGES.search(body):
         raise InvalidOption("body", found.group(), "a character that SQS does not allow in messages")
     return body.encode()
 
 
 def _check_attribute_name(name: object) -> str:
-    valid = isinstance(name, str) and _ATTRIBUTE_NAME.fullmatch(name)
+    valid = isinstance(name, str) and ATTRIBUTE_NAME.fullmatch(name)
     if not isinstance(name, str) or not valid or name.lower().startswith(("aws.", "amazon.")):
         rule = "1 to 256 of letters, digits, _, - and single inner dots, not starting with AWS. or Amazon."
         raise InvalidOption("attribute name", name, rule)

@@ -2,53 +2,64 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final, TypedDict
 
 import msgspec
 
 from broker import limits
 from broker.core import Core
-from broker.errors import (
-    FunctionNotFound,
-    InvalidOption,
-    QueueExists,
-    QueueNotFound,
-    ResourceBusy,
-    StoreError,
-    StoreUnavailable,
-)
-from broker.ids import TokenSource
+from broker.errors import FunctionNotFound, InvalidOption, MoveNotFound, QueueNotFound, ResourceBusy
 from broker.message import Message
+from broker.moves import MAX_LISTED, MoveTask, cancel_move, list_moves, start_move
 from broker.names import Function, Kind, Queue, Resource, check_name
-from broker.outgoing import queue_message
-from broker.records import FIRST_FACTS, AttributeValue, Facts, QueueSettings, check_range, check_whole
+from broker.outgoing import GROUP, queue_message
+from broker.queue_settings import change_queue, create_queue, describe_queue
+from broker.receiving import Receive, Receiver
+from broker.records import (
+    FIRST_FACTS,
+    AttributeValue,
+    DeduplicationScope,
+    Facts,
+    QueueSettings,
+    ThroughputLimit,
+    check_range,
+    check_whole,
+)
 from broker.routing import Relay
 from broker.sending import Sender
-from broker.store.messages import Claim, Claimed, Counts, Deferral, Onward, Peeked
+from broker.store.values import Claim, Claimed, Counts, Deferral, NewMessage, Onward, Peeked
 
 _REDRIVE_BATCH: Final = 100
-_REDRIVE_LEASE_MS: Final = 60_000
+_REDRIVE_LEASE_S: Final = 60
+_DELETE_BATCH: Final = 1_000
 _KINDS: Final[dict[type[Queue | Function], Kind]] = {Queue: "queue", Function: "function"}
-_LOOK_AGAIN_S: Final = 5.0  # wake-ups are hints: one that is lost costs this much time
-_WAIT_RETRIES: Final = 5
-_WAIT_RETRY_PAUSE_S: Final = 0.1
-_GIVE_BACK_PAUSES_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+
+
+class Entry(TypedDict, total=False):
+    """One message of :meth:`QueueClient.send_batch`: the arguments of :meth:`QueueClient.send`, ``body`` among them."""
+
+    body: object
+    delay: float | None
+    attributes: Mapping[str, AttributeValue] | None
+    id: str | None
+    group: str | None
+    deduplication_id: str | None
 
 
 class QueueClient:
-    """One queue, as an opened :class:`broker.Broker` gives it. Errors: QueueNotFound, InvalidInput, StoreError."""
+    """One queue, as an opened :class:`broker.Broker` gives it; a FIFO queue where the name ends in ``.fifo``.
 
-    def __init__(self, core: Core, sender: Sender, relay: Relay, name: str) -> None:
+    Errors: QueueNotFound, InvalidInput, StoreError.
+    """
+
+    def __init__(self, core: Core, sender: Sender, relay: Relay, receiver: Receiver, name: str) -> None:
         self.name: Final = check_name("queue", name)
         self.core: Final = core
         self.resource: Final[Resource] = core.resource("queue", name)
         self._sender: Final = sender
         self._relay: Final = relay
-        self._tokens: Final = TokenSource()
+        self._receiver: Final = receiver
 
     # -- settings -----------------------------------------------------------------------------------------------------
 
@@ -62,29 +73,40 @@ class QueueClient:
         receive_wait: float = 0,
         dead_letter: Queue | None = None,
         max_receives: int | None = None,
+        content_deduplication: bool = False,
+        deduplication_scope: DeduplicationScope = "queue",
+        throughput_limit: ThroughputLimit = "perQueue",
+        redrive_from: Iterable[Queue] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
-        A second time with the same settings changes nothing; with others it raises QueueExists. A queue that exists
-        only because something named it takes the settings given here.
+        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. A second time with
+        the same settings changes nothing; with others it raises QueueExists. A queue that exists only because something
+        named it takes the settings given here.
         """
-        settings = _settings(
-            visibility_timeout, delay, retention, max_message_bytes, receive_wait, dead_letter, max_receives
+        settings = QueueSettings(
+            visibility_timeout_s=visibility_timeout,
+            delay_s=delay,
+            retention_s=retention,
+            max_message_bytes=max_message_bytes,
+            receive_wait_s=receive_wait,
+            dead_letter=dead_letter.name if dead_letter else None,
+            max_receives=max_receives,
+            fifo=self.resource.fifo,
+            content_deduplication=content_deduplication,
+            deduplication_scope=deduplication_scope,
+            throughput_limit=throughput_limit,
+            tags=dict(tags or {}),
         )
-        described = await self.core.directory.describe(self.resource)
-        if described is not None and not described.implied:
-            self._check_same(described.settings, settings)  # before anything is created because of it
-        await self._create_dead_letter(settings)
-        encoded = msgspec.json.encode(settings)
-        done = await self.core.directory.configure(self.resource, encoded, queue_fields(settings), mode="create")
-        if done.status == "kept" and done.before is not None:
-            self._check_same(done.before, settings)
+        settings = msgspec.structs.replace(settings, **self._redrive_allow(redrive_from))
+        await create_queue(self.core, self.resource, settings, compared=QueueSettings.__struct_fields__)
 
-    def _check_same(self, stored: bytes, settings: QueueSettings) -> None:
-        before = msgspec.json.decode(stored, type=QueueSettings)
-        for field in QueueSettings.__struct_fields__:
-            if getattr(before, field) != getattr(settings, field):
-                raise QueueExists(self.name, field.removesuffix("_s"))
+    def _redrive_allow(self, redrive_from: Iterable[Queue] | None) -> dict[str, object]:
+        if redrive_from is None:
+            return {}
+        sources = tuple(self.core.resource("queue", queue.name).arn for queue in redrive_from)
+        return {"redrive_permission": "byQueue" if sources else "denyAll", "redrive_sources": sources}
 
     async def configure(
         self,
@@ -97,10 +119,14 @@ class QueueClient:
         dead_letter: Queue | None = None,
         max_receives: int | None = None,
         remove_dead_letter: bool = False,
+        content_deduplication: bool | None = None,
+        deduplication_scope: DeduplicationScope | None = None,
+        throughput_limit: ThroughputLimit | None = None,
+        redrive_from: Iterable[Queue] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
         were received too often. Raises QueueNotFound."""
-        now = await self.settings()
         changes: dict[str, object] = {
             "visibility_timeout_s": visibility_timeout,
             "delay_s": delay,
@@ -109,26 +135,20 @@ class QueueClient:
             "receive_wait_s": receive_wait,
             "dead_letter": dead_letter.name if dead_letter else None,
             "max_receives": max_receives,
+            "content_deduplication": content_deduplication,
+            "deduplication_scope": deduplication_scope,
+            "throughput_limit": throughput_limit,
+            "tags": None if tags is None else dict(tags),
+            **self._redrive_allow(redrive_from),
         }
-        settings = msgspec.structs.replace(now, **{name: value for name, value in changes.items() if value is not None})
+        given = {name: value for name, value in changes.items() if value is not None}
         if remove_dead_letter:
-            settings = msgspec.structs.replace(settings, dead_letter=None, max_receives=None)
-        await self._create_dead_letter(settings)
-        encoded = msgspec.json.encode(settings)
-        await self.core.directory.configure(self.resource, encoded, queue_fields(settings), mode="replace")
+            given |= {"dead_letter": None, "max_receives": None}
+        await change_queue(self.core, self.resource, lambda now: msgspec.structs.replace(now, **given))
 
     async def settings(self) -> QueueSettings:
         """The settings in force. Raises QueueNotFound."""
-        described = await self.core.directory.describe(self.resource)
-        if described is None:
-            raise QueueNotFound(self.name)
-        return msgspec.json.decode(described.settings, type=QueueSettings)
-
-    async def _create_dead_letter(self, settings: QueueSettings) -> None:
-        if settings.dead_letter == self.name:
-            raise InvalidOption("dead_letter", self.name, "a queue cannot be its own dead-letter queue")
-        if settings.dead_letter:
-            await ensure_queue(self.core, settings.dead_letter)
+        return (await describe_queue(self.core, self.resource)).settings
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -139,105 +159,94 @@ class QueueClient:
         delay: float | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
         id: str | None = None,  # noqa: A002 - the word users know
+        group: str | None = None,
+        deduplication_id: str | None = None,
     ) -> str:
         """Stores a message and answers its id: text as it is, anything else as JSON; ``delay`` in seconds.
 
-        With an own ``id``, a repetition within five minutes is accepted once. Raises QueueNotFound, InvalidInput.
+        With an own ``id``, a repetition within five minutes is accepted once; in a FIFO queue that is what the
+        ``deduplication_id`` does, and a repetition answers the first one's id. Messages of a ``group`` keep their order
+        in a FIFO queue, where there must be one; in a standard queue groups take turns. Raises QueueNotFound,
+        InvalidInput.
         """
-        message = queue_message(self.name, body, delay_s=delay, attributes=attributes, own_id=id)
-        stored_id = await self._sender.send(self.resource, message)
-        return id or stored_id
+        message = queue_message(
+            self.name,
+            body,
+            delay_s=delay,
+            attributes=attributes,
+            own_id=id,
+            group=group,
+            deduplication_id=deduplication_id,
+        )
+        accepted = await self._sender.send(self.resource, message)
+        return id or accepted.id
 
-    async def send_many(self, bodies: Iterable[object], *, delay: float | None = None) -> list[str]:
+    async def send_many(
+        self, bodies: Iterable[object], *, delay: float | None = None, group: str | None = None
+    ) -> list[str]:
         """Stores messages in order and answers their ids. All are checked before the first is stored."""
-        messages = [queue_message(self.name, body, delay_s=delay, attributes=None, own_id=None) for body in bodies]
+        messages = [queue_message(self.name, body, delay_s=delay, group=group) for body in bodies]
         return await self._sender.send_many(self.resource, messages)
+
+    async def send_batch(self, entries: Iterable[Entry]) -> list[str]:
+        """Stores messages that each have options of their own, in order, and answers their ids. All are checked before
+        the first is stored."""
+        given = [dict(entry) for entry in entries]
+        unknown = {name for entry in given for name in entry} - Entry.__annotations__.keys()
+        if unknown or not all("body" in entry for entry in given):
+            raise InvalidOption(
+                "entries", sorted(unknown), f"each has body, and may have {sorted(Entry.__annotations__)}"
+            )
+        messages = [self._entry_message(entry) for entry in given]
+        ids = await self._sender.send_many(self.resource, messages)
+        return [message.own_id or stored_id for message, stored_id in zip(messages, ids, strict=True)]
+
+    def _entry_message(self, entry: Mapping[str, Any]) -> NewMessage:
+        return queue_message(
+            self.name,
+            entry["body"],
+            delay_s=entry.get("delay"),
+            attributes=entry.get("attributes"),
+            own_id=entry.get("id"),
+            group=entry.get("group"),
+            deduplication_id=entry.get("deduplication_id"),
+        )
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
     async def receive(
-        self, count: int = 1, *, wait: float | None = None, visibility_timeout: float | None = None
+        self,
+        count: int = 1,
+        *,
+        wait: float | None = None,
+        visibility_timeout: float | None = None,
+        attempt: str | None = None,
     ) -> list[Message]:
         """Up to ``count`` messages, hidden from others for ``visibility_timeout`` seconds (the queue's own by default).
 
-        Waits up to ``wait`` seconds (the queue's own by default) until there is one; an empty list otherwise.
+        Waits up to ``wait`` seconds (the queue's own by default) until there is one; an empty list otherwise. A FIFO
+        queue gives the same messages again for the same ``attempt`` (1 to 128 characters, good for five minutes),
+        unless one of them was changed meanwhile: for whoever did not hear the first answer.
         """
         check_whole("count", count, 1, limits.MAX_RECEIVE_COUNT)
-        if visibility_timeout is None or wait is None:
-            settings = await self.settings()
-            visibility_timeout = settings.visibility_timeout_s if visibility_timeout is None else visibility_timeout
-            wait = settings.receive_wait_s if wait is None else wait
-        check_range("visibility_timeout", visibility_timeout, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
-        check_range("wait", wait, 0, 86_400)
-        lease_ms = round(visibility_timeout * 1000)
-        while True:
-            messages, claim = await self._take(count, lease_ms, wake=False)
-            if messages or claim.next_due_ms is None:  # there is more behind what has just expired
-                break
-        if messages or not wait:
-            return messages
-        return await self._wait_and_take(count, lease_ms, wait)
+        if visibility_timeout is not None:
+            check_range("visibility_timeout", visibility_timeout, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
+        if wait is not None:
+            check_range("wait", wait, 0, 86_400)
+        if attempt is not None and not (self.resource.fifo and GROUP.fullmatch(attempt)):
+            raise InvalidOption("attempt", attempt, "only for FIFO queues; 1 to 128 of letters, digits and punctuation")
+        wanted = Receive(count=count, wait_s=wait, visibility_s=visibility_timeout, attempt=attempt)
+        return await self._receiver.receive(self.resource, wanted)
 
-    async def _wait_and_take(self, count: int, lease_ms: int, wait_s: float) -> list[Message]:
-        woken = asyncio.Event()
-        channel = self.core.keys.of(self.resource).wake
-
-        def wake(_: bytes | None) -> None:
-            woken.set()
-
-        deadline, failures = time.monotonic() + wait_s, 0
-        try:
-            await self.core.channels.listen({channel: wake})
-            while True:
-                woken.clear()
-                left_s = max(0.0, deadline - time.monotonic())
-                try:
-                    messages, claim = await self._take(count, lease_ms, wake=True)
-                except StoreUnavailable:  # a connection cut while waiting; an outage is the caller's to hear of
-                    if failures == _WAIT_RETRIES or not left_s:
-                        raise
-                    failures += 1
-                    await asyncio.sleep(min(left_s, _WAIT_RETRY_PAUSE_S * failures))
-                    continue
-                failures = 0
-                if messages or not left_s:
-                    return messages
-                pause_s = min(left_s, _LOOK_AGAIN_S)
-                if claim.next_due_ms is not None:
-                    pause_s = min(pause_s, max(0.001, (claim.next_due_ms - claim.now_ms) / 1000))
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause_s):
-                        await woken.wait()
-        finally:
-            await self.core.channels.unlisten(channel, wake)
-
-    async def _take(self, count: int, lease_ms: int, *, wake: bool) -> tuple[list[Message], Claim]:
-        token = f"r{self._tokens.next()}"
-        try:
-            claim = await self.core.messages.claim(
-                self.resource, token=token, lease_ms=lease_ms, room=count, mode="receive", wake=wake
-            )
-        except (StoreError, asyncio.CancelledError):
-            # Whether it leased anything is unknown: give it back when Redis is there again.
-            self.core.in_background(self._give_back(token), name="release_claim")
-            raise
-        if claim.status == "unknown":
-            raise QueueNotFound(self.name)
-        if claim.outbox:
-            self.core.in_background(self._relay.deliver(self.resource), name="relay")
-        return [
-            Message(self.core, self.resource, claimed, nonce=claim.nonce, token=token) for claimed in claim.messages
-        ], claim
-
-    async def _give_back(self, token: str) -> None:
-        for pause_s in _GIVE_BACK_PAUSES_S:
-            try:
-                await self.core.messages.release_claim(self.resource, token)
-            except StoreUnavailable:
-                await asyncio.sleep(pause_s)
-            else:
-                return
-        await self.core.messages.release_claim(self.resource, token)
+    async def delete_many(self, messages: Iterable[Message]) -> list[Message]:
+        """Deletes received messages; answers those that are somebody else's by now."""
+        pending, lost = list(messages), list[Message]()
+        for start in range(0, len(pending), _DELETE_BATCH):
+            page = pending[start : start + _DELETE_BATCH]
+            members = [message.member for message in page]
+            settled = await self.core.messages.finish(self.resource, members, counter="deleted")
+            lost += [page[index] for index, why in settled.refused.items() if why != "unknown"]
+        return lost
 
     # -- looking, counting, clearing ----------------------------------------------------------------------------------
 
@@ -263,14 +272,13 @@ class QueueClient:
         facts = item.facts
         if facts == FIRST_FACTS and item.place != "in_flight":
             facts = Facts(receives=0)
-        return Message(
-            self.core, self.resource, Claimed(item.entry, item.blob, facts.stored().encode()), nonce=nonce, token=""
-        )
+        claimed = Claimed(item.entry, item.blob, facts.stored().encode())
+        return Message(self.core, self.resource, claimed, claim=Claim("ok", nonce=nonce))
 
     async def purge(self) -> int:
         """Throws all messages away, those in flight too; answers how many."""
         held = await self.core.messages.purge(self.resource)
-        if held is None:
+        if not isinstance(held, int):
             raise QueueNotFound(self.name)
         return held
 
@@ -301,7 +309,8 @@ class QueueClient:
         try:
             while count is None or moved < count:
                 room = _REDRIVE_BATCH if count is None else min(_REDRIVE_BATCH, count - moved)
-                messages, _ = await self._take(room, _REDRIVE_LEASE_MS, wake=False)
+                wanted = Receive(count=room, visibility_s=_REDRIVE_LEASE_S)
+                messages, _ = await self._receiver.take(self.resource, wanted, wake=False)
                 going = [message for message in messages if to is not None or await self._has_source(message, known)]
                 # What stays is kept leased until the end, so that it does not stand before what can go.
                 fresh = [message for message in messages if message not in going and message.entry not in staying]
@@ -313,6 +322,27 @@ class QueueClient:
             await self._release_all(list(staying.values()))
         await self._relay.deliver(self.resource)
         return moved
+
+    async def start_move(self, *, to: Queue | Function | None = None, rate: int | None = None) -> MoveTask:
+        """Starts a move task: what is visible now goes back to where each came from, or to ``to``, with fresh counters.
+
+        ``rate`` is the most a second, 1 to 500. A process with an upkeep (a worker, a gateway) does the moving; it goes
+        on when that process dies. It fails where the source of a message is not known, or is gone; that message stays.
+        Raises MoveInProgress where one runs, InvalidOption, NotFound.
+        """
+        destination = None if to is None else self.core.resource(_KINDS[type(to)], to.name)
+        return await start_move(self.core, self.resource, destination=destination, max_per_s=rate)
+
+    async def moves(self, count: int = MAX_LISTED) -> list[MoveTask]:
+        """The newest ``count`` move tasks (1 to 10), newest first: the one that runs, and those that ended last."""
+        return await list_moves(self.core, self.resource, count=count)
+
+    async def cancel_move(self, handle: str) -> MoveTask:
+        """Ends a move task of this queue; what it has moved stays moved. Its status is CANCELLING until whoever runs it
+        has stopped. Raises MoveNotFound for what is no handle of a task that runs on this queue."""
+        if all(task.handle != handle for task in await self.moves()):
+            raise MoveNotFound(handle)
+        return await cancel_move(self.core, handle)
 
     async def _exists(self, resource: Resource, known: dict[str, bool]) -> bool:
         if resource.arn not in known:
@@ -336,47 +366,3 @@ class QueueClient:
         for start in range(0, len(messages), _REDRIVE_BATCH):
             deferrals = [Deferral(message.member, 0) for message in messages[start : start + _REDRIVE_BATCH]]
             await self.core.messages.defer(self.resource, deferrals, counter="released")
-
-
-def _settings(
-    visibility_timeout: float,
-    delay: float,
-    retention: float,
-    max_message_bytes: int,
-    receive_wait: float,
-    dead_letter: Queue | None,
-    max_receives: int | None,
-) -> QueueSettings:
-    return QueueSettings(
-        visibility_timeout_s=visibility_timeout,
-        delay_s=delay,
-        retention_s=retention,
-        max_message_bytes=max_message_bytes,
-        receive_wait_s=receive_wait,
-        dead_letter=dead_letter.name if dead_letter else None,
-        max_receives=max_receives,
-    )
-
-
-def queue_fields(settings: QueueSettings) -> dict[str, str]:
-    """The settings that the scripts read, in their units."""
-    return {
-        "delay_ms": str(round(settings.delay_s * 1000)),
-        "retention_ms": str(round(settings.retention_s * 1000)),
-        "max_bytes": str(settings.max_message_bytes),
-        "max_receives": "" if settings.max_receives is None else str(settings.max_receives),
-    }
-
-
-async def ensure_queue(core: Core, name: str) -> None:
-    """Creates a queue that something names, with defaults, where it is missing."""
-    settings = QueueSettings()
-    encoded = msgspec.json.encode(settings)
-    resource = core.resource("queue", check_name("queue", name))
-    await core.directory.configure(resource, encoded, queue_fields(settings), mode="ensure", implied=True)
-
-
-async def queue_settings(core: Core, resource: Resource) -> QueueSettings:
-    """The settings of a queue in force; the defaults where it does not exist."""
-    described = await core.directory.describe(resource)
-    return QueueSettings() if described is None else msgspec.json.decode(described.settings, type=QueueSettings)

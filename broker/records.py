@@ -6,18 +6,17 @@ Every record is versioned by tolerance: readers ignore fields they do not know a
 from __future__ import annotations
 
 import math
+import re
 import struct
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 from zlib import crc32
 
 import msgspec
 
 from broker import limits
 from broker.errors import InvalidOption, PayloadNotJson
-from broker.names import Target
-
-AttributeValue: TypeAlias = str | int | float | Decimal | bytes
+from broker.names import Queue, Target
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
@@ -31,6 +30,26 @@ def encodable(text: str) -> bool:
     return True
 
 
+ATTRIBUTE_TYPE: Final = re.compile(r"(?=.{1,256}$)(String|Number|Binary)(\..+)?", re.DOTALL)
+"""What SQS allows as the type of a message attribute."""
+_NUMBER: Final = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\s*", re.ASCII)
+_NUMBER_DIGITS: Final = 38
+_NUMBER_EXPONENTS: Final = (-128, 126)
+
+
+def is_number(text: str) -> bool:
+    """Whether SQS takes it as the value of a Number: up to 38 digits, from 10^-128 to 10^126."""
+    if not _NUMBER.fullmatch(text):
+        return False
+    # By the text: arithmetic on a Decimal rounds to 28 digits, and its tuple of digits is slow to make.
+    mantissa = re.split("[eE]", text.strip().lstrip("+-"), maxsplit=1)[0]
+    significant = mantissa.replace(".", "").strip("0")
+    if not significant or len(significant) > _NUMBER_DIGITS:
+        return not significant
+    low, high = _NUMBER_EXPONENTS
+    return low <= Decimal(text.strip()).adjusted() <= high
+
+
 class Attribute(msgspec.Struct, frozen=True, array_like=True):
     """One message attribute as SQS types it; String and Number are kept as UTF-8 text."""
 
@@ -41,6 +60,12 @@ class Attribute(msgspec.Struct, frozen=True, array_like=True):
     def of(cls, name: str, value: AttributeValue) -> Attribute:
         """The typed form of a Python value. Raises InvalidOption for anything but text, numbers and bytes."""
         match value:
+            case Attribute():
+                return value.checked(name)
+            case (str(data_type), bytes(data)):
+                return cls(data_type, data).checked(name)
+            case (str(data_type), str() | int() | float() | Decimal() as plain):
+                return cls(data_type, str(plain).encode()).checked(name)
             case str() if value and encodable(value):
                 return cls("String", value.encode())
             case bytes() if value:
@@ -50,13 +75,31 @@ class Attribute(msgspec.Struct, frozen=True, array_like=True):
             case _:
                 raise InvalidOption(f"attributes[{name!r}]", value, "text, a finite number or bytes, and not empty")
 
+    def checked(self, name: str) -> Attribute:
+        """Itself. Raises InvalidOption for a type that SQS does not know, or a value that is not of the type."""
+        option = f"attributes[{name!r}]"
+        data_type: object = self.data_type
+        if not isinstance(data_type, str) or not ATTRIBUTE_TYPE.fullmatch(data_type):
+            raise InvalidOption(option, data_type, "type String, Number or Binary, perhaps with .label, up to 256")
+        data: object = self.data
+        if not isinstance(data, bytes) or not data:
+            raise InvalidOption(option, data, "bytes (text and numbers as UTF-8), and not empty")
+        if not self.binary:
+            try:
+                text = self.data.decode()
+            except UnicodeDecodeError:
+                raise InvalidOption(option, self.data, f"UTF-8, as its type is {self.data_type}") from None
+            if self.data_type.startswith("Number") and not is_number(text):
+                raise InvalidOption(option, text, "a number of up to 38 digits from 1e-128 to 1e126, as its type says")
+        return self
+
     @property
     def binary(self) -> bool:
         """Whether the value is bytes rather than text."""
         return self.data_type.startswith("Binary")
 
     @property
-    def python(self) -> AttributeValue:
+    def python(self) -> PlainValue:
         """The value as Python has it; a Number is an int where it is whole, else a Decimal."""
         if self.binary:
             return self.data
@@ -66,6 +109,12 @@ class Attribute(msgspec.Struct, frozen=True, array_like=True):
         return int(text) if text.lstrip("+-").isdigit() else Decimal(text)
 
 
+PlainValue: TypeAlias = str | int | float | Decimal | bytes
+"""The value of an attribute as Python has it."""
+AttributeValue: TypeAlias = PlainValue | tuple[str, PlainValue] | Attribute
+"""What can be given as the value of an attribute; with its type before it where that needs a label."""
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What travels with a body besides it; most messages need none."""
 
@@ -73,6 +122,13 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attributes: dict[str, Attribute] = {}
     source: str | None = None
     """ARN of where a dead letter comes from: the queue, or the function whose event it was."""
+    group: str = ""
+    """SQS's MessageGroupId: what keeps its order in a FIFO queue; whose message it is in a standard one."""
+    deduplication_id: str = ""
+    trace: str = ""
+    """The system attribute AWSTraceHeader."""
+    sender: str = ""
+    """SenderId, where it is not the account itself."""
 
 
 _HEADER_ENCODER: Final = msgspec.msgpack.Encoder()
@@ -149,6 +205,11 @@ FIRST_FACTS: Final = Facts()
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
+DeduplicationScope: TypeAlias = Literal["queue", "messageGroup"]
+ThroughputLimit: TypeAlias = Literal["perQueue", "perMessageGroupId"]
+RedrivePermission: TypeAlias = Literal["allowAll", "denyAll", "byQueue"]
+
+
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Attributes of a queue, in seconds and bytes, with SQS's defaults."""
 
@@ -159,6 +220,21 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     receive_wait_s: float = 0
     dead_letter: str | None = None
     max_receives: int | None = None
+    fifo: bool = False
+    content_deduplication: bool = False
+    deduplication_scope: DeduplicationScope = "queue"
+    throughput_limit: ThroughputLimit = "perQueue"
+    redrive_permission: RedrivePermission | None = None
+    """Whose dead letters it takes; None where nobody has said, which allows all."""
+    redrive_sources: tuple[str, ...] = ()
+    """ARNs of the queues that may name it as their dead-letter queue, where the permission is ``byQueue``."""
+    policy: str = ""
+    """A policy as JSON: what other accounts may do."""
+    kms_key: str = ""
+    """Kept for clients that set it; what Redis keeps is not encrypted by Penstock."""
+    kms_reuse_s: int = limits.DEFAULT_KMS_REUSE_S
+    managed_sse: bool = True
+    tags: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         check_range("visibility_timeout", self.visibility_timeout_s, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
@@ -170,6 +246,22 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             raise InvalidOption("max_receives", self.max_receives, "goes together with dead_letter")
         if self.max_receives is not None:
             check_whole("max_receives", self.max_receives, 1, limits.MAX_RECEIVES)
+        self._check_fifo()
+
+    def _check_fifo(self) -> None:
+        check_one_of("deduplication_scope", self.deduplication_scope, DeduplicationScope)
+        check_one_of("throughput_limit", self.throughput_limit, ThroughputLimit)
+        if self.redrive_permission is not None:
+            check_one_of("redrive_permission", self.redrive_permission, RedrivePermission)
+        for option, value, usual in (
+            ("content_deduplication", self.content_deduplication, False),
+            ("deduplication_scope", self.deduplication_scope, "queue"),
+            ("throughput_limit", self.throughput_limit, "perQueue"),
+        ):
+            if not self.fifo and value != usual:
+                raise InvalidOption(option, value, "only for a FIFO queue, whose name ends in .fifo")
+        if self.throughput_limit == "perMessageGroupId" and self.deduplication_scope != "messageGroup":
+            raise InvalidOption("throughput_limit", self.throughput_limit, "needs deduplication_scope='messageGroup'")
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -208,6 +300,10 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         if self.concurrency is not None:
             check_whole("concurrency", self.concurrency, 0, limits.MAX_CONCURRENCY)
         check_whole("max_crashes", self.max_crashes, 0, 1_000)
+        for option in ("on_success", "on_failure", "dead_letter"):
+            target: Target | None = getattr(self, option)
+            if isinstance(target, Queue) and target.name.endswith(".fifo"):
+                raise InvalidOption(option, target.name, "no FIFO queue (Lambda's rule): name a standard queue")
 
 
 class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -245,6 +341,12 @@ def check_range(option: str, value: object, low: float, high: float) -> None:
     """Raises InvalidOption unless the value is a number from low to high."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InvalidOption(option, value, f"must be a number from {low:g} to {high:g}")
+
+
+def check_one_of(option: str, value: object, words: object) -> None:
+    """Raises InvalidOption unless the value is one of the words of a Literal."""
+    if value not in (known := get_args(words)):
+        raise InvalidOption(option, value, f"one of {', '.join(known)}")
 
 
 def check_whole(option: str, value: object, low: int, high: int) -> None:

@@ -13,11 +13,11 @@ from broker.ids import message_id
 from broker.invocation_records import truncated_record
 from broker.log import log
 from broker.names import Function, Kind, Queue, Resource, Stream, Target
-from broker.records import Delivery, Facts, FunctionSettings, Header, QueueSettings, pack, unpack
+from broker.records import Delivery, Facts, FunctionSettings, QueueSettings, pack, unpack
 from broker.sending import Sender, chunks
 from broker.store.logs import NewRecord
-from broker.store.messages import NewMessage
 from broker.store.outbox import OutboxEntry, OutboxSettlement
+from broker.store.values import NewMessage
 
 _ROOM: Final = 500
 _HOLD_MS: Final = 10_000
@@ -34,9 +34,21 @@ class Parcel(msgspec.Struct, frozen=True):
     delivery: Delivery
 
 
-def _size(delivery: Delivery) -> int:
-    """What counts against the limit of a queue: dead letters and moved messages always get through."""
-    return len(unpack(delivery.blob)[1]) if delivery.is_record else 0
+def _beside(source: Resource, kind: Kind, name: str) -> Resource:
+    """A target stands in the account and region of its source."""
+    return Resource(kind, source.account, source.region, name)
+
+
+def _forwarded(delivery: Delivery, own_id: str, target: Resource) -> NewMessage:
+    """The message as its target takes it; what has no group goes to a FIFO queue in one of its own."""
+    blob = delivery.blob
+    header, body = unpack(blob)
+    group = "" if target.kind == "function" else header.group
+    if target.fifo and not group:
+        group = own_id
+        blob = pack(body, msgspec.structs.replace(header, group=group))
+    size = len(body) if delivery.is_record else 0  # dead letters and moved messages always get through
+    return NewMessage(blob, size, None, own_id, delivery.facts, group)
 
 
 class Relay:
@@ -97,16 +109,16 @@ class Relay:
             case Queue() | Function():
                 kind: Kind = "queue" if isinstance(target, Queue) else "function"
                 messages = [
-                    NewMessage(parcel.delivery.blob, _size(parcel.delivery), None, own_id, parcel.delivery.facts)
+                    _forwarded(parcel.delivery, own_id, _beside(source, kind, target.name))
                     for parcel, own_id in zip(group, own_ids, strict=True)
                 ]
-                await self._sender.send_many(self._core.resource(kind, target.name), messages, urgent=True)
+                await self._sender.send_many(_beside(source, kind, target.name), messages, urgent=True)
             case Stream():
                 records = [
                     NewRecord(own_id, unpack(parcel.delivery.blob)[1], own_id)
                     for parcel, own_id in zip(group, own_ids, strict=True)
                 ]
-                stream = self._core.resource("stream", target.name)
+                stream = _beside(source, "stream", target.name)
                 if await self._core.logs.append(stream, records, urgent=True) is None:
                     raise errors.StreamNotFound(target.name)
             case _:
@@ -128,9 +140,8 @@ class Relay:
             raise errors.QueueNotFound(source.name)
         settings = msgspec.json.decode(described.settings, type=QueueSettings)
         header, body = unpack(blob)
-        moved = Header(
-            id=header.id or message_id(entry, described.nonce), attributes=header.attributes, source=source.arn
-        )
+        identity = header.id or message_id(entry, described.nonce)
+        moved = msgspec.structs.replace(header, id=identity, source=source.arn)
         kept = Facts(
             receives=facts.receives,
             first_receive_ms=facts.first_receive_ms,

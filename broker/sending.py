@@ -12,10 +12,10 @@ from broker import errors, limits
 from broker.core import Core
 from broker.ids import TokenSource
 from broker.names import Kind, Resource
-from broker.store.messages import NewMessage, Stored
+from broker.store.values import Accepted, NewMessage, Stored, StoredInGroups
 
 T = TypeVar("T")
-_Waiting: TypeAlias = tuple[NewMessage, asyncio.Future[str]]
+_Waiting: TypeAlias = tuple[NewMessage, asyncio.Future[Accepted]]
 _RETRY_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 2.0)
 _RETRY_FOR_S: Final = 20.0  # no attempt begins later: with its timeouts it ends while the token is remembered
 _NOT_FOUND: Final[dict[Kind, type[errors.NotFound]]] = {
@@ -33,9 +33,9 @@ class Sender:
         self._tokens: Final = TokenSource()
         self._waiting: Final[dict[Resource, list[_Waiting]]] = {}
 
-    async def send(self, resource: Resource, message: NewMessage) -> str:
-        """Stores one message; answers its id. Errors: NotFound, PayloadTooLarge, the StoreError family."""
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    async def send(self, resource: Resource, message: NewMessage) -> Accepted:
+        """Stores one message; answers its id and place. Errors: NotFound, PayloadTooLarge, the StoreError family."""
+        future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.get(resource)
         if waiting is None:
             self._waiting[resource] = [(message, future)]
@@ -48,7 +48,7 @@ class Sender:
     async def send_many(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool = False) -> list[str]:
         """Stores messages in order, up to 1,000 a step; answers their ids. Errors as :meth:`send`."""
         ids: list[str] = []
-        sent: tuple[Stored, int] | None = None
+        sent: tuple[Stored | StoredInGroups, int] | None = None
         for chunk in chunks(messages, bytes_of=lambda message: len(message.blob)):
             storing = asyncio.ensure_future(self._store(resource, chunk, urgent=urgent))
             try:
@@ -83,11 +83,11 @@ class Sender:
     async def _send_chunk(self, resource: Resource, chunk: Sequence[_Waiting]) -> None:
         try:
             stored = await self._store(resource, [message for message, _ in chunk], urgent=False)
-        except errors.PayloadTooLarge as error:
+        except errors.InvalidInput as error:
             if len(chunk) == 1:
                 _fail(chunk[0][1], error)
                 return
-            for pair in chunk:  # one of them is too large for this queue: each for itself
+            for pair in chunk:  # one of them is not for this queue (too large, without an id): each for itself
                 await self._send_chunk(resource, [pair])
         except Exception as error:  # noqa: BLE001 - each waiting sender gets it; nobody else would
             for _, future in chunk:
@@ -95,9 +95,11 @@ class Sender:
         else:
             for index, (_, future) in enumerate(chunk):
                 if not future.done():
-                    future.set_result(stored.id(index))
+                    future.set_result(Accepted(stored.id(index), stored.entry(index)))
 
-    async def _store(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored:
+    async def _store(
+        self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool
+    ) -> Stored | StoredInGroups:
         token, bucket = self._tokens.next(), str(int(time.time() // 60))
         give_up = time.monotonic() + _RETRY_FOR_S
         pauses_s = iter(_RETRY_PAUSES_S)
@@ -121,7 +123,7 @@ def _fail_all(waiting: Iterable[_Waiting]) -> None:
             future.set_exception(errors.StoreUnavailable("the broker was closed during this send: outcome unknown"))
 
 
-def _fail(future: asyncio.Future[str], error: Exception) -> None:
+def _fail(future: asyncio.Future[Accepted], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
 

@@ -15,12 +15,12 @@ from broker.errors import StoreError
 from broker.ids import TOKEN_OWNER_LENGTH, TokenSource
 from broker.limits import ERROR_MESSAGE_ATTRIBUTE_BYTES as ERROR_TEXT_BYTES
 from broker.names import Queue, Resource
-from broker.queues import ensure_queue
-from broker.records import Attribute, Delivery, Header, pack
+from broker.queue_settings import ensure_queue
+from broker.records import Attribute, Delivery, pack
+from broker.relays import Relays
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Invoker
 from runtime.keeper import LeaseKeeper
-from runtime.relays import Relays
 from runtime.settler import Settler
 from runtime.shaping import Letter
 
@@ -77,7 +77,7 @@ class Engine:
             "ErrorCode": Attribute("Number", b"200"),
             "ErrorMessage": Attribute("String", f"Runtime exited with error: {cause}".encode()[:ERROR_TEXT_BYTES]),
         }
-        header = Header(id=letter.id, attributes=attributes, source=queue.arn)
+        header = msgspec.structs.replace(letter.header, id=letter.id, attributes=attributes, source=queue.arn)
         delivery = Delivery(kind="dead_letter", target=Queue(target), blob=pack(letter.body, header))
         return msgspec.msgpack.encode(delivery)
 

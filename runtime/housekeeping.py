@@ -1,6 +1,5 @@
 """Chores that one worker at a time does for all: events of functions that nobody serves still expire, mappings that
-nobody declares are disabled, outboxes that nobody owns are delivered, messages that nobody receives are removed after
-their retention."""
+nobody declares are disabled. What needs no code of yours is done by the broker's upkeep."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from broker.invocation_records import InvocationEnd, onward_records
 from broker.log import log
 from broker.names import Resource
 from broker.records import FunctionSettings, MappingSettings
-from broker.store.messages import Claim, Deferral, Onward, member_of
+from broker.store.values import Claim, Deferral, Onward, member_of
 from broker.workers import LiveWorkers
 from runtime.engine import Engine
 from runtime.outcomes import exit_error
@@ -25,9 +24,6 @@ from runtime.shaping import Letter, open_letter
 
 EVERY_S: Final = 60.0
 _EXPIRE_AT_ONCE: Final = 500
-_OUTBOXES_A_ROUND: Final = 50
-_QUEUES_A_ROUND: Final = 50
-_EXPIRE_CALLS: Final = 200  # of a queue in a round: 100,000 messages, or 200 MiB of them
 _TURN: Final = "housekeeping"
 
 
@@ -39,8 +35,6 @@ class Housekeeping:
         self._engine: Final = engine
         self._every_s: Final = every_s
         self._workers: Final = LiveWorkers(broker.core)
-        self._next_outbox = 0
-        self._next_queue = 0
 
     async def run(self) -> None:
         """Runs for ever."""
@@ -57,13 +51,10 @@ class Housekeeping:
         live = await self._workers.all(fresh=True)
         served = {name for worker in live if not worker.alone for name in worker.functions}
         declared = {name for worker in live if not worker.alone for name in worker.mappings}
-        functions, queues = await self._broker.functions(), await self._broker.queues()
-        for name in functions:
+        for name in await self._broker.functions():
             if name not in served:
                 await self.expire(name)
         await self._mark_undeclared(declared)
-        await self._deliver_some(functions, queues)
-        await self._expire_some(queues)
 
     async def expire(self, name: str) -> int:
         """Gives up what is too old in a function that nobody serves; answers how many events."""
@@ -126,26 +117,6 @@ class Housekeeping:
                 queue = self._broker.core.resource("queue", mapping.queue)
                 await directory.put_mapping(name, msgspec.json.encode(changed), queue=queue, instead_of=stored)
                 log.warning("mapping_disabled" if undeclared else "mapping_enabled", mapping=name)
-
-    async def _deliver_some(self, functions: list[str], queues: list[str]) -> None:
-        """Looks at some outboxes in turn: those of resources that no worker serves have no other relay."""
-        core = self._broker.core
-        resources = [core.resource("function", name) for name in functions]
-        resources += [core.resource("queue", name) for name in queues]
-        for _ in range(min(_OUTBOXES_A_ROUND, len(resources))):
-            self._next_outbox = (self._next_outbox + 1) % len(resources)
-            resource = resources[self._next_outbox]
-            if await core.outbox.entries(resource, 1):
-                self._engine.relays.kick(resource)
-
-    async def _expire_some(self, names: list[str]) -> None:
-        """Removes what is past its retention from some queues in turn: a queue that nobody reads would only grow."""
-        for _ in range(min(_QUEUES_A_ROUND, len(names))):
-            self._next_queue = (self._next_queue + 1) % len(names)
-            name = names[self._next_queue]
-            queue = self._broker.core.resource("queue", name)
-            if count := await self._broker.core.messages.expire(queue, calls=_EXPIRE_CALLS):
-                log.info("messages_expired", queue=name, count=count)
 
 
 def _end(function: Resource, letter: Letter, verdict: GiveUp, response: bytes | None, now_ms: int) -> InvocationEnd:

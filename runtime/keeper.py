@@ -20,6 +20,7 @@ from broker.errors import StoreError
 from broker.log import log
 from broker.names import Resource
 from broker.store.connection import connect_in_thread
+from broker.store.messages import extension
 from broker.store.scripts import ThreadScriptRunner
 
 _PAGE: Final = 1_000
@@ -150,7 +151,7 @@ class LeaseKeeper:
         keys = self._core.keys.of(resource)
         for start in range(0, len(members), _PAGE):
             page = members[start : start + _PAGE]
-            indexes = self._runner.run("extend", (keys.leases, keys.permits), (self._lease_ms, *page))
+            indexes = self._runner.run(*extension(keys, resource, page, lease_ms=self._lease_ms))
             lost = [page[index - 1] for index in indexes]
             if lost:
                 self._loop.call_soon_threadsafe(self._on_lost, resource, lost)

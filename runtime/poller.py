@@ -11,7 +11,7 @@ from typing import Final
 from broker.errors import StoreError, StoreUnavailable
 from broker.limits import CLAIM_BYTES
 from broker.log import log
-from broker.store.messages import Claim
+from broker.store.values import Claim
 from runtime.engine import Engine
 from runtime.keeper import RETRY_S
 from runtime.sources.invocation import InvocationSource

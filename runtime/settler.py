@@ -11,7 +11,7 @@ from broker.errors import StoreError, StoreFault
 from broker.log import log
 from broker.names import Resource
 from broker.sending import chunks
-from broker.store.messages import Deferral, Onward, Settlement
+from broker.store.values import Deferral, Onward, Settlement
 from runtime.keeper import LeaseKeeper
 
 _FAULTS: Final = 5

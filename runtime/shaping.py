@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import struct
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from broker.ids import message_id
+from broker.digests import attributes_md5
+from broker.ids import message_id, sequence_number
 from broker.names import Resource
-from broker.records import FIRST_FACTS, AttributeValue, Facts, Header, unpack
-from broker.store.messages import Claimed
+from broker.records import FIRST_FACTS, NO_HEADER, Facts, Header, PlainValue, unpack
+from broker.store.values import Claimed
 
 T = TypeVar("T")
-_STRING_TRANSPORT: Final = b"\x01"
-_BINARY_TRANSPORT: Final = b"\x02"
 
 
 class Record(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -25,7 +23,7 @@ class Record(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
     message_id: str
     body: T
-    attributes: dict[str, AttributeValue]
+    attributes: dict[str, PlainValue]
     """What it was sent with."""
     receives: int
     sent_ms: int
@@ -36,6 +34,7 @@ class Letter(msgspec.Struct, frozen=True):
     """One claimed message, opened."""
 
     id: str
+    entry: str
     header: Header
     body: bytes
     facts: Facts
@@ -48,7 +47,7 @@ def open_letter(claimed: Claimed, nonce: int) -> Letter:
     facts = FIRST_FACTS if not claimed.facts_text else claimed.facts
     identity = header.id or message_id(claimed.entry, nonce)
     sent_ms = facts.sent_ms or int(claimed.entry.partition("-")[0])
-    return Letter(identity, header, body, facts, sent_ms)
+    return Letter(identity, claimed.entry, header, body, facts, sent_ms)
 
 
 def sqs_record(letter: Letter, queue: Resource, *, receipt_handle: str, claimed_ms: int) -> dict[str, Any]:
@@ -56,11 +55,15 @@ def sqs_record(letter: Letter, queue: Resource, *, receipt_handle: str, claimed_
     attributes = {
         "ApproximateReceiveCount": str(letter.facts.receives),
         "SentTimestamp": str(letter.sent_ms),
-        "SenderId": queue.account,
+        "SenderId": letter.header.sender or queue.account,
         "ApproximateFirstReceiveTimestamp": str(letter.facts.first_receive_ms or claimed_ms),
     }
-    if letter.header.source:
-        attributes["DeadLetterQueueSourceArn"] = letter.header.source
+    if letter.header is not NO_HEADER:
+        attributes |= _further_attributes(letter.header)
+    if queue.fifo:
+        attributes["SequenceNumber"] = sequence_number(letter.entry)
+        content = hashlib.sha256(letter.body).hexdigest
+        attributes["MessageDeduplicationId"] = letter.header.deduplication_id or content()
     record: dict[str, Any] = {
         "messageId": letter.id,
         "receiptHandle": receipt_handle,
@@ -73,8 +76,18 @@ def sqs_record(letter: Letter, queue: Resource, *, receipt_handle: str, claimed_
         "awsRegion": queue.region,
     }
     if letter.header.attributes:
-        record["md5OfMessageAttributes"] = attributes_md5(letter.header)
+        record["md5OfMessageAttributes"] = attributes_md5(letter.header.attributes)
     return record
+
+
+def _further_attributes(header: Header) -> dict[str, str]:
+    """The system attributes that only some messages have."""
+    found = {
+        "MessageGroupId": header.group,
+        "AWSTraceHeader": header.trace,
+        "DeadLetterQueueSourceArn": header.source or "",
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 _arn_of: Final = lru_cache(maxsize=64)(lambda queue: str(queue.arn))
@@ -88,17 +101,6 @@ def _attribute(attribute: Any) -> dict[str, Any]:
         "binaryListValues": [],
         "dataType": attribute.data_type,
     }
-
-
-def attributes_md5(header: Header) -> str:
-    """MD5OfMessageAttributes: sorted by name; of each, name, type, value with lengths, and a transport byte."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for name, attribute in sorted(header.attributes.items()):
-        for part in (name.encode(), attribute.data_type.encode()):
-            digest.update(struct.pack(">I", len(part)) + part)
-        digest.update(_BINARY_TRANSPORT if attribute.binary else _STRING_TRANSPORT)
-        digest.update(struct.pack(">I", len(attribute.data)) + attribute.data)
-    return digest.hexdigest()
 
 
 def typed_record(letter: Letter, body: T, *, fencing_token: int) -> Record[T]:

@@ -20,6 +20,7 @@ from broker.log import log
 from broker.names import Resource
 from broker.settings import Settings
 from broker.store.channels import Listener
+from broker.upkeep import Upkeep
 from broker.workers import HEARTBEAT_S, HEARTBEAT_TTL_MS, Serves
 from runtime.app import App
 from runtime.engine import DEFAULT_CALLS, Engine
@@ -178,6 +179,8 @@ class Worker:
                 group.start_soon(self._repair, broker, [source.resource for source in sources], name="repair")
                 keeping = Housekeeping(broker, engine, every_s=self._housekeeping_every_s)
                 group.start_soon(keeping.run, name="housekeeping")
+                upkeep = Upkeep(broker, relays=engine.relays, every_s=self._housekeeping_every_s)
+                group.start_soon(upkeep.run, name="upkeep")
             else:
                 group.start_soon(self._stop_when_idle, engine, name="idle watch")
             await self._heartbeat(broker, functions)

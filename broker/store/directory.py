@@ -19,7 +19,8 @@ _DIRECTORY_OF: Final[dict[Kind, str]] = {"queue": "queues", "function": "functio
 class Configured(msgspec.Struct, frozen=True):
     """What a configuration did, and the settings from before (None where there were none)."""
 
-    status: Literal["created", "same", "kept", "changed"]
+    status: Literal["created", "same", "kept", "changed", "gone"]
+    """``kept``: it is there, and was left as it is; ``gone``: one of that name was deleted too recently."""
     before: bytes | None
 
 
@@ -29,13 +30,28 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     settings: bytes
     nonce: int
     created_ms: int
+    changed_ms: int
+    """When its settings were last changed; its creation where they never were."""
     revision: int
     implied: bool
     held: bool
     counters: dict[str, int]
 
 
-_COUNTERS: Final = ("sent", "done", "failed", "retried", "released", "expired", "dead", "deleted", "purged", "restored")
+_GONE_REMEMBERED_MS: Final = 600_000
+_COUNTERS: Final = (
+    "sent",
+    "done",
+    "failed",
+    "retried",
+    "released",
+    "expired",
+    "dead",
+    "deleted",
+    "purged",
+    "restored",
+    "moved",
+)
 
 
 class DirectoryStore:
@@ -45,6 +61,7 @@ class DirectoryStore:
         self._runner: Final = runner
         self._keys: Final = keyspace
         self._nonces: Final[dict[Resource, int]] = {}
+        self._scopes: Final[set[tuple[str, str]]] = set()
 
     async def configure(
         self,
@@ -54,22 +71,42 @@ class DirectoryStore:
         *,
         mode: ConfigureMode,
         implied: bool = False,
+        instead_of: bytes = b"",
+        gone_ms: int = 0,
     ) -> Configured:
-        """Creates the resource or changes its settings; ``fields`` are those that scripts read ('' removes one)."""
+        """Creates the resource or changes its settings; ``fields`` are those that scripts read ('' removes one).
+
+        With ``instead_of`` only where those are (still) the settings. For ``gone_ms`` after its deletion a name is not
+        free.
+        """
         k = self._keys.of(resource)
-        # Listed first: a listed resource without settings is harmless, one with settings that nobody lists is not.
-        await self._list(resource)
+        # Listed first: a listed resource without settings is harmless, one with settings that nobody lists is not. Only
+        # where the name may not be free yet, that is found out before.
+        listed = not gone_ms or not await self._runner.fetch("EXISTS", k.gone)
+        if listed:
+            await self._list(resource)
         arguments: list[Argument] = [
-            *(mode, resource.kind, settings, new_nonce(), "1" if implied else "0", k.wake),
+            *(mode, resource.kind, settings, new_nonce(), "1" if implied else "0", k.wake, instead_of, gone_ms),
         ]
         for field, value in fields.items():
             arguments += (field, value)
-        status, before = await self._runner.run("configure", (k.meta,), arguments)
+        status, before = await self._runner.run("configure", (k.meta, k.gone), arguments)
+        if not listed and status != b"gone":
+            await self._list(resource)
         return Configured(status.decode(), before or None)
 
     async def _list(self, resource: Resource) -> None:
         key = self._keys.directory(_DIRECTORY_OF[resource.kind])
+        scope = resource.account, resource.region
+        if scope not in self._scopes:
+            await self._runner.run("enlist", (self._keys.upkeep("scopes"),), (":".join(scope), "1", "new"))
+            self._scopes.add(scope)
         await self._runner.run("enlist", (key,), (resource.name, "1", "new"))
+
+    async def scopes(self) -> list[tuple[str, str]]:
+        """Every account and region in which something was ever made, sorted."""
+        found = await self._runner.fetch("HKEYS", self._keys.upkeep("scopes"))
+        return sorted((account, region) for account, _, region in (name.decode().partition(":") for name in found))
 
     async def names(self, kind: Kind) -> list[str]:
         """The names of all resources of a kind, sorted."""
@@ -88,6 +125,7 @@ class DirectoryStore:
             settings=found["settings"],
             nonce=nonce,
             created_ms=int(found["created_ms"]),
+            changed_ms=int(found.get("changed_ms", found["created_ms"])),
             revision=int(found.get("revision", 0)),
             implied=found.get("implied") == b"1",
             held=found.get("held") == b"1",
@@ -109,7 +147,8 @@ class DirectoryStore:
     async def delete(self, resource: Resource, *, force: bool) -> tuple[Literal["deleted", "unknown", "busy"], int]:
         """Removes a resource; without ``force`` only an empty one. Answers how many messages it held."""
         k = self._keys.of(resource)
-        status, held = await self._runner.run("delete", k.every(), ("force" if force else "", k.wake))
+        arguments = ("force" if force else "", k.wake, _GONE_REMEMBERED_MS)
+        status, held = await self._runner.run("delete", (*k.every(), k.gone), arguments)
         word: Literal["deleted", "unknown", "busy"] = status.decode()
         if word != "busy":
             await self._runner.fetch("HDEL", self._keys.directory(_DIRECTORY_OF[resource.kind]), resource.name)
@@ -170,7 +209,8 @@ class DirectoryStore:
 
     # -- locks --------------------------------------------------------------------------------------------------------
 
-    async def take_turn(self, what: str, *, for_ms: int) -> bool:
-        """Whether this process may do a chore that one process at a time should do, for so long."""
-        key = f"{self._keys.workers('turn')}:{what}"
+    async def take_turn(self, what: str, *, for_ms: int, everywhere: bool = False) -> bool:
+        """Whether this process may do a chore that one process at a time should do, for so long; in this account and
+        region, or ``everywhere``."""
+        key = f"{self._keys.upkeep('turn') if everywhere else self._keys.workers('turn')}:{what}"
         return bool(await self._runner.run("take_turn", (key,), (for_ms,)))

@@ -29,6 +29,15 @@ class ResourceKeys(msgspec.Struct, frozen=True):
     outgoing: str
     permits: str
     seen: str
+    groups: str
+    order: str
+    open: str
+    blocked: str
+    holders: str
+    accepted_even: str
+    accepted_odd: str
+    gone: str
+    moves: str
     log: str
     repair_lock: str
     wake: str
@@ -37,6 +46,10 @@ class ResourceKeys(msgspec.Struct, frozen=True):
     def tokens(self, bucket: str) -> str:
         """Where the tokens of one sender's minute are kept."""
         return f"{self.base}tokens:{bucket}"
+
+    def attempt(self, attempt_id: str) -> str:
+        """What a receive from a FIFO queue brought that may be repeated under the same id."""
+        return f"{self.base}attempt:{attempt_id}"
 
     def mapping_permits(self, function: str) -> str:
         """The running batches of the mapping from this queue to that function."""
@@ -51,6 +64,22 @@ class ResourceKeys(msgspec.Struct, frozen=True):
         return (
             *(self.meta, self.bodies, self.ready, self.outbox, self.leases, self.waiting, self.delayed),
             *(self.suspects, self.facts, self.notes, self.outgoing, self.permits, self.seen, self.log),
+            *(self.groups, self.order, self.open, self.blocked, self.holders, self.accepted_even),
+            *(self.accepted_odd, self.moves),
+        )
+
+    def held(self) -> tuple[str, ...]:
+        """The keys of its messages, without settings, remembered ids and what is to be sent on."""
+        return (
+            *(self.ready, self.bodies, self.leases, self.waiting, self.delayed, self.suspects, self.facts, self.notes),
+            *(self.groups, self.order, self.open, self.blocked, self.holders),
+        )
+
+    def fifo(self) -> tuple[str, ...]:
+        """What the scripts of FIFO queues work on, in their order."""
+        return (
+            *(self.meta, self.bodies, self.groups, self.order, self.open, self.blocked, self.suspects, self.leases),
+            *(self.holders, self.waiting, self.facts, self.notes),
         )
 
 
@@ -74,6 +103,15 @@ class Keyspace:
     def workers(self, what: str) -> str:
         """What is known of live workers of this account and region."""
         return f"{self.prefix}:{{workers:{self._scope}}}:{what}"
+
+    def upkeep(self, what: str) -> str:
+        """What the upkeep of all accounts and regions shares: which there are, what is to be looked after."""
+        return f"{self.prefix}:{{upkeep}}:{what}"
+
+    @property
+    def hints(self) -> str:
+        """The channel on which every upkeep hears of queues to look after."""
+        return f"{self.prefix}:upkeep"
 
     def inbox(self, process: str) -> str:
         """The channel on which one process hears of calls (a worker) or replies (a caller)."""

@@ -7,6 +7,7 @@ too is what was left over: copies, names and facts of messages that are elsewher
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -38,8 +39,13 @@ class RepairStore:
         if not await self._runner.run("take_turn", (k.repair_lock,), (_LOCK_MS,)):
             return 0
         try:
+            if resource.fifo:
+                return await self._repair_groups(resource)
             found = await self._look(resource)
-            keys = (k.ready, k.waiting, k.bodies, k.facts, k.meta, k.delayed, k.suspects, k.notes)
+            keys = (
+                *(k.ready, k.waiting, k.bodies, k.facts, k.meta, k.delayed, k.suspects, k.notes),
+                *(k.groups, k.order),
+            )
             restored = 0
             for start in range(0, len(found.stranded), _PAGE):
                 page = found.stranded[start : start + _PAGE]
@@ -60,14 +66,46 @@ class RepairStore:
         cursor = await self._runner.fetch("HGET", k.meta, "cursor") or b"0-0"
         behind = await self._behind(k.ready, cursor)
         bodies = set(await self._runner.fetch("HKEYS", k.bodies))
-        counted = {*await self._runner.fetch("HKEYS", k.facts), *await self._runner.fetch("HKEYS", k.notes)}
-        leases, *sets = await self._runner.run("places", (k.leases, k.waiting, k.delayed, k.suspects), ())
+        counted = {entry for key in (k.facts, k.notes) for entry in await self._runner.fetch("HKEYS", key)}
+        grouped = set(await self._runner.fetch("HKEYS", k.groups))
+        places = (k.leases, k.waiting, k.delayed, k.suspects, k.order)
+        leases, *sets, in_turn = await self._runner.run("places", places, ())
         leased, in_sets = {member.partition(b"|")[0] for member in leases}, {entry for found in sets for entry in found}
+        in_sets |= {member.rpartition(b" ")[2] for member in in_turn}
         stranded = (behind | bodies) - leased - in_sets
         passed = _position(cursor)
         left_over = {entry for entry in counted if _position(entry) <= passed} - bodies - behind
-        left_over |= (behind & bodies) | (in_sets - bodies)
+        left_over |= (behind & bodies) | ((in_sets | grouped) - bodies)
         return _Findings(sorted(stranded), sorted(left_over - stranded))
+
+    # -- FIFO queues --------------------------------------------------------------------------------------------------
+
+    async def _repair_groups(self, queue: Resource) -> int:
+        """Bodies that have no place in their group, names without a body, groups that are in no set or in two."""
+        k = self._keys.of(queue)
+        keys = (*k.fifo(), k.delayed)
+        group_of = await self._hash(k.groups)
+        bodies = set(await self._runner.fetch("HKEYS", k.bodies))
+        places = (k.order, k.open, k.blocked, k.suspects, k.waiting, k.delayed, k.leases)
+        order, opened, blocked, suspects, waiting, delayed, leases = await self._runner.run("places", places, ())
+        in_order = [member.split(b" ") for member in order]
+        ordered = {entry: group for group, entry in in_order}
+        holders = await self._hash(k.holders)
+        leased = {member.partition(b"|")[0] for member in leases}
+        counted = [entry for key in (k.facts, k.notes) for entry in await self._runner.fetch("HKEYS", key)]
+        named = {*group_of, *ordered, *holders, *waiting, *delayed, *leased, *counted}
+        doubtful = (bodies - ordered.keys()) | (named - bodies) | (leased & set(waiting)) | (holders.keys() - leased)
+        restored = 0
+        for page in _pages(sorted(doubtful)):
+            pairs = [value for entry in page for value in (entry, group_of.get(entry) or ordered.get(entry) or b"")]
+            restored += await self._runner.run("fifo_restore", keys, (len(page), *pairs))
+        for page in _pages(sorted({*ordered.values(), *opened, *blocked, *suspects})):
+            await self._runner.run("fifo_restore", keys, (0, *page))
+        return restored
+
+    async def _hash(self, key: str) -> dict[bytes, bytes]:
+        flat = await self._runner.fetch("HGETALL", key)
+        return {flat[i]: flat[i + 1] for i in range(0, len(flat), 2)}
 
     async def _behind(self, ready: str, cursor: bytes) -> set[bytes]:
         """What the stream holds up to the cursor; in small pages, as the bodies come along."""
@@ -76,6 +114,10 @@ class RepairStore:
             entries.update(entry for entry, _ in page)
             after = f"({page[-1][0].decode()}"
         return entries
+
+
+def _pages(names: list[bytes]) -> Iterator[list[bytes]]:
+    return (names[start : start + _PAGE] for start in range(0, len(names), _PAGE))
 
 
 def _position(entry: bytes) -> tuple[int, int]:

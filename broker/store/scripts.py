@@ -16,9 +16,11 @@ from broker.store.connection import translated
 from broker.store.keys import CLOCK_OFFSET_KEY
 
 Command: TypeAlias = Literal[
-    "append", "call", "claim", "configure", "counts", "defer", "delete", "enlist", "expire", "extend", "finish",
-    "heartbeat", "hold", "peek", "places", "purge", "release_claim", "release_permits", "renew_permits", "restore",
-    "send", "settle_outbox", "take_outbox", "take_permits", "take_turn",
+    "append", "call", "cancel_move", "claim", "configure", "counts", "defer", "delete", "delist", "discard",
+    "end_move", "enlist", "expire", "extend", "fifo_claim", "fifo_counts", "fifo_defer", "fifo_expire", "fifo_extend",
+    "fifo_finish", "fifo_peek", "fifo_release_claim", "fifo_restore", "fifo_send", "finish", "heartbeat", "hold",
+    "lead_move", "moves", "now", "peek", "places", "purge", "release_claim", "release_permits", "renew_permits",
+    "restore", "send", "settle_outbox", "start_move", "take_outbox", "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 
@@ -37,10 +39,12 @@ def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
     folder = resources.files(__package__) / "lua"
     clock = (folder / "_clock.lua").read_text() + (_TEST_CLOCK if test_clock else "")
     facts = (folder / "_facts.lua").read_text()
+    groups = (folder / "_groups.lua").read_text()
     scripts: dict[Command, Script] = {}
     for name in get_args(Command):
         body = (folder / f"{name}.lua").read_text()
-        text = clock + (facts if "_facts" in body or "entry_ms" in body else "") + body
+        text = clock + (facts if "_facts" in body or "entry_ms" in body else "")
+        text += (groups if "groups_of" in body else "") + body
         scripts[name] = Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
     return scripts
 

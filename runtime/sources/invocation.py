@@ -17,7 +17,7 @@ from broker.invocation_records import InvocationEnd, onward_records
 from broker.log import log
 from broker.names import Resource
 from broker.records import FIRST_FACTS, Facts, FunctionSettings, Header, unpack
-from broker.store.messages import Claim, Claimed, Deferral, member_of
+from broker.store.values import Claim, Claimed, Deferral, member_of
 from runtime.context import Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction, Unreadable

@@ -14,17 +14,18 @@ import msgspec
 from broker import limits
 from broker.log import log
 from broker.names import Resource
-from broker.queues import queue_settings
+from broker.queue_settings import queue_settings
 from broker.records import FunctionSettings, MappingSettings
-from broker.store.messages import Claim, Deferral, member_of
+from broker.store.values import Claim, Deferral, member_of
 from runtime.batch_permits import BatchPermits
+from runtime.batches import Batch, Held, in_batches
 from runtime.context import Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
 from runtime.outcomes import Abandoned, Outcome, Throttled, failed
 from runtime.policy import after_batch, visible_again_s
-from runtime.shaping import Letter, open_letter, sqs_record, typed_record
+from runtime.shaping import open_letter, sqs_record, typed_record
 from runtime.tally import BatchTally
 from runtime.waiter import Waiter
 
@@ -33,28 +34,6 @@ _LOCAL_BATCHES: Final = 16
 _LOCAL_MESSAGES: Final = 1_000
 _FULL_BYTES: Final = limits.MAX_BATCH_PAYLOAD_BYTES - limits.MAX_MESSAGE_BYTES
 """From here on one more message might be more than a batch may carry: it is sent as it is."""
-
-
-class Held(msgspec.Struct, frozen=True):
-    """One leased message of a batch."""
-
-    letter: Letter
-    member: str
-    claimed_ms: int
-    claimed_at: float
-    fence: int
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """What one call is about: its messages and its permits."""
-
-    held: list[Held]
-    permit: str
-
-    @property
-    def members(self) -> list[str]:
-        """The leases that its call depends on."""
-        return [item.member for item in self.held]
 
 
 class QueueSource:
@@ -112,7 +91,8 @@ class QueueSource:
         free = min(local - self._running, self._engine.free_calls)
         if not self._function.on_loop:
             free = min(free, self._engine.invoker.free_threads)
-        return 1 if free > 0 and self._windowed else free
+        # A batch of a FIFO queue is what one claim brings: so no group is ever in two batches.
+        return 1 if free > 0 and (self._windowed or self.resource.fifo) else free
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
@@ -155,7 +135,7 @@ class QueueSource:
             await self._gather(held, size, permit=permits[0])
             still_ours = self._engine.keeper.holding(self.resource)
             held = [item for item in held if item.member in still_ours]
-        batches = deque(_batches(held, size))
+        batches = deque(in_batches(held, size))
         try:
             while batches and permits and not self._stopping:
                 self._start(Batch(batches.popleft(), permits.pop()))
@@ -191,7 +171,14 @@ class QueueSource:
             self._engine.relays.kick(self.resource)
         now = time.monotonic()
         held = [
-            Held(open_letter(claimed, claim.nonce), member_of(claimed.entry, token), claim.now_ms, now, claim.fence)
+            Held(
+                open_letter(claimed, claim.nonce),
+                member_of(claimed.entry, token),
+                claim.now_ms,
+                now,
+                claim.fence,
+                claim.nonce,
+            )
             for claimed in claim.messages
         ]
         self._engine.keeper.hold(self.resource, [item.member for item in held])
@@ -290,7 +277,7 @@ class QueueSource:
         """The event, and the messages that it carries: one that does not decode fails alone where it can."""
         if not self._function.takes_records:
             records = [
-                sqs_record(item.letter, self.resource, receipt_handle=item.member, claimed_ms=item.claimed_ms)
+                sqs_record(item.letter, self.resource, receipt_handle=item.receipt, claimed_ms=item.claimed_ms)
                 for item in batch.held
             ]
             try:
@@ -365,7 +352,7 @@ class QueueSource:
     async def _quarantine(self, item: Held) -> None:
         cause = await self._engine.end_of(item.letter.facts.culprit) or "the worker ended without a word"
         settings = await queue_settings(self._engine.core, self.resource)
-        target = settings.dead_letter or f"{self.resource.name[:68]}-quarantine"
+        target = settings.dead_letter or quarantine_of(self.resource)
         log.error(
             "message_quarantined",
             queue=self.resource.name,
@@ -378,25 +365,14 @@ class QueueSource:
         self._settler.finish(item.member, counter="failed", onward=(("q", record),))
 
 
+def quarantine_of(queue: Resource) -> str:
+    """The name of the queue that takes what has ended too many workers, where there is no dead-letter queue."""
+    suffix = "-quarantine.fifo" if queue.fifo else "-quarantine"
+    return queue.name.removesuffix(".fifo")[: 80 - len(suffix)] + suffix
+
+
 def _pause(claim: Claim) -> float | None:
     """How long to wait after a claim that left room."""
     if claim.next_due_ms is None:
         return None
     return max(0.0, (claim.next_due_ms - claim.now_ms) / 1000)
-
-
-def _batches(held: list[Held], size: int) -> list[list[Held]]:
-    """The messages in batches of at most ``size`` and 6 MB."""
-    batches: list[list[Held]] = []
-    current: list[Held] = []
-    total = 0
-    for item in held:
-        length = len(item.letter.body)
-        if current and (len(current) >= size or total + length > limits.MAX_BATCH_PAYLOAD_BYTES):
-            batches.append(current)
-            current, total = [], 0
-        current.append(item)
-        total += length
-    if current:
-        batches.append(current)
-    return batches

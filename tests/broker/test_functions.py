@@ -15,7 +15,7 @@ from broker.errors import CallThrottled, CallTimeout, FunctionNotFound, InvalidN
 from broker.functions import Change, register_function, register_mapping
 from broker.ids import message_id
 from broker.records import FunctionSettings, MappingSettings, unpack
-from broker.store.messages import Claim, Claimed, ClaimMode
+from broker.store.values import Claim, Claimed, ClaimMode
 from broker.workers import HEARTBEAT_TTL_MS, Serves
 from tests.conftest import Clock
 

@@ -26,7 +26,7 @@ from broker.invocation_records import (
 from broker.limits import MAX_MESSAGE_BYTES, OUTBOX_KEEP_MS
 from broker.names import Resource, Target
 from broker.records import Delivery, FunctionSettings, pack, unpack
-from broker.store.messages import Onward, member_of
+from broker.store.values import Onward, member_of
 from broker.streams import ensure_stream
 from tests.conftest import Clock
 from tests.faults.proxy import FaultProxy, Rule
@@ -217,7 +217,7 @@ async def test_redriving_a_function_s_dead_letter_invokes_it_again_under_the_sam
     await finish_with(broker, dead_letter_delivery(ended("RetriesExhausted"), Queue("dead")))
     assert await broker.queue("dead").redrive() == 1
     claim = await broker.core.messages.claim(FUNCTION, token="w2", lease_ms=20_000, room=1, mode="work")
-    event = Message(broker.core, FUNCTION, claim.messages[0], nonce=claim.nonce, token="w2")
+    event = Message(broker.core, FUNCTION, claim.messages[0], claim=claim)
     assert (event.id, event.body, event.attributes) == ("r-1", '{"path":"cat.jpg"}', {})
     assert (event.facts.receives, event.facts.tries) == (1, 0)
 

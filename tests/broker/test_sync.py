@@ -210,11 +210,11 @@ def test_it_can_be_used_beside_a_running_event_loop(queue: sync.QueueClient) -> 
 @pytest.mark.parametrize(
     ("plain", "asynchronous", "left_out"),
     [
-        (sync.Broker, client.Broker, {"core", "deliver"}),
+        (sync.Broker, client.Broker, {"core", "deliver", "sender", "receiver", "within"}),
         (sync.QueueClient, queues.QueueClient, {"core", "resource"}),
         (sync.FunctionClient, functions.FunctionClient, {"resource"}),
         (sync.StreamClient, streams.StreamClient, set()),
-        (sync.Message, message.Message, {"entry", "member", "facts", "redriven"}),
+        (sync.Message, message.Message, {"entry", "member", "facts", "header", "redriven"}),
     ],
 )
 def test_every_method_is_there_with_the_same_options(plain: type, asynchronous: type, left_out: set[str]) -> None:

@@ -13,7 +13,7 @@ from broker.names import Resource
 from broker.records import FunctionSettings
 from broker.settings import Settings
 from broker.store.keys import Keyspace
-from broker.store.messages import ClaimMode, Deferral, member_of
+from broker.store.values import ClaimMode, Deferral, member_of
 from tests.faults import checker
 from tests.faults.checker import Run
 from tests.faults.history import Kind, Line, Recorder, read_histories

@@ -7,7 +7,7 @@ import pytest
 from broker import Broker
 from broker.functions import register_function
 from broker.records import FunctionSettings
-from broker.store.messages import member_of
+from broker.store.values import member_of
 
 LEASED = 1_500
 PAGE = 1_000

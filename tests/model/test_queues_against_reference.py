@@ -31,7 +31,7 @@ from broker.message import Message
 from broker.records import unpack
 from broker.settings import Settings
 from broker.store.keys import CLOCK_OFFSET_KEY
-from broker.store.messages import Deferral, member_of
+from broker.store.values import Deferral, member_of
 from tests.model.reference import Mode, ReferenceMessage, ReferenceQueue, Time, Told
 from tests.store.audit import check_state
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from broker import Broker
-from broker.store.messages import Counts
+from broker.store.values import Counts
 from runtime import App, Context
 from tests.runtime.scene import eventually
 

@@ -168,7 +168,7 @@ async def test_a_failing_event_is_tried_three_times_and_ends_in_both_places(
 
 
 async def typed_attributes(message: Message) -> dict[str, Attribute]:
-    return dict(message._header.attributes)
+    return dict(message.header.attributes)
 
 
 async def test_the_dead_letter_has_lambdas_three_attributes_with_their_types(broker: Broker, serve: Serve) -> None:

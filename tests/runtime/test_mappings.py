@@ -12,7 +12,7 @@ import pytest
 
 from broker import Broker, Queue
 from broker.records import FIRST_FACTS, unpack
-from broker.store.messages import Peeked
+from broker.store.values import Peeked
 from runtime import App, Context, Record
 from tests.conftest import Clock
 from tests.runtime.orders import VISIBILITY_S, Orders, counts, failing, fill, naming, settled

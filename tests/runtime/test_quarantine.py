@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from broker import Broker, Queue
-from broker.store.messages import ClaimMode
+from broker.store.values import ClaimMode
 from tests.conftest import Clock
 from tests.runtime.orders import Orders, counts, fill, settled
 from tests.runtime.scene import Serve, eventually, received

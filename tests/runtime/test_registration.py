@@ -227,24 +227,6 @@ async def test_an_event_that_ended_its_workers_is_quarantined_also_when_nobody_s
     assert record["responsePayload"]["errorMessage"].endswith("Runtime exited with error: signal: killed")
 
 
-async def test_messages_of_a_queue_that_nobody_reads_are_removed_after_their_retention(
-    broker: Broker, serve: Serve, clock: Clock, logs: list[MutableMapping[str, Any]]
-) -> None:
-    for name in ("first", "second", "third"):
-        await broker.queue(name).create(retention=60)
-        await broker.queue(name).send_many(range(700))
-    await clock.advance(60)
-    await broker.queue("third").send("young")
-    async with serve(App()) as worker:
-        await Housekeeping(broker, worker._engine).round()
-    for name, left in (("first", 0), ("second", 0), ("third", 1)):
-        counts = await broker.core.messages.counts(broker.queue(name).resource)
-        assert counts is not None
-        assert counts.total == left
-    found = {(line["queue"], line["count"]) for line in lines(logs, "messages_expired")}
-    assert found == {("first", 700), ("second", 700), ("third", 700)}
-
-
 async def test_housekeeping_does_its_round_by_itself(broker: Broker, serve: Serve, clock: Clock) -> None:
     async with serve(job_app(max_event_age=100, dead_letter=Queue("dead"))):
         pass

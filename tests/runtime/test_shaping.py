@@ -8,11 +8,12 @@ from decimal import Decimal
 
 import pytest
 
+from broker.digests import attributes_md5
 from broker.ids import message_id
 from broker.names import Resource
 from broker.records import Attribute, AttributeValue, Facts, Header, pack
-from broker.store.messages import Claimed
-from runtime.shaping import Letter, Record, attributes_md5, open_letter, sqs_record, typed_record
+from broker.store.values import Claimed
+from runtime.shaping import Letter, Record, open_letter, sqs_record, typed_record
 
 QUEUE = Resource("queue", "000000000000", "us-east-1", "orders")
 FUNCTION_ARN = "arn:aws:lambda:us-east-1:000000000000:function:f"
@@ -63,7 +64,7 @@ def test_attributes_are_typed_and_have_a_digest() -> None:
             **empty,
         },
     }
-    assert shaped["md5OfMessageAttributes"] == attributes_md5(head)
+    assert shaped["md5OfMessageAttributes"] == attributes_md5(head.attributes)
 
 
 def test_a_message_with_a_past_shows_it() -> None:

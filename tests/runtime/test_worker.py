@@ -13,7 +13,7 @@ from broker import Broker, Queue
 from broker.errors import CallError
 from broker.records import Facts
 from broker.settings import Settings
-from broker.store.messages import member_of
+from broker.store.values import member_of
 from runtime import App, Context, Worker
 from tests.conftest import Clock
 from tests.runtime.scene import Gauge, Serve, Shop, empty, eventually, lines, received, serving

@@ -9,7 +9,7 @@ from broker.core import Core
 from broker.ids import random_token
 from broker.names import Kind
 from broker.records import pack, unpack
-from broker.store.messages import Claim, ClaimMode, Counts, Deferral, NewMessage, Settlement, Stored, member_of
+from broker.store.values import Claim, ClaimMode, Counts, Deferral, NewMessage, Settlement, Stored, member_of
 
 LEASE_MS: Final = 20_000
 WORKER: Final = "w1"
@@ -33,7 +33,7 @@ class Desk:
         """Sends messages."""
         messages = [NewMessage(pack(body.encode()), len(body), delay_ms) for body in bodies]
         stored = await self.core.messages.send(self.resource, messages, token=random_token(), bucket="1")
-        assert stored is not None
+        assert isinstance(stored, Stored)
         return stored
 
     async def claim(

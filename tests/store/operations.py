@@ -11,9 +11,9 @@ import msgspec
 
 from broker.records import Facts
 from broker.store.logs import NewRecord
-from broker.store.messages import ClaimMode, Deferral, Onward, member_of
 from broker.store.outbox import OutboxSettlement
 from broker.store.scripts import Command
+from broker.store.values import ClaimMode, Deferral, Onward, member_of
 from tests.store.situation import FIELDS, LIMIT, LONG_MS, TOO_OLD, Situation, message
 
 WRITES: Final = frozenset(
@@ -22,8 +22,8 @@ WRITES: Final = frozenset(
 )
 """Redis's writing commands as far as the scripts use them."""
 _READS: Final = frozenset(
-    {"EXISTS", "GET", "HEXISTS", "HGET", "HLEN", "HMGET", "PUBLISH", "TIME", "TYPE", "XLEN", "XRANGE", "ZCARD"}
-    | {"ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCORE"}
+    {"EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "PUBLISH", "TIME", "TYPE", "XLEN", "XRANGE"}
+    | {"ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZRANK", "ZSCORE"}
 )
 
 
@@ -42,6 +42,8 @@ def mutating_scripts() -> set[str]:
     """The names of the scripts that contain a writing command; fails on a command that this file does not know."""
     found = set()
     for file in resources.files("broker.store").joinpath("lua").iterdir():
+        if file.name.startswith("_"):
+            continue  # put before others
         commands = set(re.findall(r"redis\.call\('([A-Z]+)'", file.read_text()))
         assert commands <= WRITES | _READS, f"{file.name} uses {commands - WRITES - _READS}: sort it in here"
         if commands & WRITES:
@@ -66,6 +68,9 @@ async def _send_full(s: Situation) -> object:
         message("new own id, delayed", own_id="the same, later", delay_ms=LONG_MS),
         message("new moved", facts=Facts(receives=2, sent_ms=5_000_000_000_000).stored()),
         message("new moved, delayed", facts=Facts(receives=2, sent_ms=5_000_000_000_000).stored(), delay_ms=LONG_MS),
+        message("new, of a group", group="noisy"),
+        message("new, of a new group", group="new"),
+        message("new, of a group, delayed", group="new", delay_ms=LONG_MS),
         token="full",
     )
     return None
@@ -86,7 +91,10 @@ async def _release_claim(s: Situation) -> object:
     return await s.core.messages.release_claim(s.queue, "wlost")
 
 
-_LIVE: Final = ("working from stream", "working from hash", "received from stream", "received from hash")
+_LIVE: Final = (
+    *("working from stream", "working from hash", "received from stream", "received from hash"),
+    *("working, of a group", "received, of a group"),
+)
 
 
 async def _finish(s: Situation) -> object:
@@ -96,7 +104,7 @@ async def _finish(s: Situation) -> object:
         Onward(0, "s", b"result\x00working from stream"),
         Onward(0, "f", b"failure\x00working from stream"),
         Onward(3, "s", b"result\x00received from hash"),
-        Onward(4, "s", b"result\x00nobody's"),
+        Onward(len(_LIVE), "s", b"result\x00nobody's"),
     ]
     await s.core.messages.finish(s.queue, [*members, *stale], counter="done", onward=onward)
     return None
@@ -106,7 +114,11 @@ async def _defer(s: Situation) -> object:
     deferrals = [
         Deferral(s.held[label], delay_ms, adds_try=adds_try, note=note)
         for label, delay_ms, adds_try, note in zip(
-            _LIVE, (0, LONG_MS, 0, LONG_MS), (True, True, False, False), (b"why", b"", b"", b"why"), strict=True
+            _LIVE,
+            (0, LONG_MS, 0, LONG_MS, 0, LONG_MS),
+            (True, True, False, False, True, False),
+            (b"why", b"", b"", b"why", b"why", b""),
+            strict=True,
         )
     ]
     await s.core.messages.defer(s.queue, deferrals, counter="retried")
@@ -115,6 +127,13 @@ async def _defer(s: Situation) -> object:
 
 async def _extend(s: Situation) -> object:
     return await s.core.messages.extend(s.queue, [s.held[label] for label in _LIVE], lease_ms=2 * LONG_MS)
+
+
+async def _discard(s: Situation) -> object:
+    """Whoever had received them deletes them with an old receipt."""
+    for label in _DISCARDED:
+        await s.core.messages.discard(s.queue, await s.entry(label))
+    return None
 
 
 async def _purge(s: Situation) -> object:
@@ -204,6 +223,38 @@ async def _take_turn(s: Situation) -> object:
     return None
 
 
+# -- move tasks -------------------------------------------------------------------------------------------------------
+
+
+async def _start_move(s: Situation) -> object:
+    return await s.core.moves.start(s.queue, "m1", b"{}", to_move=5)
+
+
+async def _lead_move(s: Situation) -> object:
+    await _start_move(s)
+    lead = await s.core.moves.lead(s.queue, "me", lease_ms=LONG_MS)
+    return lead.status
+
+
+async def _cancel_move(s: Situation) -> object:
+    await _start_move(s)
+    return await s.core.moves.cancel(s.queue, "m1")
+
+
+async def _end_move(s: Situation) -> object:
+    await _lead_move(s)
+    await s.core.moves.end(s.queue, "me", "m1", status="COMPLETED", reason="")
+    return None
+
+
+async def _delist(s: Situation) -> object:
+    await s.core.moves.enlist(s.queue, "m1")
+    await s.core.moves.enlist(s.stream, "m1")
+    await s.core.moves.delist(s.stream, "m2")
+    await s.core.moves.delist(s.queue, "m1")
+    return None
+
+
 # -- what is sent on --------------------------------------------------------------------------------------------------
 
 
@@ -228,15 +279,18 @@ async def _append(s: Situation) -> object:
     return None
 
 
+_DISCARDED: Final = ("retry due", "retry not due", "set apart", "in turn 2", "retry due, of a group")
 _SENT_PLAIN: Final = frozenset({"new 1", "new 2", "new 3"})
 _SENT_FULL: Final = frozenset(
     {"new", "new delayed", "new own id", "new own id, delayed", "new moved", "new moved, delayed"}
+    | {"new, of a group", "new, of a new group", "new, of a group, delayed"}
 )
 _EVERYTHING: Final = frozenset({"*"})
 
 OPERATIONS: Final[dict[str, Operation]] = {
     "append": Operation(command="append", run=_append),
     "call": Operation(command="call", run=_call),
+    "cancel_move": Operation(command="cancel_move", run=_cancel_move),
     "claim to work": Operation(command="claim", run=_claim("wnew", "work")),
     "claim to run alone": Operation(command="claim", run=_claim("snew", "alone")),
     "claim to receive": Operation(command="claim", run=_claim("rnew", "receive")),
@@ -245,6 +299,9 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "configure, changed": Operation(command="configure", run=_reconfigure),
     "defer": Operation(command="defer", run=_defer),
     "delete": Operation(command="delete", run=_delete, ends=_EVERYTHING),
+    "delist": Operation(command="delist", run=_delist),
+    "discard": Operation(command="discard", run=_discard, ends=frozenset(_DISCARDED)),
+    "end_move": Operation(command="end_move", run=_end_move),
     "enlist": Operation(command="enlist", run=_enlist),
     "expire": Operation(command="expire", run=_expire, ends=frozenset(TOO_OLD)),
     "extend": Operation(command="extend", run=_extend),
@@ -252,6 +309,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "heartbeat": Operation(command="heartbeat", run=_heartbeat),
     "heartbeat, leaving": Operation(command="heartbeat", run=_leave),
     "hold": Operation(command="hold", run=_hold),
+    "lead_move": Operation(command="lead_move", run=_lead_move),
     "purge": Operation(command="purge", run=_purge, ends=_EVERYTHING),
     "release_claim": Operation(command="release_claim", run=_release_claim),
     "release_permits": Operation(command="release_permits", run=_release_permits),
@@ -260,6 +318,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "send, plain": Operation(command="send", run=_send_plain, adds=_SENT_PLAIN),
     "send, full": Operation(command="send", run=_send_full, adds=_SENT_FULL),
     "settle_outbox": Operation(command="settle_outbox", run=_settle_outbox, ends=frozenset({"done", "done later"})),
+    "start_move": Operation(command="start_move", run=_start_move),
     "take_outbox": Operation(command="take_outbox", run=_take_outbox),
     "take_permits": Operation(command="take_permits", run=_take_permits),
     "take_turn": Operation(command="take_turn", run=_take_turn),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from broker import Broker
@@ -9,7 +10,7 @@ from broker.ids import random_token
 from broker.names import Resource
 from broker.records import Facts, pack, unpack
 from broker.store.keys import CLOCK_OFFSET_KEY
-from broker.store.messages import Claim, ClaimMode, Deferral, NewMessage, Onward, member_of
+from broker.store.values import Claim, ClaimMode, Deferral, NewMessage, Onward, member_of
 from tests.store.audit import at_once
 
 LIMIT: Final = 100
@@ -17,19 +18,37 @@ MAX_RECEIVES: Final = 3
 MAX_CRASHES: Final = 3
 LONG_MS: Final = 3_600_000
 SHORT_MS: Final = 60_000
+_TOLERANCE_MS: Final = 5_000
+_TIME: Final = re.compile(rb"\b\d{13}\b")
 FIELDS: Final = {
     "limit": str(LIMIT),
     "max_receives": str(MAX_RECEIVES),
     "max_crashes": str(MAX_CRASHES),
     "retention_ms": str(14 * 86_400_000),
 }
-TOO_OLD: Final = {"too old", "too old, delayed"}
+TOO_OLD: Final = {"too old", "too old, delayed", "too old, of a group"}
 """Their time of sending is past the retention: whoever meets them drops them."""
 
 
-def message(label: str, *, delay_ms: int | None = None, own_id: str = "", facts: str = "") -> NewMessage:
+def message(
+    label: str, *, delay_ms: int | None = None, own_id: str = "", facts: str = "", group: str = ""
+) -> NewMessage:
     """A message whose body is its label."""
-    return NewMessage(pack(label.encode()), len(label), delay_ms, own_id, facts)
+    return NewMessage(pack(label.encode()), len(label), delay_ms, own_id, facts, group)
+
+
+def same(one: dict[str, object], other: dict[str, object]) -> bool:
+    """Whether the contents of two moments are alike, but for times that moved on by a little."""
+    return one.keys() == other.keys() and all(_alike(value, other[key]) for key, value in one.items())
+
+
+def _alike(one: object, other: object) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) < _TOLERANCE_MS
+    if isinstance(one, bytes) and isinstance(other, bytes) and _TIME.sub(b"", one) == _TIME.sub(b"", other):
+        times = zip(_TIME.findall(one), _TIME.findall(other), strict=True)
+        return all(abs(int(time) - int(later)) < _TOLERANCE_MS for time, later in times)
+    return one == other
 
 
 def label_of(blob: bytes) -> str:
@@ -42,9 +61,9 @@ def label_of(blob: bytes) -> str:
 class Situation:
     """The queue, its leases by label, and everything that was accepted into it."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, name: str = "orders") -> None:
         self.core: Final = broker.core
-        self.queue: Final = self.core.resource("queue", "orders")
+        self.queue: Final = self.core.resource("queue", name)
         self.stream: Final = self.core.resource("stream", "done")
         self.keys: Final = self.core.keys.of(self.queue)
         self.labels: Final[set[str]] = set()
@@ -85,6 +104,12 @@ class Situation:
         await self.lease(label, "wgiver")
         await self.core.messages.defer(self.queue, [Deferral(self.held.pop(label), delay_ms, adds_try=True)])
 
+    async def entry(self, label: str) -> str:
+        """The entry of a message in the hash of bodies; "0-0" where there is none."""
+        flat = await self.core.runner.fetch("HGETALL", self.keys.bodies)
+        found = [flat[i].decode() for i in range(0, len(flat), 2) if label_of(flat[i + 1]) == label]
+        return found[0] if found else "0-0"
+
     async def advance(self, seconds: float) -> None:
         """Lets time pass."""
         await self.core.runner.fetch("INCRBY", CLOCK_OFFSET_KEY, round(seconds * 1000))
@@ -105,6 +130,7 @@ class Situation:
         await self.wait("retry due", SHORT_MS)
         await self.wait("retry not due", LONG_MS)
         await self.send(message("delayed due", delay_ms=SHORT_MS), message("delayed not due", delay_ms=LONG_MS))
+        await self._lease_of_groups()
         await self._set_apart()
         old = Facts(sent_ms=1).stored()
         await self.send(message("fresh"), message("own id", own_id="known"), message("moved", facts=Facts().stored()))
@@ -114,8 +140,38 @@ class Situation:
         await self.core.permits.take_of_function(self.queue, ["pgone"], permit_ms=SHORT_MS)
         await self.core.permits.take_of_function(self.queue, ["plive"], permit_ms=LONG_MS)
         await self._serve()
+        await self._take_turns()
         await self.advance(SHORT_MS / 1000 + 1)
         await self._remember()
+
+    async def _take_turns(self) -> None:
+        """Groups of a standard queue that wait for their turn."""
+        await self.send(
+            *(message(label, group="noisy") for label in ("in turn 1", "in turn 2", "in turn 3")),
+            message("in another turn", group="quiet"),
+            message("delayed, of a group", group="quiet", delay_ms=SHORT_MS),
+            message("too old, of a group", group="old", facts=Facts(sent_ms=1).stored()),
+        )
+
+    async def _lease_of_groups(self) -> None:
+        for label, token, lease_ms in (
+            ("received, of a group", "rlive", LONG_MS),
+            ("working, of a group", "wlive", LONG_MS),
+            ("asked for, of a group", "wlost", LONG_MS),
+            ("left by receiver, of a group", "rgone", SHORT_MS),
+            ("left by worker, of a group", "wgone", SHORT_MS),
+            ("retry due, of a group", "wgiver", LONG_MS),
+        ):
+            await self.send(message(label, group="held"))
+            await self.claim(token, mode="receive" if token.startswith("r") else "work", lease_ms=lease_ms)
+            assert label in self.held
+        retry = self.held.pop("retry due, of a group")
+        await self.core.messages.defer(self.queue, [Deferral(retry, SHORT_MS, adds_try=True)])
+
+    async def strand(self) -> None:
+        """Takes two messages out of every set, as a script that is broken off might."""
+        for label in ("working from stream", "working from hash"):
+            await self.core.runner.fetch("ZREM", self.keys.leases, self.held[label])
 
     async def _use_up(self) -> None:
         for label, last_ms in (("used up, left", SHORT_MS), ("used up, given back", 0)):

@@ -7,7 +7,7 @@ import pytest
 from broker import Broker
 from broker.ids import random_token
 from broker.records import Facts, pack
-from broker.store.messages import NewMessage
+from broker.store.values import NewMessage
 from tests.conftest import Clock
 from tests.store.audit import check_state
 from tests.store.desk import LEASE_MS, Desk, bodies

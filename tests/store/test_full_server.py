@@ -10,9 +10,11 @@ import pytest
 from broker import Broker, Queue
 from broker.embedded import EmbeddedRedis
 from broker.errors import StoreFull
+from broker.mover import Mover
+from broker.moves import list_moves, start_move
 from broker.settings import Settings
 from broker.store.keys import CLOCK_OFFSET_KEY
-from broker.store.messages import Claim, Onward
+from broker.store.values import Claim, Onward
 from tests.store.audit import State, check_state
 from tests.store.desk import Desk, bodies, members
 
@@ -181,3 +183,15 @@ async def test_sends_work_again_once_it_is_drained(full: _Full) -> None:
     await full.queue.send("works again")
     assert bodies(await full.desk.claim("w3")) == ["works again"]
     assert await full.broker.core.runner.fetch("GET", CLOCK_OFFSET_KEY) is None
+
+
+async def test_a_move_task_begins_works_and_ends(full: _Full) -> None:
+    core = full.broker.core
+    await full.broker.queue("other").create()
+    before = await full.queue.counts()
+    await start_move(core, full.desk.resource, destination=full.broker.queue("other").resource)
+    await Mover(core, full.broker.deliver, full.desk.resource).run()
+    (task,) = await list_moves(core, full.desk.resource)
+    assert (task.status, task.moved) == ("COMPLETED", before.visible)
+    assert (await full.broker.queue("other").counts()).visible == before.visible
+    await full.check_state()

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from broker import Broker
-from broker.store.messages import Claim, Deferral
+from broker.store.values import Claim, Deferral
 from tests.conftest import Clock
 from tests.store.audit import check_state
 from tests.store.desk import LEASE_MS, Desk, members

@@ -1,37 +1,15 @@
-"""Every script broken off after each of its writes leaves nothing lost once the repair step has run.
-
-Redis does not roll a script back. A prelude before the script's text counts its writing commands and raises an error
-after the one asked for, for 1, 2, … until the script runs through.
-"""
+"""Every script broken off after each of its writes leaves nothing lost once the repair step has run."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from broker.errors import StoreFault
-from broker.store.scripts import Script
 from tests.store.audit import check_state, read_state
-from tests.store.operations import OPERATIONS, WRITES, Operation
+from tests.store.breaking import broken_off_after_each_write
+from tests.store.operations import OPERATIONS, Operation
 from tests.store.situation import LONG_MS, TOO_OLD, Situation, label_of
-
-_PRELUDE = """
-local server, left, writes = redis, %d, { %s }
-local redis = setmetatable({ call = function(name, ...)
-  local reply = server.call(name, ...)
-  if writes[name] then
-    left = left - 1
-    if left == 0 then error('broken off by the test') end
-  end
-  return reply
-end }, { __index = server })
-"""
-_NAMES = ", ".join(f"{name} = true" for name in sorted(WRITES))
-_MOST_WRITES = 200
 
 
 @pytest.mark.parametrize("drain", ["receive", "work"])
@@ -39,7 +17,7 @@ _MOST_WRITES = 200
 async def test_nothing_is_lost(situation: Situation, name: str, drain: str) -> None:
     operation = OPERATIONS[name]
     broken_off = 0
-    async for after in _broken_off_after_each_write(situation, operation):
+    async for after in broken_off_after_each_write(situation, operation):
         broken_off = after
         await situation.core.repairs.repair(situation.queue)
         await check_state(situation.core, situation.queue)
@@ -58,7 +36,7 @@ async def test_nothing_is_lost(situation: Situation, name: str, drain: str) -> N
 @pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if "*" in operation.ends])
 async def test_what_clears_all_is_one_step(situation: Situation, name: str) -> None:
     operation = OPERATIONS[name]
-    async for _ in _broken_off_after_each_write(situation, operation):
+    async for _ in broken_off_after_each_write(situation, operation):
         state = await read_state(situation.core, situation.queue)
         assert state.places == {}
         assert not state.left_over
@@ -67,49 +45,10 @@ async def test_what_clears_all_is_one_step(situation: Situation, name: str) -> N
 async def test_permits_never_exceed_the_limit(situation: Situation) -> None:
     core, keys = situation.core, situation.keys
     for name in ("take_permits", "call", "claim to work"):
-        async for _ in _broken_off_after_each_write(situation, OPERATIONS[name], limit=3):
+        async for _ in broken_off_after_each_write(situation, OPERATIONS[name], limit=3):
             await OPERATIONS[name].run(situation)
             assert await core.runner.fetch("ZCARD", keys.mapping_permits("f")) <= 3
             assert await core.runner.fetch("ZCARD", keys.permits) <= 3
-
-
-# -- breaking off -----------------------------------------------------------------------------------------------------
-
-
-async def _broken_off_after_each_write(
-    situation: Situation, operation: Operation, *, limit: int | None = None
-) -> AsyncIterator[int]:
-    """Runs the operation on the situation, broken off after its first write, its second, …; until it runs through."""
-    for after in range(1, _MOST_WRITES):
-        await situation.go_back()
-        if limit is not None:
-            await situation.core.runner.fetch("DEL", situation.keys.permits)
-            await situation.core.runner.fetch("HSET", situation.keys.meta, "limit", limit)
-        if operation.command == "restore":
-            for label in ("working from stream", "working from hash"):
-                await situation.core.runner.fetch("ZREM", situation.keys.leases, situation.held[label])
-        with _breaking(situation, operation, after):
-            try:
-                await operation.run(situation)
-            except StoreFault as error:
-                assert "broken off by the test" in str(error)  # noqa: PT017 - anything else is an error of the script
-            else:
-                return
-        await situation.core.runner.fetch("DEL", situation.keys.repair_lock)
-        yield after
-    raise AssertionError("the script never ran through")
-
-
-@contextmanager
-def _breaking(situation: Situation, operation: Operation, after: int) -> Iterator[None]:
-    scripts = situation.core.scripts
-    whole = scripts[operation.command]
-    text = _PRELUDE % (after, _NAMES) + whole.text
-    scripts[operation.command] = Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-    try:
-        yield
-    finally:
-        scripts[operation.command] = whole
 
 
 # -- looking at what is there -----------------------------------------------------------------------------------------

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.store.audit import check_state
+from tests.store.fifo_situation import FIFO_OPERATIONS
 from tests.store.operations import OPERATIONS, mutating_scripts
-from tests.store.situation import Situation, label_of, message
-
-_TOLERANCE_MS = 5_000
+from tests.store.situation import Situation, label_of, message, same
 
 
 def test_every_mutating_script_is_in_the_table() -> None:
-    assert {operation.command for operation in OPERATIONS.values()} == mutating_scripts()
+    operations = (*OPERATIONS.values(), *FIFO_OPERATIONS.values())
+    assert {operation.command for operation in operations} == mutating_scripts()
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -20,13 +20,13 @@ async def test_second_run_changes_nothing(situation: Situation, name: str) -> No
     operation = OPERATIONS[name]
     before = await situation.contents()
     if operation.command == "restore":
-        await _strand_two(situation)
+        await situation.strand()
     await operation.run(situation)
     once = await situation.contents()
-    assert not _same(before, once), "the operation does nothing at all"
+    assert not same(before, once), "the operation does nothing at all"
     await operation.run(situation)
     twice = await situation.contents()
-    assert _same(once, twice), {key: (once.get(key), twice.get(key)) for key in once.keys() | twice.keys()}
+    assert same(once, twice), {key: (once.get(key), twice.get(key)) for key in once.keys() | twice.keys()}
     if operation.command != "delete":
         await check_state(situation.core, situation.queue)
 
@@ -72,21 +72,3 @@ async def test_repeated_send_answers_the_same_entries(situation: Situation) -> N
     assert first == second
     state = await check_state(core, situation.queue)
     assert sorted(label_of(blob) for blob in state.bodies.values()).count("a") == 1
-
-
-async def _strand_two(situation: Situation) -> None:
-    for label in ("working from stream", "working from hash"):
-        await situation.core.runner.fetch("ZREM", situation.keys.leases, situation.held[label])
-
-
-def _same(one: dict[str, object], other: dict[str, object]) -> bool:
-    """Whether two moments are alike, but for times that moved on by a little."""
-    return one.keys() == other.keys() and all(_alike(value, other[key]) for key, value in one.items())
-
-
-def _alike(one: object, other: object) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other) < _TOLERANCE_MS
-    if isinstance(one, bytes) and isinstance(other, bytes) and one.isdigit() and len(one) == len(other) == 13:
-        return abs(int(one) - int(other)) < _TOLERANCE_MS
-    return one == other

@@ -1,5 +1,5 @@
 -- Removes what is older than the retention, except what is leased; a resource without retention keeps everything.
--- KEYS   1 ready  2 waiting  3 delayed  4 suspects  5 bodies  6 facts  7 notes  8 meta
+-- KEYS   1 ready  2 waiting  3 delayed  4 suspects  5 bodies  6 facts  7 notes  8 meta  9 groups  10 order  11 open
 -- ARGV   1 how many to look at from the front of each place (at most 1,000)  2 bytes of `ready` to look at
 -- Reply  {removed, 'more' | 'through'}: 'more' when something was removed from a place that has more than was looked at
 -- State  ready | delayed | waiting | suspect -> gone (retention)
@@ -27,6 +27,7 @@ local function forget(entries)
   redis.call('HDEL', KEYS[5], unpack(entries))
   redis.call('XDEL', KEYS[1], unpack(entries))
   redis.call('HDEL', KEYS[7], unpack(entries))
+  redis.call('HDEL', KEYS[9], unpack(entries))
   redis.call('HDEL', KEYS[6], unpack(entries)) -- last: a message without its facts would start anew
   removed = removed + #entries
 end
@@ -39,6 +40,23 @@ for at = 2, 4 do
     forget(old)
     more = more or #front == most
   end
+end
+
+-- Of each group what it would hand out next.
+local looks = most
+for _, group in ipairs(redis.call('ZRANGE', KEYS[11], 0, most - 1)) do
+  if looks <= 0 then break end
+  local members = redis.call('ZRANGEBYLEX', KEYS[10], '[' .. group .. ' ', '(' .. group .. '!', 'LIMIT', 0, looks)
+  local entries = {}
+  for i, member in ipairs(members) do entries[i] = string.sub(member, #group + 2) end
+  local old = too_old(entries)
+  if #old > 0 then
+    for _, entry in ipairs(old) do redis.call('ZREM', KEYS[10], group .. ' ' .. entry) end
+    forget(old)
+    if #old == #members and #members < looks then redis.call('ZREM', KEYS[11], group) end
+  end
+  looks = looks - math.max(#members, 1)
+  more = more or (#old > 0 and looks <= 0)
 end
 
 -- Fresh messages lie behind the cursor's entry; those up to it are leased. Bodies come along, so bytes are bounded, too.

@@ -1,5 +1,5 @@
 -- Shows messages without leasing them: waiting for a retry, delayed, set apart, in flight, then fresh ones, each by time.
--- KEYS   1 ready  2 waiting  3 delayed  4 suspects  5 bodies  6 facts  7 meta  8 leases
+-- KEYS   1 ready  2 waiting  3 delayed  4 suspects  5 bodies  6 facts  7 meta  8 leases  9 order
 -- ARGV   1 how many (at most 1,000)  2 bytes
 -- Reply  {place, due ms, entry, blob, facts, …}: place is 'waiting' | 'delayed' | 'suspect' | 'in_flight' | 'ready'
 local room, max_bytes = math.min(tonumber(ARGV[1]), 1000), tonumber(ARGV[2])
@@ -27,6 +27,10 @@ for _, found in ipairs(places) do
       if bytes < max_bytes then show(place, members[i + 1], entry, body_of(entry)) end
     end
   end
+end
+for _, member in ipairs(room > 0 and redis.call('ZRANGE', KEYS[9], 0, room - 1) or {}) do
+  local entry = string.match(member, ' (.*)$')
+  if bytes < max_bytes then show('ready', '0', entry, body_of(entry)) end
 end
 local cursor = redis.call('HGET', KEYS[7], 'cursor') or '0-0'
 while room > 0 and bytes < max_bytes do

@@ -1,6 +1,6 @@
 -- The names in every set of a resource, all as of the same moment. (MULTI would be refused on a full server.)
--- KEYS   1 leases  2 waiting  3 delayed  4 suspects
--- Reply  {lease members, waiting, delayed, suspects}
+-- KEYS   sorted sets
+-- Reply  the names of each
 local out = {}
-for i = 1, 4 do out[i] = redis.call('ZRANGE', KEYS[i], 0, -1) end
+for i = 1, #KEYS do out[i] = redis.call('ZRANGE', KEYS[i], 0, -1) end
 return out

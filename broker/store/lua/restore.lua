@@ -1,5 +1,5 @@
 -- Repair: gives messages that are in no set a place again, and clears away what a broken-off script has left over.
--- KEYS   1 ready  2 waiting  3 bodies  4 facts  5 meta  6 delayed  7 suspects  8 notes
+-- KEYS   1 ready  2 waiting  3 bodies  4 facts  5 meta  6 delayed  7 suspects  8 notes  9 groups  10 order
 -- ARGV   1 n  2… n entries that existed before all sets were read, and were in none, then entries that have something left over:
 --        a copy in the stream of what is in `bodies`, or a name in a set, facts or a note without a body
 -- Reply  how many were restored. They may have been handed out before, so they count a receive.
@@ -13,6 +13,9 @@ for at = 2, #ARGV do
   if not copy and not in_hash then
     redis.call('HDEL', KEYS[4], entry)
     redis.call('HDEL', KEYS[8], entry)
+    local group = redis.call('HGET', KEYS[9], entry)
+    if group then redis.call('ZREM', KEYS[10], group .. ' ' .. entry) end
+    redis.call('HDEL', KEYS[9], entry)
     for _, key in ipairs({ KEYS[2], KEYS[6], KEYS[7] }) do redis.call('ZREM', key, entry) end
   elseif at - 1 <= stranded then
     if not redis.call('HGET', KEYS[4], entry) then

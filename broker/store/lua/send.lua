@@ -1,12 +1,12 @@
 -- Stores messages of one resource: what is due at the end of `ready`, what is delayed in `delayed` and `bodies`.
--- KEYS   1 ready  2 meta  3 tokens  4 delayed  5 bodies  6 facts  7 seen
+-- KEYS   1 ready  2 meta  3 tokens  4 delayed  5 bodies  6 facts  7 seen  8 groups  9 order  10 open
 -- ARGV   1 token ('' = not remembered)  2 wake channel  3 seconds a token lives  4 milliseconds an own id is remembered
 --        5 'urgent' lets a full server store it (dead letters and destinations), else ''
---        6 'plain': a blob each | 'full': five values each: blob, delay ms ('' = the resource's), own id, facts, size
+--        6 'plain': a blob each | 'full': six values each: blob, delay ms ('' = the resource's), own id, facts, size, group ('' = none)
 -- Reply  {'stored', first ms, first sequence, the resource's random number}: message i has sequence first + i, stored or recognised as a repeat
 --        {'unknown'} | {'too_large', row, size, limit}
--- State  -> ready | delayed
-local m = redis.call('HMGET', KEYS[2], 'kind', 'last_ms', 'last_seq', 'asleep', 'delay_ms', 'max_bytes', 'sent', 'nonce')
+-- State  -> ready | delayed | in its group's turn
+local m = redis.call('HMGET', KEYS[2], 'kind', 'last_ms', 'last_seq', 'asleep', 'delay_ms', 'max_bytes', 'sent', 'nonce', 'turn')
 if not m[1] then return { 'unknown' } end
 local token, plain = ARGV[1], ARGV[6] == 'plain'
 if token ~= '' then
@@ -17,7 +17,7 @@ if token ~= '' then
   end
 end
 
-local first_row, width = 7, plain and 1 or 5
+local first_row, width = 7, plain and 1 or 6
 local rows = (#ARGV - first_row + 1) / width
 local limit = tonumber(m[6] or -1)
 if limit >= 0 then
@@ -45,10 +45,10 @@ local own_ids = 0
 for row = 0, rows - 1 do
   local at = first_row + row * width
   local entry = ms_text .. '-' .. (seq + row)
-  local delay, own, facts = usual_delay, '', ''
+  local delay, own, facts, group = usual_delay, '', '', ''
   if not plain then
     delay = ARGV[at + 1] == '' and usual_delay or tonumber(ARGV[at + 1])
-    own, facts = ARGV[at + 2], ARGV[at + 3]
+    own, facts, group = ARGV[at + 2], ARGV[at + 3], ARGV[at + 5]
   end
   local repeated = false
   if own ~= '' then
@@ -59,10 +59,18 @@ for row = 0, rows - 1 do
   if repeated then
     repeats = repeats + 1
   else
+    if group ~= '' then
+      entry = string.format('%s-%09d', ms_text, seq + row) -- of fixed width, so that `order` sorts it
+      redis.call('HSET', KEYS[8], entry, group)
+    end
     if facts ~= '' then redis.call('HSET', KEYS[6], entry, facts) end
     if delay > 0 then
       redis.call('ZADD', KEYS[4], now + delay, entry) -- first: a body that is in no set would be handed out early
       redis.call('HSET', KEYS[5], entry, ARGV[at])
+    elseif group ~= '' then -- takes turns with the other groups; see claim.lua
+      redis.call('ZADD', KEYS[10], 'NX', m[9] or '0', group) -- first: what stands in a group that has no turn would not be found
+      redis.call('HSET', KEYS[5], entry, ARGV[at])
+      redis.call('ZADD', KEYS[9], 0, group .. ' ' .. entry)
     else
       redis.call('XADD', KEYS[1], entry, 'm', ARGV[at])
     end

@@ -1,0 +1,78 @@
+"""FIFO queues in Redis: messages in groups, each group in order. What differs from :mod:`broker.store.messages`, and
+is used through it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from broker import limits
+from broker.names import Resource
+from broker.records import unpack
+from broker.store.keys import Keyspace
+from broker.store.scripts import Argument, ScriptRunner
+from broker.store.values import Claim, ClaimMode, NewMessage, StoredInGroups, not_sent, read_claim
+
+
+class ClaimOfGroups(msgspec.Struct, frozen=True):
+    """What is asked of a claim."""
+
+    token: str
+    lease_ms: int | None
+    room: int
+    mode: ClaimMode
+    max_bytes: int
+    wake: bool
+    max_crashes: int | None
+    max_in_flight: int | None
+    of_one_group: int | None
+    attempt: str | None
+
+
+class FifoStore:
+    """Sends to FIFO queues and claims from them. Errors: the StoreError family."""
+
+    def __init__(self, runner: ScriptRunner, keyspace: Keyspace) -> None:
+        self._runner: Final = runner
+        self._keys: Final = keyspace
+
+    async def send(self, queue: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> StoredInGroups | None:
+        """Stores up to 1,000 messages in one step, each once within five minutes by its deduplication id."""
+        k = self._keys.of(queue)
+        arguments: list[Argument] = [k.wake, limits.DEDUPLICATION_MS, "urgent" if urgent else ""]
+        for message in messages:
+            arguments += (message.blob, message.group, message.deduplication_id, message.own_id)
+            arguments += (message.facts, message.size, "" if message.deduplication_id else content_id(message.blob))
+        keys = (
+            *(k.meta, k.bodies, k.groups, k.order, k.open, k.blocked, k.suspects),
+            *(k.delayed, k.facts, k.accepted_even, k.accepted_odd),
+        )
+        reply = await self._runner.run("fifo_send", keys, arguments)
+        if reply[0] == b"unknown":
+            return None
+        if reply[0] != b"stored":
+            raise not_sent(queue, reply)
+        return StoredInGroups([entry.decode() for entry in reply[2:]], int(reply[1]))
+
+    async def claim(self, queue: Resource, wanted: ClaimOfGroups) -> Claim:
+        """Leases messages, of each group the first ones."""
+        k = self._keys.of(queue)
+        keys = (*k.fifo(), k.outbox, k.outgoing, k.delayed, k.attempt(wanted.attempt or ""))
+        arguments: tuple[Argument, ...] = (
+            *(wanted.token, _or_empty(wanted.lease_ms), wanted.room, wanted.max_bytes, wanted.mode),
+            *(wanted.of_one_group or wanted.room, "1" if wanted.wake else "0", k.wake, _or_empty(wanted.max_crashes)),
+            *(_or_empty(wanted.max_in_flight), limits.ATTEMPT_MS if wanted.attempt else ""),
+        )
+        return read_claim(await self._runner.run("fifo_claim", keys, arguments), wanted.token)
+
+
+def content_id(blob: bytes) -> str:
+    """The deduplication id of a message in a queue that goes by content: SHA-256 of the body alone."""
+    return hashlib.sha256(unpack(blob)[1]).hexdigest()
+
+
+def _or_empty(number: int | None) -> Argument:
+    return "" if number is None else number

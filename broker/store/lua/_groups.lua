@@ -1,0 +1,67 @@
+-- Put before the scripts of FIFO queues. A group's messages stand in `order` as '<group> <entry>', all with score 0, so
+-- that they are sorted by group, then by entry (entries of FIFO queues have fixed width). A group that has messages is in exactly
+-- one set: in `open` by the time of its head, in `blocked` by when its head may be looked at again, in `suspects` when its head
+-- took a worker with it. What is in `blocked` may be free earlier than its score says only if the script that freed it says so.
+local function groups_of(keys)
+  local self = {}
+
+  -- The first n entries of a group, or those after one.
+  function self.entries(group, n, after)
+    local from = after and '(' .. group .. ' ' .. after or '[' .. group .. ' '
+    local found = redis.call('ZRANGEBYLEX', keys.order, from, '(' .. group .. '!', 'LIMIT', 0, n)
+    for i, member in ipairs(found) do found[i] = string.sub(member, #group + 2) end
+    return found
+  end
+
+  -- Until when an entry is hidden, leased or waiting; nil where it is not. Also the token of its last lease.
+  function self.hidden(entry)
+    local token = redis.call('HGET', keys.holders, entry)
+    local until_ms = token and redis.call('ZSCORE', keys.leases, entry .. '|' .. token)
+      or redis.call('ZSCORE', keys.waiting, entry)
+    until_ms = until_ms and tonumber(until_ms)
+    return until_ms and until_ms > now and until_ms or nil, token
+  end
+
+  -- Puts a group where its head says. Answers the ms of its head where it is open now, or nil and until when it is blocked.
+  function self.place(group)
+    local head = self.entries(group, 1)[1]
+    if not head then
+      redis.call('ZREM', keys.open, group)
+      redis.call('ZREM', keys.blocked, group)
+      redis.call('ZREM', keys.suspects, group)
+      return nil
+    end
+    local until_ms = self.hidden(head)
+    if until_ms then
+      redis.call('ZADD', keys.blocked, until_ms, group)
+      redis.call('ZREM', keys.open, group)
+    else
+      redis.call('ZADD', keys.open, entry_ms(head), group)
+      redis.call('ZREM', keys.blocked, group)
+    end
+    redis.call('ZREM', keys.suspects, group)
+    if until_ms then return nil, until_ms end
+    return entry_ms(head)
+  end
+
+  -- Takes a message out of everything. The body goes first: what is left without one is cleared away by the repair.
+  function self.forget(entry, group)
+    redis.call('HDEL', keys.bodies, entry)
+    redis.call('ZREM', keys.order, group .. ' ' .. entry)
+    redis.call('ZREM', keys.waiting, entry)
+    redis.call('HDEL', keys.holders, entry)
+    redis.call('HDEL', keys.groups, entry)
+    redis.call('HDEL', keys.notes, entry)
+    redis.call('HDEL', keys.facts, entry) -- last: a message without its facts would start anew
+  end
+
+  return self
+end
+
+-- Tells whoever sleeps that something can be handed out.
+local function wake(meta, channel)
+  if redis.call('HGET', meta, 'asleep') == '1' then
+    redis.call('PUBLISH', channel, '')
+    redis.call('HSET', meta, 'asleep', '0')
+  end
+end

@@ -1,0 +1,46 @@
+-- Ends messages of a FIFO queue for good, and lets their groups go on. A receiver's lease that has ended does not count any more.
+-- KEYS   1 meta  2 bodies  3 groups  4 order  5 open  6 blocked  7 suspects  8 leases  9 holders  10 waiting  11 facts  12 notes
+--        13 outbox  14 outgoing
+-- ARGV   as finish.lua (permits are not a queue's)
+-- Reply  {finished, index, 'fenced' | 'unknown' | 'expired', …} | {-1}: no such queue
+-- State  leased -> gone (+ outbox)
+-- _facts
+local n = tonumber(ARGV[3])
+local counter = string.match(ARGV[2], '^%l*')
+if redis.call('EXISTS', KEYS[1]) == 0 then return { -1 } end
+if n < 1 then return { 0 } end
+redis.call('ZREM', KEYS[8], '') -- a first write that needs no memory
+local scores = redis.call('ZMSCORE', KEYS[8], unpack(ARGV, 4, 3 + n))
+local groups = groups_of({ bodies = KEYS[2], groups = KEYS[3], order = KEYS[4], open = KEYS[5], blocked = KEYS[6], suspects = KEYS[7],
+  leases = KEYS[8], holders = KEYS[9], waiting = KEYS[10], facts = KEYS[11], notes = KEYS[12] })
+local refused, finished, touched = {}, 0, {}
+for i = 1, n do
+  local member, entry = ARGV[3 + i], ARGV[3 + n + i]
+  local receiver = string.find(member, '|r', 1, true)
+  if not scores[i] then
+    refused[#refused + 1], refused[#refused + 2] = i, redis.call('HEXISTS', KEYS[2], entry) == 1 and 'fenced' or 'unknown'
+  elseif receiver and tonumber(scores[i]) <= now then
+    refused[#refused + 1], refused[#refused + 2] = i, 'expired'
+    scores[i] = false
+  else
+    local group = redis.call('HGET', KEYS[3], entry)
+    finished = finished + redis.call('ZREM', KEYS[8], member)
+    for at = 4 + 2 * n, #ARGV, 3 do
+      if tonumber(ARGV[at]) == i then
+        local name = entry .. ':' .. ARGV[at + 1]
+        redis.call('ZADD', KEYS[13], now, name) -- before its record: a name without one is dropped, the reverse stays
+        redis.call('HSET', KEYS[14], name, ARGV[at + 2])
+      end
+    end
+    groups.forget(entry, group or '')
+    if group then touched[group] = math.max(touched[group] or 0, tonumber(scores[i])) end
+  end
+end
+local sooner = false -- whoever sleeps knows when the lease would have ended, not what stands behind it
+for group, lease_end in pairs(touched) do
+  local open, until_ms = groups.place(group)
+  sooner = sooner or open or (until_ms and until_ms < lease_end)
+end
+if finished > 0 then redis.call('HINCRBY', KEYS[1], counter, finished) end
+if sooner then wake(KEYS[1], ARGV[1]) end
+return { finished, unpack(refused) }

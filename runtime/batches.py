@@ -1,0 +1,54 @@
+"""Batches of a mapped queue: leased messages, and what one call carries of them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker import limits
+from broker.receipts import Receipt
+from runtime.shaping import Letter
+
+
+class Held(msgspec.Struct, frozen=True):
+    """One leased message of a batch."""
+
+    letter: Letter
+    member: str
+    claimed_ms: int
+    claimed_at: float
+    fence: int
+    nonce: int
+
+    @property
+    def receipt(self) -> str:
+        """The handle by which a handler can settle the message itself, as clients of SQS do."""
+        return Receipt(self.nonce, self.claimed_ms, self.member).handle
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What one call is about: its messages and its permits."""
+
+    held: list[Held]
+    permit: str
+
+    @property
+    def members(self) -> list[str]:
+        """The leases that its call depends on."""
+        return [item.member for item in self.held]
+
+
+def in_batches(held: list[Held], size: int) -> list[list[Held]]:
+    """The messages in batches of at most ``size`` and 6 MB."""
+    batches: list[list[Held]] = []
+    current: list[Held] = []
+    total = 0
+    for item in held:
+        length = len(item.letter.body)
+        if current and (len(current) >= size or total + length > limits.MAX_BATCH_PAYLOAD_BYTES):
+            batches.append(current)
+            current, total = [], 0
+        current.append(item)
+        total += length
+    if current:
+        batches.append(current)
+    return batches
