@@ -59,7 +59,7 @@ FIND_PYTHON = \
 			"install it, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; \
 	fi
 
-$(STAMP): pyproject.toml tools/provide_redis_server.py
+$(STAMP): pyproject.toml tools/provide_redis_server.py tools/provide_query_client.py
 	@$(FIND_PYTHON); \
 	"$$python" -m venv --clear $(VENV) || { \
 		rm -rf $(VENV); \
@@ -69,4 +69,5 @@ $(STAMP): pyproject.toml tools/provide_redis_server.py
 		then uv pip install --quiet --python $(BIN)/python --editable '.[demo,dev]'; \
 		else $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'; fi
 	@$(BIN)/python tools/provide_redis_server.py
+	@$(BIN)/python tools/provide_query_client.py
 	@touch $@

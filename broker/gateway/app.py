@@ -1,0 +1,249 @@
+"""The gateway as an ASGI application: one request of the AWS wire, from its headers to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import count
+from typing import Any, Final
+
+from broker.client import Broker
+from broker.errors import InvalidInput, StoreError
+from broker.gateway.access import Access, AccessKey, Caller, credential_text, unverified_credential
+from broker.gateway.asgi import AsgiApp, Receive, Scope, Send, respond
+from broker.gateway.aws import errors, json, query
+from broker.gateway.aws.protocols import Answer, Speech, speech_of
+from broker.gateway.aws.service import Call, Protocol, Service, ServiceError
+from broker.gateway.bodies import MAX_BODY_BYTES, BodyTooLarge, ByteBudget, ClientGone, discard_body, read_body
+from broker.gateway.catalogue import Catalogue, Prepared, check_path
+from broker.gateway.health import PATH_PREFIX, Health
+from broker.gateway.hosts import HostRefused, Hosts
+from broker.gateway.protocol import Ending, connection_of
+from broker.gateway.services import SERVICES
+from broker.gateway.sigv4 import Claim, Request, SignatureRefused, joined
+from broker.log import log
+
+_CACHED_SCOPES: Final = 1_024
+_CACHED_CALLERS: Final = 4_096
+_STOPPING: Final = ServiceError("ServiceUnavailable", "The gateway stops; what became of the request is not known.")
+_REFUSALS: Final = (ServiceError, SignatureRefused, HostRefused, BodyTooLarge, StoreError, InvalidInput)
+
+
+def gateway_app(
+    broker: Broker,
+    access: Access,
+    *,
+    services: Sequence[Service] = SERVICES,
+    hosts: Hosts | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> AsgiApp:
+    """The application, on an open broker. The first service is that of requests which say nothing of theirs.
+
+    ``hosts`` says by which names it is reached; by default localhost and addresses, and any name where requests have
+    to be signed.
+    """
+    return _Gateway(broker, access, Catalogue(services), hosts or Hosts(guarded=not access.verified), max_body_bytes)
+
+
+class _Gateway:
+    def __init__(self, broker: Broker, access: Access, catalogue: Catalogue, hosts: Hosts, max_body_bytes: int) -> None:
+        self._access: Final = access
+        self._catalogue: Final = catalogue
+        self._hosts: Final = hosts
+        self._max_body_bytes: Final = max_body_bytes
+        self._health: Final = Health(broker)
+        self._budget: Final = ByteBudget()
+        self._within: Final = lru_cache(maxsize=_CACHED_SCOPES)(broker.within)
+        self._call: Final = lru_cache(maxsize=_CACHED_CALLERS)(self._new_call)
+        self._claimed: Final = lru_cache(maxsize=_CACHED_CALLERS)(self._new_caller)
+        self._request_ids: Final = _RequestIds()
+        self._store_lost_at_s: float | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if scope["path"].startswith(PATH_PREFIX):
+            await self._health(scope, send)
+            return
+        try:
+            status, headers, body = await self._answer(scope, receive)
+        except ClientGone:
+            return
+        await respond(send, status, headers, body)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id, speech = self._request_ids.next(), speech_of(headers)
+        body: bytes | bytearray | None = None
+        service = self._catalogue.default
+        try:
+            self._hosts.check_not_from_a_page(headers)
+            base_url = self._hosts.base_url(headers.get(b"host"), scope["scheme"])
+            signed = self._examined(scope) if self._access.verified else None
+            body = await read_body(receive, headers, self._budget, max_bytes=self._max_body_bytes)
+            caller = self._caller(scope, headers) if signed is None else self._access.verify(*signed, body)
+            service = self._catalogue.named(caller.service)
+            prepared, given = self._read(scope, headers, body, speech, caller, base_url)
+            service = prepared.service
+            result = await self._run(prepared, self._call(caller, base_url, speech.name), given, scope)
+            if self._store_lost_at_s is not None:
+                self._store_is_back()
+            return speech.success(service, prepared.operation.name, result, request_id)
+        except _REFUSALS as error:
+            answer = speech.failure(service, self._translated(error, service, request_id), headers, request_id)
+            all_read = body is not None or (isinstance(error, BodyTooLarge) and error.all_read)
+            return answer if all_read else await _without_body(answer, receive, headers)
+        except ClientGone:
+            raise
+        except asyncio.CancelledError:  # the grace period of a stop is over; the task ends with this answer
+            return speech.failure(service, _STOPPING, headers, request_id)
+        except Exception:  # noqa: BLE001 - the outermost frame of a request: it is answered, and logged with its stack
+            log.exception("request_failed", service=service.name, target=_asked(headers), request_id=request_id)
+            return speech.failure(service, errors.INTERNAL, headers, request_id)
+
+    # -- who asks -----------------------------------------------------------------------------------------------------
+
+    def _caller(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
+        authorization = headers.get(b"authorization")
+        if authorization is not None:
+            return self._claimed(credential_text(authorization))
+        if b"X-Amz-Credential" in scope["query_string"]:
+            parameters = query.read_form(scope["query_string"])
+            return self._claimed(parameters.get("X-Amz-Credential", "").encode())
+        return self._access.anonymous
+
+    def _new_caller(self, credential: bytes) -> Caller:
+        if not credential:
+            return self._access.anonymous
+        return self._access.claimed(unverified_credential(credential.decode("latin-1")))
+
+    def _examined(self, scope: Scope) -> tuple[Request, Claim, AccessKey]:
+        """Whoever has no key is told before its body is read."""
+        parameters = query.read_form(scope["query_string"]) if scope["query_string"] else {}
+        request = Request(scope["method"], scope["raw_path"], scope["query_string"], joined(scope["headers"]))
+        return request, *self._access.examine(request, parameters)
+
+    def _new_call(self, caller: Caller, base_url: str, protocol: Protocol) -> Call:
+        broker = self._within(caller.account, caller.region)
+        return Call(broker, caller.account, caller.region, base_url, protocol, caller.account, caller.key_id)
+
+    # -- what is asked ------------------------------------------------------------------------------------------------
+
+    def _read(
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        body: bytes | bytearray,
+        speech: Speech,
+        caller: Caller,
+        base_url: str,
+    ) -> tuple[Prepared, Any]:
+        """The operation and its input. Raises ServiceError."""
+        path, method = scope["path"], scope["method"]
+        names_queue = check_path(path)
+        if speech.name == "json":
+            _check_method(method, ("POST",))
+            prepared = self._catalogue.by_target(caller.service, headers.get(b"x-amz-target", b""))
+            return prepared, json.read_input(prepared.decoder, body)
+        _check_method(method, ("GET", "POST"))
+        parameters = query.read_form(scope["query_string"], body if method == "POST" else b"")
+        prepared = self._catalogue.by_action(caller.service, parameters)
+        if names_queue and prepared.takes_queue_url:
+            parameters.setdefault("QueueUrl", f"{base_url}{path}")
+        return prepared, query.read_input(parameters, prepared.operation.input)
+
+    # -- doing it -----------------------------------------------------------------------------------------------------
+
+    async def _run(self, prepared: Prepared, call: Call, given: Any, scope: Scope) -> Any:
+        operation = prepared.operation
+        connection = None if operation.when_ended is None else connection_of(scope)
+        task = asyncio.current_task()
+        if connection is None or task is None:
+            return await operation.run(call, given)
+        if connection.stopping:
+            return operation.when_ended
+        ended: list[Ending] = []
+
+        def end(why: Ending) -> None:
+            ended.append(why)
+            task.cancel()
+
+        connection.watch(end)
+        try:
+            return await operation.run(call, given)
+        except asyncio.CancelledError:
+            if not ended:
+                raise
+            task.uncancel()
+            if ended[0] == "gone":
+                raise ClientGone from None
+            return operation.when_ended
+        finally:
+            connection.watch(None)
+
+    # -- what went wrong ----------------------------------------------------------------------------------------------
+
+    def _translated(self, error: Exception, service: Service, request_id: str) -> ServiceError:
+        match error:
+            case ServiceError() if not errors.is_named(service, error.name):
+                log.exception("request_failed", service=service.name, request_id=request_id)
+                found = errors.INTERNAL
+            case ServiceError():
+                found = error
+            case SignatureRefused():
+                found = ServiceError(error.name, error.message)
+            case HostRefused():
+                found = ServiceError("AccessDenied", str(error))
+            case BodyTooLarge():
+                found = ServiceError("RequestEntityTooLarge", errors.TOO_LARGE.format(limit=self._max_body_bytes))
+            case StoreError():
+                found = self._from_store(error, request_id)
+            case _:
+                found = ServiceError("InvalidParameterValue", str(error))
+        return found
+
+    def _from_store(self, error: StoreError, request_id: str) -> ServiceError:
+        translated = errors.from_store(error)
+        if translated is None:
+            log.exception("request_failed", request_id=request_id)
+            return errors.INTERNAL
+        if self._store_lost_at_s is None:
+            self._store_lost_at_s = time.monotonic()
+            log.warning("store_lost", code=error.code, reason=str(error))
+        return translated
+
+    def _store_is_back(self) -> None:
+        lost_at_s, self._store_lost_at_s = self._store_lost_at_s, None
+        if lost_at_s is not None:
+            log.info("store_back", after_s=round(time.monotonic() - lost_at_s, 1))
+
+
+class _RequestIds:
+    """UUIDs of one process: its own random beginning and a counter."""
+
+    def __init__(self) -> None:
+        text = os.urandom(8).hex()
+        self._begin: Final = f"{text[:8]}-{text[8:12]}-4{text[12:15]}-8{text[13:16]}-"
+        self._counter: Final = count(int.from_bytes(os.urandom(4), "big"))
+
+    def next(self) -> str:
+        return f"{self._begin}{next(self._counter):012x}"
+
+
+def _check_method(method: str, allowed: tuple[str, ...]) -> None:
+    if method not in allowed:
+        raise ServiceError("MethodNotAllowed", f"The method must be {' or '.join(allowed)}.")
+
+
+def _asked(headers: Mapping[bytes, bytes]) -> str:
+    return headers.get(b"x-amz-target", b"").decode("latin-1")
+
+
+async def _without_body(answer: Answer, receive: Receive, headers: Mapping[bytes, bytes]) -> Answer:
+    """An answer that was found without reading the body; what is not read to its end ends the connection."""
+    if not await discard_body(receive, headers):
+        answer[1].append((b"connection", b"close"))
+    return answer

@@ -1,0 +1,73 @@
+"""What a service of the AWS wire is made of: operations with typed input, and errors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from broker.client import Broker
+
+Protocol: TypeAlias = Literal["json", "query"]
+
+
+class ErrorKind(msgspec.Struct, frozen=True):
+    """How one error is written: ``__type`` of JSON, code of the query protocol, HTTP status, whose fault."""
+
+    json_type: str
+    code: str
+    status: int = 400
+    sender: bool = True
+
+
+class ServiceError(Exception):
+    """An answer that is an error of the service; ``name`` is a key of the service's table of errors."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name: Final = name
+        self.message: Final = message
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request, as an operation sees it: who asks, for which account and region, and over which protocol."""
+
+    broker: Broker
+    """Sees the resources of :attr:`account` and :attr:`region`."""
+    account: str
+    region: str
+    base_url: str
+    """How the client reached the gateway, or its public address: queue URLs begin with it. No slash at the end."""
+    protocol: Protocol
+    principal: str
+    """The account's id of whoever asks, as SenderId tells it."""
+    key_id: str = ""
+    """The access key that signed the request; '' where signatures are not verified."""
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One action: the type of its input, what it does, and how it differs from AWS."""
+
+    name: str
+    input: type[msgspec.Struct]
+    run: Callable[[Call, Any], Awaitable[msgspec.Struct | None]]
+    """Raises ServiceError. None answers nothing but success."""
+    differs: str = ""
+    """For the reference page: what is not to the letter, and why; '' where nothing is known."""
+    when_ended: msgspec.Struct | None = None
+    """Of an operation that may wait for long (ReceiveMessage): what is answered when the gateway stops meanwhile.
+    ``run`` is then cancelled, as it is when the client goes away; it must give back what it holds. None: never."""
+
+
+class Service(msgspec.Struct, frozen=True):
+    """One service: how requests for it are recognised, and what it can do."""
+
+    name: str
+    """As in a credential scope: ``sqs``."""
+    target_prefix: str
+    """Of ``X-Amz-Target``: ``AmazonSQS``; '' where there is no JSON form."""
+    version: str
+    xml_namespace: str
+    operations: Mapping[str, Operation]
+    errors: Mapping[str, ErrorKind]
