@@ -44,6 +44,15 @@ _COMMANDS: Final[dict[str, _Command]] = {
         "Run the functions of an app.",
         ("penstock runtime app:app --processes 2", "penstock runtime app:app --url redis://redis:6379 --grace 60"),
     ),
+    "broker": _Command(
+        _RUN,
+        "gateway:broker",
+        "Serve Amazon SQS over HTTP, for boto3 and others.",
+        (
+            "penstock broker",
+            "penstock broker --host 0.0.0.0 --access-keys keys.txt --public-url https://sqs.example.com",
+        ),
+    ),
     "invoke": _Command(
         _SEND,
         "sending:invoke",
@@ -69,6 +78,8 @@ _COMMANDS: Final[dict[str, _Command]] = {
             """penstock send orders '{"id": 1}' --delay 5 --attribute kind=new""",
             "penstock send orders @order.json --id order-17",
             "penstock send orders - --lines < orders.jsonl",
+            "penstock send orders.fifo '{\"id\": 1}' --group customer-7 --deduplication-id order-1",
+            "penstock send orders x --attribute note=new --attribute size:=3 --attribute price:Number.eur=12.50",
         ),
     ),
     "receive": _Command(
@@ -99,13 +110,17 @@ _COMMANDS: Final[dict[str, _Command]] = {
         _CHANGE,
         "queues:create",
         "Create a queue.",
-        ("penstock create orders --visibility-timeout 30 --dead-letter orders-dead --max-receives 5",),
+        (
+            "penstock create orders --visibility-timeout 30 --dead-letter orders-dead --max-receives 5",
+            "penstock create orders.fifo --content-deduplication --tag team=shop",
+            "penstock create orders-dead --redrive-from orders",
+        ),
     ),
     "configure": _Command(
         _CHANGE,
         "queues:configure",
         "Change settings of a queue.",
-        ("penstock configure orders --visibility-timeout 60",),
+        ("penstock configure orders --visibility-timeout 60", "penstock configure orders-dead --redrive-from none"),
     ),
     "delete": _Command(
         _CHANGE,
@@ -121,9 +136,19 @@ _COMMANDS: Final[dict[str, _Command]] = {
     ),
     "redrive": _Command(
         _CHANGE,
-        "queues:redrive",
+        "redriving:redrive",
         "Send dead letters back to where they came from.",
-        ("penstock redrive dead", "penstock redrive dead --to orders --count 10"),
+        (
+            "penstock redrive dead",
+            "penstock redrive dead --to orders --count 10",
+            "penstock redrive dead --rate 50 --detach",
+        ),
+    ),
+    "moves": _Command(
+        _CHANGE,
+        "redriving:moves",
+        "Show or cancel the move tasks of a queue.",
+        ("penstock moves dead", "penstock moves dead --cancel HANDLE"),
     ),
     "pause": _Command(_CHANGE, "functions:pause", "Pause a function; its events wait.", ("penstock pause thumbnail",)),
     "resume": _Command(_CHANGE, "functions:resume", "End a pause.", ("penstock resume thumbnail",)),
@@ -225,6 +250,7 @@ def _without_bare_hyphens(given: Sequence[str]) -> list[str]:
 _ADVICE: Final = {
     "PayloadNotJson": """; quote it for the shell, as '{"id": 1}', or give @FILE""",
     "QueueExists": " (here: `penstock configure`)",
+    "MoveInProgress": " (here: `penstock moves`)",
     "ResourceBusy": " (here: --force)",
     "CallThrottled": "; try again later",
     "CallTimeout": "; --timeout gives it longer",

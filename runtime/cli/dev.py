@@ -1,4 +1,4 @@
-"""`penstock dev`: a private Redis and a worker for the app of this folder, replaced when a file changes."""
+"""`penstock dev`: a private Redis, a gateway and a worker for the app of this folder, replaced when a file changes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from broker import Broker
 from broker.dev_directory import DevDirectory
 from broker.embedded import EmbeddedRedis
 from broker.errors import InvalidOption
+from broker.gateway.options import DEFAULT_HOST, GatewayOptions, port_is_chosen
+from broker.gateway.running import run_gateway
+from broker.gateway.server import AddressUnusable, Bound
 from broker.log import log
 from broker.workers import LiveWorkers
+from runtime.cli.gateway import Port, setting_lines
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output
 from runtime.cli.serving import Form, Grace, Level, MaxCalls, Processes, Threads, check_serving, set_logs, supervise
@@ -39,6 +43,8 @@ def dev(
     *,
     processes: Processes = 1,
     reload: Annotated[bool, Parameter(help="Replace the worker when a Python file of this folder changes.")] = True,
+    port: Port = None,
+    gateway: Annotated[bool, Parameter(help="Serve Amazon SQS over HTTP too, as `penstock broker` does.")] = True,
     grace: Grace = _DEFAULT_GRACE_S,
     max_calls: MaxCalls = DEFAULT_CALLS,
     threads: Threads = DEFAULT_THREADS,
@@ -46,7 +52,7 @@ def dev(
     log_format: Form = None,
     common: Common = COMMON,
 ) -> int:
-    """Run everything for the app of this folder: a private Redis and a worker.
+    """Run everything for the app of this folder: a private Redis, a worker and a gateway.
 
     APP is module:attribute, as app:app. The worker is replaced when a Python
     file changes. The data are kept in .penstock/ and are there again the next
@@ -56,6 +62,7 @@ def dev(
     check_serving(app, processes=processes, grace=grace, max_calls=max_calls, threads=threads)
     if common.url is not None:
         raise InvalidOption("--url", common.url, "penstock dev runs a Redis of its own; see penstock runtime")
+    options = GatewayOptions.read(host=DEFAULT_HOST, port=port) if gateway else None
     set_logs(log_level, log_format)
     folder = Path.cwd()
     with DevDirectory(folder) as directory, EmbeddedRedis(directory.path / "redis", append_only=True) as redis:
@@ -69,33 +76,87 @@ def dev(
             threads=threads,
             keep_going=reload,
         )
-        session = _Session(folder, app, redis=redis, supervisor=supervisor, output=common.output)
-        companions = [session.welcome, session.keep_redis, *([session.replace_on_change] if reload else [])]
+        served = DevGateway(redis.url, options, must=port_is_chosen(port), grace_s=grace)
+        session = _Session(folder, app, redis=redis, supervisor=supervisor, gateway=served, output=common.output)
+        companions = [served.run, session.welcome, session.keep_redis, *([session.replace_on_change] if reload else [])]
         status = anyio.run(lambda: supervise(supervisor, *companions, grace_s=grace))
         # An app that could not be loaded for a while is what reloading is for.
         return 0 if reload else status
 
 
+class DevGateway:
+    """The gateway of this folder's Redis, where its port is free."""
+
+    def __init__(self, url: str, options: GatewayOptions | None, *, must: bool, grace_s: float) -> None:
+        self._url: Final = url
+        self._options: Final = options
+        self._must: Final = must
+        self._grace_s: Final = grace_s
+        self.begun: Final = anyio.Event()
+        self.bound: Bound | None = None
+        self.lines: Sequence[str] = ()
+        """What the screen says of it."""
+
+    async def run(self) -> None:
+        """Serves until it is cancelled. Raises AddressUnusable for a port that somebody asked for."""
+        if self._options is None:
+            self.begun.set()
+            return
+        try:
+            # The workers do the upkeep.
+            async with (
+                Broker(self._url) as broker,
+                run_gateway(broker, self._options, grace_s=self._grace_s, upkeep=False) as self.bound,
+            ):
+                self.lines = [f"SQS: {self.bound.url}", "", *setting_lines(self._options, self.bound)]
+                self.begun.set()
+                await anyio.sleep_forever()
+        except AddressUnusable as error:
+            if self._must:
+                raise
+            log.warning("gateway_not_started", reason=str(error))
+            self.lines = [f"SQS: not served, as {error.reason} (port {error.port}); --port chooses another"]
+            self.begun.set()
+
+
 class _Session:
     """What goes on beside the supervisor."""
 
-    def __init__(self, folder: Path, app: str, *, redis: EmbeddedRedis, supervisor: Supervisor, output: Output) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        app: str,
+        *,
+        redis: EmbeddedRedis,
+        supervisor: Supervisor,
+        gateway: DevGateway,
+        output: Output,
+    ) -> None:
         self._folder: Final = folder
         self._app: Final = app
         self._redis: Final = redis
         self._supervisor: Final = supervisor
+        self._gateway: Final = gateway
         self._output: Final = output
 
     async def welcome(self) -> None:
         """Says, once the worker is ready, what runs and what to type next."""
         await self._supervisor.ready.wait()
+        await self._gateway.begun.wait()
         async with Broker(self._redis.url) as broker:
             live = await LiveWorkers(broker.core).all(fresh=True)
         functions = sorted({name for worker in live for name in worker.functions})
         mapped = {mapping.partition("->")[2] for worker in live for mapping in worker.mappings}
         if self._output.as_json:
+            bound = self._gateway.bound
             self._output.emit(
-                {"app": self._app, "folder": str(self._folder), "url": self._redis.url, "functions": functions}
+                {
+                    "app": self._app,
+                    "folder": str(self._folder),
+                    "url": self._redis.url,
+                    "functions": functions,
+                    "gateway": None if bound is None else bound.url,
+                }
             )
         else:
             _print_screen(self._lines(functions, [name for name in functions if name not in mapped]))
@@ -114,6 +175,7 @@ class _Session:
         return [
             f"{self._app} is running: {', '.join(functions)}",
             f"Redis: {self._redis.url}",
+            *self._gateway.lines,
             "",
             "In another terminal, in this folder:",
             *(f"  {command:<{width}}  {purpose}" for command, purpose in commands.items()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,14 +47,45 @@ def read_lines(argument: str) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_attributes(pairs: tuple[str, ...]) -> dict[str, AttributeValue]:
-    """Message attributes from ``NAME=TEXT`` and ``NAME:=NUMBER``. Raises InvalidOption."""
+    """Message attributes from ``NAME=TEXT``, ``NAME:=NUMBER`` and ``NAME:TYPE=VALUE``. Raises InvalidOption.
+
+    A name has no colon, so that one before the ``=`` always begins a type, as ``Number.eur``; the value of a Binary is
+    base64.
+    """
     attributes: dict[str, AttributeValue] = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.rstrip(":"):
-            raise InvalidOption("attribute", pair, "must be NAME=TEXT or NAME:=NUMBER")
-        attributes[name.removesuffix(":")] = _number(pair, value) if name.endswith(":") else value
+        named, equals, value = pair.partition("=")
+        name, colon, data_type = named.partition(":")
+        if not equals or not name:
+            raise InvalidOption("attribute", pair, "must be NAME=TEXT, NAME:=NUMBER or NAME:TYPE=VALUE")
+        if name in attributes:
+            raise InvalidOption("attribute", pair, f"{name} is given twice")
+        attributes[name] = _typed(pair, data_type, value) if colon else value
     return attributes
+
+
+def _typed(pair: str, data_type: str, value: str) -> AttributeValue:
+    if not data_type:
+        return _number(pair, value)
+    if data_type.partition(".")[0] != "Binary":
+        return (data_type, value)
+    try:
+        return (data_type, base64.b64decode(value, validate=True))
+    except (binascii.Error, ValueError):
+        raise InvalidOption("attribute", pair, "the value of a Binary is base64") from None
+
+
+def parse_tags(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Tags from ``KEY=VALUE``; the value may be empty. Raises InvalidOption."""
+    tags: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InvalidOption("tag", pair, "must be KEY=VALUE")
+        if key in tags:
+            raise InvalidOption("tag", pair, f"{key} is given twice")
+        tags[key] = value
+    return tags
 
 
 def _number(pair: str, text: str) -> int | float:

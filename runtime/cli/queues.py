@@ -1,21 +1,44 @@
-"""Queues from a shell: list, create, configure, receive, redrive."""
+"""Queues from a shell: list, create, configure, receive."""
 
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, TypeAlias
 
 import anyio
 from cyclopts import Parameter
 
-from broker import Broker, Function, Message, NotFound, Queue
+from broker import Broker, Message, NotFound, Queue
 from broker.errors import InvalidOption
 from broker.invocation_records import iso_timestamp
-from broker.records import QueueSettings
+from broker.names import Resource
+from broker.records import Attribute, DeduplicationScope, QueueSettings, ThroughputLimit
 from runtime.cli.options import COMMON, Common
-from runtime.cli.output import Output, builtin, counted, duration
+from runtime.cli.output import Output, builtin, duration
+from runtime.cli.payloads import parse_tags
 
-_AT_ONCE = 16
+_AT_ONCE: Final = 16
+_NOBODY: Final = "none"
+
+Scope: TypeAlias = Annotated[
+    DeduplicationScope | None,
+    Parameter(help="FIFO: repeats are found in the whole queue, or in each group.", show_choices=True),
+]
+Limit: TypeAlias = Annotated[
+    ThroughputLimit | None,
+    Parameter(help="FIFO: kept for clients of SQS; needs --deduplication-scope messageGroup.", show_choices=True),
+]
+RedriveFrom: TypeAlias = Annotated[
+    tuple[str, ...],
+    Parameter(
+        negative=(),
+        show_default=False,
+        help="Only this queue may have it as dead-letter queue; may be repeated; none: nobody.",
+    ),
+]
+Tags: TypeAlias = Annotated[
+    tuple[str, ...], Parameter(negative=(), show_default=False, help="KEY=VALUE; may be repeated.")
+]
 
 
 # -- list -------------------------------------------------------------------------------------------------------------
@@ -24,7 +47,8 @@ _AT_ONCE = 16
 async def queues(name: str | None = None, /, *, common: Common = COMMON) -> None:
     """Show all queues, or one: what is visible, in flight, retrying, delayed.
 
-    The age is that of the oldest message that nobody has received yet. With
+    The age is that of the oldest message that nobody has received yet. The
+    kind, where there are FIFO queues, says by what they know a repeat. With
     --json one object a queue, with its settings.
     """
     async with Broker(common.url) as broker:
@@ -37,8 +61,12 @@ async def queues(name: str | None = None, /, *, common: Common = COMMON) -> None
     if not found:
         common.output.note("there are no queues; `penstock create NAME` makes one")
         return
-    columns = ("queue", "visible", "in flight", "retrying", "delayed", "oldest", "dead-letter queue")
-    common.output.table(columns, [_row(queue) for queue in found], left=("queue", "dead-letter queue"))
+    columns = ["queue", "visible", "in flight", "retrying", "delayed", "oldest", "dead-letter queue"]
+    rows = [_row(queue) for queue in found]
+    if any(queue["settings"]["fifo"] for queue in found):
+        columns.append("kind")
+        rows = [(*row, _kind(queue["settings"])) for row, queue in zip(rows, found, strict=True)]
+    common.output.table(columns, rows, left=("queue", "dead-letter queue", "kind"))
 
 
 async def _in_order(broker: Broker, names: list[str], *, must_exist: bool) -> list[dict[str, Any]]:
@@ -85,6 +113,14 @@ def _row(queue: dict[str, Any]) -> tuple[object, ...]:
     return (queue["queue"], *counts, duration(queue["oldest_age_s"]), dead_letter)
 
 
+def _kind(settings: dict[str, Any]) -> str:
+    if not settings["fifo"]:
+        return "standard"
+    repeats = "content" if settings["content_deduplication"] else "id"
+    where = ", each group" if settings["deduplication_scope"] == "messageGroup" else ""
+    return f"FIFO by {repeats}{where}"
+
+
 # -- create, configure ------------------------------------------------------------------------------------------------
 
 
@@ -99,14 +135,23 @@ async def create(
     receive_wait: Annotated[float | None, Parameter(help="Seconds that a receive waits; 0.")] = None,
     dead_letter: Annotated[str | None, Parameter(help="Queue for what was received too often.")] = None,
     max_receives: Annotated[int | None, Parameter(help="Receives before a message goes there.")] = None,
+    content_deduplication: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="FIFO: a repeat is what has the same body.")
+    ] = False,
+    deduplication_scope: Scope = None,
+    throughput_limit: Limit = None,
+    redrive_from: RedriveFrom = (),
+    tag: Tags = (),
     common: Common = COMMON,
 ) -> None:
     """Create a queue, and its dead-letter queue where that is missing.
 
-    A second time with the same settings changes nothing; with others it is an
-    error, and `penstock configure` changes them.
+    It is a FIFO queue when its name ends in .fifo. A second time with the same
+    settings changes nothing; with others it is an error, and `penstock
+    configure` changes them.
     """
     defaults = QueueSettings()
+    allowed, tags = _allowed(redrive_from), parse_tags(tag)
     async with Broker(common.url) as broker:
         target = broker.queue(queue)
         await target.create(
@@ -117,6 +162,11 @@ async def create(
             receive_wait=_or(receive_wait, defaults.receive_wait_s),
             dead_letter=None if dead_letter is None else Queue(dead_letter),
             max_receives=max_receives,
+            content_deduplication=content_deduplication,
+            deduplication_scope=deduplication_scope or defaults.deduplication_scope,
+            throughput_limit=throughput_limit or defaults.throughput_limit,
+            redrive_from=allowed,
+            tags=tags,
         )
         settings = await target.settings()
     common.output.answer({"queue": queue, "settings": builtin(settings)}, f'queue "{queue}" is there')
@@ -136,9 +186,21 @@ async def configure(
     remove_dead_letter: Annotated[
         bool, Parameter(negative=(), show_default=False, help="No dead-letter queue any more.")
     ] = False,
+    content_deduplication: Annotated[
+        bool | None, Parameter(show_default=False, help="FIFO: a repeat is what has the same body.")
+    ] = None,
+    deduplication_scope: Scope = None,
+    throughput_limit: Limit = None,
+    redrive_from: RedriveFrom = (),
+    tag: Tags = (),
     common: Common = COMMON,
 ) -> None:
-    """Change the given settings of a queue; the others stay."""
+    """Change the given settings of a queue; the others stay.
+
+    With --redrive-from, and with --tag, what is given takes the place of all
+    that was there.
+    """
+    allowed, tags = _allowed(redrive_from), parse_tags(tag)
     async with Broker(common.url) as broker:
         target = broker.queue(queue)
         await target.configure(
@@ -150,10 +212,36 @@ async def configure(
             dead_letter=None if dead_letter is None else Queue(dead_letter),
             max_receives=max_receives,
             remove_dead_letter=remove_dead_letter,
+            content_deduplication=content_deduplication,
+            deduplication_scope=deduplication_scope,
+            throughput_limit=throughput_limit,
+            redrive_from=allowed,
+            tags=tags or None,
         )
         settings = await target.settings()
-    shown = ", ".join(f"{name} {value}" for name, value in builtin(settings).items() if value is not None)
+    shown = ", ".join(f"{name} {value}" for name, value in _set(settings).items())
     common.output.answer({"queue": queue, "settings": builtin(settings)}, f'queue "{queue}": {shown}')
+
+
+def _allowed(names: tuple[str, ...]) -> list[Queue] | None:
+    """Who may redrive to a queue; None where nothing was said. Raises InvalidOption."""
+    if not names:
+        return None
+    if _NOBODY not in names:
+        return [Queue(name) for name in names]
+    if len(names) > 1:
+        raise InvalidOption("redrive-from", " ".join(names), f"{_NOBODY} goes alone: it means nobody")
+    return []
+
+
+def _set(settings: QueueSettings) -> dict[str, object]:
+    """The settings that a person wants to see: those that every queue has, and the others where they were set."""
+    usual = builtin(QueueSettings(fifo=settings.fifo))
+    found = builtin(settings)
+    found["redrive_sources"] = " ".join(Resource.from_arn(arn).name for arn in settings.redrive_sources)
+    found["tags"] = " ".join(f"{key}={value}" for key, value in settings.tags.items())
+    plain = ("visibility_timeout_s", "delay_s", "retention_s", "max_message_bytes", "receive_wait_s")
+    return {name: value for name, value in found.items() if name in plain or (value and value != usual[name])}
 
 
 def _or(value: float | None, default: float) -> float:
@@ -172,6 +260,9 @@ async def receive(
     visibility_timeout: Annotated[
         float | None, Parameter(help="Seconds that they are hidden from others; the queue's own if left out.")
     ] = None,
+    attempt: Annotated[
+        str | None, Parameter(help="FIFO: the same word within five minutes gives the same messages again.")
+    ] = None,
     delete: Annotated[bool, Parameter(negative=(), show_default=False, help="Delete each once it is printed.")] = False,
     peek: Annotated[bool, Parameter(negative=(), show_default=False, help="Look only: nothing is received.")] = False,
     common: Common = COMMON,
@@ -179,16 +270,17 @@ async def receive(
     """Receive messages and print them.
 
     They are visible again after the timeout, unless --delete is given.
+    Attributes are printed as `penstock send` takes them.
     """
     output = common.output
     if peek:
-        _refuse_with_peek(wait=wait, visibility_timeout=visibility_timeout, delete=delete or None)
+        _refuse_with_peek(wait=wait, visibility_timeout=visibility_timeout, attempt=attempt, delete=delete or None)
     async with Broker(common.url) as broker:
         source = broker.queue(queue)
         if peek:
             messages = await source.peek(count)
         else:
-            messages = await source.receive(count, wait=wait, visibility_timeout=visibility_timeout)
+            messages = await source.receive(count, wait=wait, visibility_timeout=visibility_timeout, attempt=attempt)
         for message in messages:
             _show(output, message)
             if delete:
@@ -204,51 +296,37 @@ async def receive(
 def _refuse_with_peek(**given: object) -> None:
     for option, value in given.items():
         if value is not None:
-            raise InvalidOption(option, value, "goes with receiving, not with --peek")
+            raise InvalidOption(option.replace("_", "-"), value, "goes with receiving, not with --peek")
 
 
 def _show(output: Output, message: Message) -> None:
-    attributes = {name: _readable(value) for name, value in message.attributes.items()}
+    typed = message.header.attributes
     document = {
         "id": message.id,
         "body": message.body,
-        "attributes": attributes,
+        "attributes": {name: _readable(value) for name, value in message.attributes.items()},
+        "types": {name: attribute.data_type for name, attribute in typed.items()},
         "receives": message.receives,
         "sent_ms": message.sent_ms,
         "source": message.source,
+        "group": message.group,
+        "deduplication_id": message.deduplication_id,
+        "sequence_number": message.sequence_number,
     }
     facts = [message.id, f"sent {iso_timestamp(message.sent_ms)}", f"receives {message.receives}"]
     facts += [f"from {message.source}"] if message.source else []
-    facts += [f"{name}={value}" for name, value in attributes.items()]
+    facts += [f"group {message.group}"] if message.group else []
+    facts += [f"sequence {message.sequence_number}"] if message.sequence_number else []
+    facts += [_as_sent(name, attribute) for name, attribute in typed.items()]
     output.answer(document, f"{'  '.join(facts)}\n{message.body}\n")
+
+
+def _as_sent(name: str, attribute: Attribute) -> str:
+    """An attribute as `penstock send --attribute` takes it."""
+    value = _readable(attribute.data if attribute.binary else attribute.data.decode())
+    sign = {"String": "=", "Number": ":="}.get(attribute.data_type, f":{attribute.data_type}=")
+    return f"{name}{sign}{value}"
 
 
 def _readable(value: object) -> object:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
-
-
-# -- redrive ----------------------------------------------------------------------------------------------------------
-
-
-async def redrive(
-    queue: str,
-    /,
-    *,
-    to: Annotated[str | None, Parameter(help="Queue to send them to, instead of where each came from.")] = None,
-    to_function: Annotated[str | None, Parameter(help="Function to send them to instead.")] = None,
-    count: Annotated[int | None, Parameter(help="At most so many; all if left out.")] = None,
-    common: Common = COMMON,
-) -> None:
-    """Send the dead letters of a queue back to where each came from, with fresh counters.
-
-    One whose source is not known, or is gone, stays.
-    """
-    if to is not None and to_function is not None:
-        raise InvalidOption("to-function", to_function, "give one of --to and --to-function")
-    target = Queue(to) if to is not None else Function(to_function) if to_function is not None else None
-    async with Broker(common.url) as broker:
-        source = broker.queue(queue)
-        moved = await source.redrive(to=target, count=count)
-        left = (await source.counts()).total
-    document = {"queue": queue, "redriven": moved, "left": left}
-    common.output.answer(document, f'{counted(moved, "message")} sent back, {left} left in queue "{queue}"')

@@ -94,9 +94,19 @@ async def send(
     ] = None,
     attribute: Annotated[
         tuple[str, ...],
-        Parameter(negative=(), show_default=False, help="NAME=TEXT or NAME:=NUMBER; may be repeated."),
+        Parameter(
+            negative=(),
+            show_default=False,
+            help="NAME=TEXT, NAME:=NUMBER or NAME:TYPE=VALUE (base64 for Binary); may be repeated.",
+        ),
     ] = (),
     id: Annotated[str | None, Parameter(help="Your own id: repeated within five minutes it counts once.")] = None,  # noqa: A002
+    group: Annotated[
+        str | None, Parameter(help="FIFO: what keeps its order, needed there. Standard: whose turn it is.")
+    ] = None,
+    deduplication_id: Annotated[
+        str | None, Parameter(help="FIFO: repeated within five minutes it counts once.")
+    ] = None,
     lines: Annotated[
         bool, Parameter(negative=(), show_default=False, help="The body is many messages, one a line.")
     ] = False,
@@ -108,19 +118,21 @@ async def send(
     --lines all lines are checked before the first is stored.
     """
     if lines:
-        _refuse_with_lines(id=id, attribute=attribute or None)
-        bodies = [(number, _checked_body(queue, number, line)) for number, line in read_lines(body)]
+        _refuse_with_lines(id=id, attribute=attribute or None, deduplication_id=deduplication_id)
+        bodies = [(number, _checked_body(queue, number, line, group)) for number, line in read_lines(body)]
         async with Broker(common.url) as broker:
             target = broker.queue(queue)
 
             async def store(some: Sequence[str]) -> list[str]:
-                return await target.send_many(some, delay=delay)
+                return await target.send_many(some, delay=delay, group=group)
 
             await _send_lines(common.output, f'for queue "{queue}"', "message", bodies, store)
         return
     text, attributes = read_text(body), parse_attributes(attribute)
     async with Broker(common.url) as broker:
-        message_id = await broker.queue(queue).send(text, delay=delay, attributes=attributes, id=id)
+        message_id = await broker.queue(queue).send(
+            text, delay=delay, attributes=attributes, id=id, group=group, deduplication_id=deduplication_id
+        )
     common.output.answer({"message_id": message_id}, message_id)
 
 
@@ -130,17 +142,17 @@ async def send(
 def _refuse_with_lines(**given: object) -> None:
     for option, value in given.items():
         if value is not None:
-            raise InvalidOption(option, value, "is for one, not for --lines")
+            raise InvalidOption(option.replace("_", "-"), value, "is for one, not for --lines")
 
 
 def _checked_event(function: str, number: int, line: bytes) -> bytes:
     return event_json(f'event in line {number} for function "{function}"', line, limit_bytes=MAX_ASYNC_EVENT_BYTES)
 
 
-def _checked_body(queue: str, number: int, line: bytes) -> str:
+def _checked_body(queue: str, number: int, line: bytes, group: str | None) -> str:
     text = as_text(f"line {number}", line)
     try:
-        queue_message(queue, text, delay_s=None, attributes=None, own_id=None)
+        queue_message(queue, text, group=group)
     except InvalidInput as error:
         raise InvalidInput(f"line {number}: {error}") from error
     return text

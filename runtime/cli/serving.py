@@ -88,13 +88,14 @@ async def supervise(
             status = await supervisor.run()
             group.cancel_scope.cancel()
     except* PenstockError as errors:
-        raise _first(errors) from None
+        raise first_error(errors) from None
     return status
 
 
-def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
+def first_error(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
+    """The first error that a task group has gathered; one is all that a command can tell of."""
     error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    return first_error(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _obey_signals(supervisor: Supervisor, grace_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -98,3 +99,21 @@ async def eventually(check: Any, *, within_s: float = 15.0) -> Any:
         while not (found := await check()):  # noqa: ASYNC110 - what it waits for is in another process
             await anyio.sleep(0.05)
         return found
+
+
+def on_terminal(shell: Shell, words: tuple[str, ...], typed: bytes) -> tuple[int, str]:
+    """Runs the command on a pseudo-terminal, with these keys pressed."""
+    ours, theirs = pty.openpty()
+    streams: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen([*COMMAND, *words], cwd=shell.folder, env=shell.environment, **streams) as process:
+        os.close(theirs)
+        os.write(ours, typed)
+        said = b""
+        try:
+            while part := os.read(ours, 4096):
+                said += part
+        except OSError:  # the other end is closed
+            pass
+        status = process.wait(20)
+    os.close(ours)
+    return status, said.decode()

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
-from typing import Any
-
 import anyio.to_thread
 import pytest
 
 from broker import Broker, Queue
-from tests.cli.shell import COMMAND, Shell
+from tests.cli.shell import Shell, on_terminal
 
 
 async def test_a_queue_is_created_filled_received_from_and_deleted(shell: Shell, broker: Broker) -> None:
@@ -143,21 +138,3 @@ async def test_a_redrive_goes_to_another_queue_when_asked(shell: Shell, broker: 
     done = await shell.run("redrive", "source-dead", "--to", "other", "--json")
     assert done.json == {"queue": "source-dead", "redriven": 1, "left": 0}
     assert (await broker.queue("other").counts()).visible == 1
-
-
-def on_terminal(shell: Shell, words: tuple[str, ...], typed: bytes) -> tuple[int, str]:
-    """Runs the command on a pseudo-terminal, with these keys pressed."""
-    ours, theirs = pty.openpty()
-    streams: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    with subprocess.Popen([*COMMAND, *words], cwd=shell.folder, env=shell.environment, **streams) as process:
-        os.close(theirs)
-        os.write(ours, typed)
-        said = b""
-        try:
-            while part := os.read(ours, 4096):
-                said += part
-        except OSError:  # the other end is closed
-            pass
-        status = process.wait(20)
-    os.close(ours)
-    return status, said.decode()
