@@ -24,7 +24,7 @@ from tests.docs.pages import ROOT, Block, blocks, name_of, page, pages
 
 FILES = {"test_app.py", "test_with_a_worker.py", "app.py", "script.py"}
 """Whole files of the guides; the tests below run each of them."""
-RUN_ELSEWHERE = {"README.md", "docs/tutorial.md"}
+RUN_ELSEWHERE = {"README.md", "docs/tutorial.md", "docs/guides/from-sqs.md"}
 
 
 @asynccontextmanager
@@ -92,7 +92,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_block_of_every_page_is_run_by_a_test() -> None:
-    guides = {page("guides/producing.md"), page("guides/handlers.md")}
+    guides = {page(f"guides/{name}.md") for name in ("producing", "handlers", "fifo-queues", "dead-letters")}
     for path in pages():
         for block in python_blocks(path):
             assert name_of(path) in RUN_ELSEWHERE or path in guides, f"{block.place}: no test runs this"
@@ -137,6 +137,34 @@ async def test_handlers(broker: Broker, redis_url: str, settings: Settings, fold
         await eventually(lambda: charged(folder), [("pay-1", 250)])
         for queue, failed in (("mails", 1), ("orders", 2)):
             await eventually(partial(counted, broker, queue), (0, failed))
+
+
+async def test_fifo_queues(
+    broker: Broker, redis_url: str, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {"__name__": "app", "broker": broker}
+    await run_snippets(snippets_of(page("guides/fifo-queues.md")), names)
+    assert "customer-1" in capsys.readouterr().out
+    await broker.queue("orders.fifo").send_batch(
+        {"body": body, "group": group, "deduplication_id": body}
+        for group, body in (("a", "state-1"), ("a", "unknown"), ("a", "state-2"), ("b", "state-3"))
+    )
+    async with serving(names["app"], redis_url, settings):
+        # Nothing behind the first failure is deleted: what is behind it in its group waits with it.
+        await eventually(partial(waiting, broker, "orders.fifo"), "waiting")
+    left = {message.body for message in await broker.queue("orders.fifo").peek(10)}
+    assert {"unknown", "state-2"} <= left
+    assert "state-1" not in left
+
+
+async def waiting(broker: Broker, queue: str) -> str:
+    counts = await broker.queue(queue).counts()
+    return "waiting" if counts.retrying and not counts.in_flight else str(counts)
+
+
+async def test_dead_letters(broker: Broker) -> None:
+    await run_snippets(snippets_of(page("guides/dead-letters.md")), {"broker": broker})
+    assert (await broker.queue("mails").counts()).visible == 1
 
 
 def charged(folder: Path) -> Any:

@@ -19,14 +19,20 @@ import broker.sync
 import runtime
 from broker import Broker, InvalidInput, Message, PenstockError
 from broker.functions import FunctionClient
+from broker.gateway.aws.errors import COMMON
+from broker.gateway.aws.sqs.attributes import KNOWN
+from broker.gateway.aws.sqs.dispatch import SQS
 from broker.invocation_records import Condition
+from broker.moves import MoveTask
 from broker.queues import QueueClient
 from broker.records import QueueSettings, StreamSettings
-from broker.store.messages import Counts
+from broker.store.values import Counts
 from broker.streams import StreamClient, StreamRecord
 from runtime import App, Context, Record
 from tests.docs.command_page import PAGE, command_page
 from tests.docs.pages import ROOT, code, page, section, table
+from tests.docs.sqs_page import PAGE as SQS_PAGE
+from tests.docs.sqs_page import raised, sqs_page
 
 FUNCTIONS = page("reference/functions.md")
 QUEUES = page("reference/queues.md")
@@ -115,11 +121,24 @@ def test_settings_of_a_queue_are_listed_with_their_bounds_and_defaults() -> None
         name = code(row["setting"])
         default = create[name].default
         assert row["default"] == str(default), name
-        low, _, high = row["bounds"].partition(" to ")
-        if name != "dead_letter":
-            unit = {"seconds": "_s"}.get(row["unit"], "")
-            others = {"dead_letter": "dead"} if name == "max_receives" else {}
-            check_settings(partial(queue_settings_with, name + unit, others), low, high)
+        unit = {"seconds": "_s"}.get(row["unit"], "")
+        others = {"dead_letter": "dead"} if name == "max_receives" else {}
+        if bounds := re.fullmatch(r"(\d+) to (\d+)", row["bounds"]):
+            check_settings(partial(queue_settings_with, name + unit, others), bounds[1], bounds[2])
+        elif words := re.findall(r"`(\w+)` or `(\w+)`", row["bounds"]):
+            check_words(name, *words[0])
+    assert sum(bool(re.match(r"\d", row["bounds"])) for row in rows) == 6
+
+
+def check_words(name: str, usual: str, other: str) -> None:
+    """Both words are taken by a FIFO queue, nothing else is, and a standard queue takes the usual one alone."""
+    scope: dict[str, Any] = {"deduplication_scope": "messageGroup", "fifo": True}
+    for word in (usual, other):
+        QueueSettings(**{**scope, name: word})
+    refused: tuple[dict[str, Any], ...] = ({**scope, name: "other"}, {name: other})
+    for settings in refused:
+        with pytest.raises(InvalidInput, match=name):
+            QueueSettings(**settings)
 
 
 def queue_settings_with(field: str, others: dict[str, Any], value: object) -> QueueSettings:
@@ -158,6 +177,7 @@ def test_settings_of_a_stream_are_those_of_the_page() -> None:
         (QUEUES, "## FunctionClient", FunctionClient),
         (QUEUES, "## StreamClient", StreamClient),
         (QUEUES, "## StreamClient", StreamRecord),
+        (QUEUES, "## Move tasks", MoveTask),
         (QUEUES, "## Counts", Counts),
         (FUNCTIONS, "## Context", Context),
         (FUNCTIONS, "## The batch event", Record),
@@ -244,6 +264,17 @@ def descendants(error: type[PenstockError]) -> Iterator[type[PenstockError]]:
 def test_the_page_of_the_command_is_what_its_help_says() -> None:
     written = PAGE.read_text(encoding="utf-8")
     assert written == command_page(), "run `python -m tests.docs.command_page`"
+
+
+def test_the_page_of_the_wire_is_what_the_gateway_s_tables_say() -> None:
+    written = SQS_PAGE.read_text(encoding="utf-8")
+    assert written == sqs_page(), "run `python -m tests.docs.sqs_page`"
+
+
+def test_the_page_of_the_wire_has_every_attribute_of_a_queue_and_no_unknown_error() -> None:
+    listed = table(section(SQS_PAGE, "## Attributes of a queue"))
+    assert {code(row["attribute"]) for row in listed} == KNOWN - {"All"}
+    assert set(raised()) <= SQS.errors.keys() | COMMON.keys()
 
 
 def sources() -> Iterator[str]:
