@@ -16,3 +16,13 @@ def test_a_quick_run_of_one_family_writes_its_table_and_its_records(tmp_path: Pa
     results = json.loads((tmp_path / "results-partial.json").read_bytes())
     assert [figure["family"] for figure in results["figures"]] == ["memory", "memory"]
     assert "a queued event of 100 bytes" in (tmp_path / "results-partial.md").read_text()
+
+
+def test_fifo_queues_are_measured_beside_a_standard_queue(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "fifo", "--output", str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    figures = json.loads((tmp_path / "results-partial.json").read_bytes())["figures"]
+    assert len(figures) == 6
+    assert all(figure["ceiling"] and figure["target"] for figure in figures)
