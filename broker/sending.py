@@ -12,7 +12,7 @@ from broker import errors, limits
 from broker.core import Core
 from broker.ids import TokenSource
 from broker.names import Kind, Resource
-from broker.store.values import Accepted, NewMessage, Stored, StoredInGroups
+from broker.store.values import Accepted, NewMessage, Stored
 
 T = TypeVar("T")
 _Waiting: TypeAlias = tuple[NewMessage, asyncio.Future[Accepted]]
@@ -33,8 +33,9 @@ class Sender:
         self._tokens: Final = TokenSource()
         self._waiting: Final[dict[Resource, list[_Waiting]]] = {}
 
-    async def send(self, resource: Resource, message: NewMessage) -> Accepted:
-        """Stores one message; answers its id and place. Errors: NotFound, PayloadTooLarge, the StoreError family."""
+    def send(self, resource: Resource, message: NewMessage) -> asyncio.Future[Accepted]:
+        """Stores one message; to be awaited for its id and place. Errors: NotFound, PayloadTooLarge, the StoreError
+        family."""
         future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.get(resource)
         if waiting is None:
@@ -43,12 +44,12 @@ class Sender:
             drain.add_done_callback(partial(self._abandon, resource))
         else:
             waiting.append((message, future))
-        return await future
+        return future
 
     async def send_many(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool = False) -> list[str]:
         """Stores messages in order, up to 1,000 a step; answers their ids. Errors as :meth:`send`."""
         ids: list[str] = []
-        sent: tuple[Stored | StoredInGroups, int] | None = None
+        sent: tuple[Stored, int] | None = None
         for chunk in chunks(messages, bytes_of=lambda message: len(message.blob)):
             storing = asyncio.ensure_future(self._store(resource, chunk, urgent=urgent))
             try:
@@ -93,13 +94,11 @@ class Sender:
             for _, future in chunk:
                 _fail(future, error)
         else:
-            for index, (_, future) in enumerate(chunk):
+            for index, ((_, future), stored_id) in enumerate(zip(chunk, stored.ids(len(chunk)), strict=True)):
                 if not future.done():
-                    future.set_result(Accepted(stored.id(index), stored.entry(index)))
+                    future.set_result(Accepted(stored_id, stored.entry(index)))
 
-    async def _store(
-        self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool
-    ) -> Stored | StoredInGroups:
+    async def _store(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored:
         token, bucket = self._tokens.next(), str(int(time.time() // 60))
         give_up = time.monotonic() + _RETRY_FOR_S
         pauses_s = iter(_RETRY_PAUSES_S)

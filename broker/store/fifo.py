@@ -14,7 +14,7 @@ from broker.names import Resource
 from broker.records import unpack
 from broker.store.keys import Keyspace
 from broker.store.scripts import Argument, ScriptRunner
-from broker.store.values import Claim, ClaimMode, NewMessage, StoredInGroups, not_sent, read_claim
+from broker.store.values import Claim, ClaimMode, NewMessage, Stored, not_sent, read_claim
 
 
 class ClaimOfGroups(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class FifoStore:
         self._runner: Final = runner
         self._keys: Final = keyspace
 
-    async def send(self, queue: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> StoredInGroups | None:
+    async def send(self, queue: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored | None:
         """Stores up to 1,000 messages in one step, each once within five minutes by its deduplication id."""
         k = self._keys.of(queue)
         arguments: list[Argument] = [k.wake, limits.DEDUPLICATION_MS, "urgent" if urgent else ""]
@@ -55,7 +55,8 @@ class FifoStore:
             return None
         if reply[0] != b"stored":
             raise not_sent(queue, reply)
-        return StoredInGroups([entry.decode() for entry in reply[2:]], int(reply[1]))
+        repeats = {int(reply[at]): reply[at + 1].decode() for at in range(4, len(reply), 2)}
+        return Stored(reply[1].decode(), int(reply[2]), int(reply[3]), repeats)
 
     async def claim(self, queue: Resource, wanted: ClaimOfGroups) -> Claim:
         """Leases messages, of each group the first ones."""

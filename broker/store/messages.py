@@ -21,7 +21,6 @@ from broker.store.values import (
     Peeked,
     Settlement,
     Stored,
-    StoredInGroups,
     not_sent,
     read_claim,
     read_settlement,
@@ -42,7 +41,7 @@ class MessageStore:
 
     async def send(
         self, resource: Resource, messages: Sequence[NewMessage], *, token: str, bucket: str, urgent: bool = False
-    ) -> Stored | StoredInGroups | None:
+    ) -> Stored | None:
         """Stores up to 1,000 messages in one step. The same token in the same bucket stores them once; in a FIFO queue
         their deduplication ids see to that."""
         if resource.fifo:

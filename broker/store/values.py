@@ -57,42 +57,29 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """Where the messages of one send stand: message i is entry ``"<milliseconds>-<sequence + i>"``."""
+    """Where the messages of one send stand: message i is entry ``"<milliseconds>-<sequence + i>"``, unless it repeats
+    another one."""
 
     milliseconds: str
     sequence: int
     nonce: int
+    repeats: dict[int, str] = {}
+    """In a FIFO queue: the entries of the messages that some of them repeat, by index."""
 
     def id(self, index: int) -> str:
-        """The id of one message of the send."""
+        """The id of one message of the send, or of the one that it repeats."""
         return message_id(self.entry(index), self.nonce)
 
     def ids(self, count: int) -> list[str]:
         """The ids of the first ``count`` messages of the send."""
-        return message_ids(self.milliseconds, self.sequence, count, self.nonce)
+        ids = message_ids(self.milliseconds, self.sequence, count, self.nonce)
+        for index in self.repeats:
+            ids[index] = self.id(index)
+        return ids
 
     def entry(self, index: int) -> str:
-        """The entry of one message of the send."""
-        return f"{self.milliseconds}-{self.sequence + index}"
-
-
-class StoredInGroups(msgspec.Struct, frozen=True):
-    """Where the messages of one send to a FIFO queue stand, or the ones that they repeat."""
-
-    entries: list[str]
-    nonce: int
-
-    def id(self, index: int) -> str:
-        """The id of one message of the send."""
-        return message_id(self.entries[index], self.nonce)
-
-    def ids(self, count: int) -> list[str]:
-        """The ids of the first ``count`` messages of the send."""
-        return [self.id(index) for index in range(count)]
-
-    def entry(self, index: int) -> str:
-        """The entry of one message of the send."""
-        return self.entries[index]
+        """The entry of one message of the send, or of the one that it repeats."""
+        return self.repeats.get(index) or f"{self.milliseconds}-{self.sequence + index}"
 
 
 class Claimed(msgspec.Struct):

@@ -3,7 +3,7 @@
 -- one set: in `open` by the time of its head, in `blocked` by when its head may be looked at again, in `suspects` when its head
 -- took a worker with it. What is in `blocked` may be free earlier than its score says only if the script that freed it says so.
 local function groups_of(keys)
-  local self = {}
+  local self = { some_wait = redis.call('EXISTS', keys.waiting) == 1, some_suspects = redis.call('EXISTS', keys.suspects) == 1 }
 
   -- The first n entries of a group, or those after one.
   function self.entries(group, n, after)
@@ -17,7 +17,7 @@ local function groups_of(keys)
   function self.hidden(entry)
     local token = redis.call('HGET', keys.holders, entry)
     local until_ms = token and redis.call('ZSCORE', keys.leases, entry .. '|' .. token)
-      or redis.call('ZSCORE', keys.waiting, entry)
+      or self.some_wait and redis.call('ZSCORE', keys.waiting, entry)
     until_ms = until_ms and tonumber(until_ms)
     return until_ms and until_ms > now and until_ms or nil, token
   end
@@ -28,7 +28,7 @@ local function groups_of(keys)
     if not head then
       redis.call('ZREM', keys.open, group)
       redis.call('ZREM', keys.blocked, group)
-      redis.call('ZREM', keys.suspects, group)
+      if self.some_suspects then redis.call('ZREM', keys.suspects, group) end
       return nil
     end
     local until_ms = self.hidden(head)
@@ -39,20 +39,26 @@ local function groups_of(keys)
       redis.call('ZADD', keys.open, entry_ms(head), group)
       redis.call('ZREM', keys.blocked, group)
     end
-    redis.call('ZREM', keys.suspects, group)
+    if self.some_suspects then redis.call('ZREM', keys.suspects, group) end
     if until_ms then return nil, until_ms end
     return entry_ms(head)
   end
 
-  -- Takes a message out of everything. The body goes first: what is left without one is cleared away by the repair.
+  -- Takes messages out of everything: entries, and their names in `order`. The bodies go first: what is left without one is cleared
+  -- away by the repair.
+  function self.forget_all(entries, names)
+    if #entries == 0 then return end
+    redis.call('HDEL', keys.bodies, unpack(entries))
+    redis.call('ZREM', keys.order, unpack(names))
+    if self.some_wait then redis.call('ZREM', keys.waiting, unpack(entries)) end
+    redis.call('HDEL', keys.holders, unpack(entries))
+    redis.call('HDEL', keys.groups, unpack(entries))
+    redis.call('HDEL', keys.notes, unpack(entries))
+    redis.call('HDEL', keys.facts, unpack(entries)) -- last: a message without its facts would start anew
+  end
+
   function self.forget(entry, group)
-    redis.call('HDEL', keys.bodies, entry)
-    redis.call('ZREM', keys.order, group .. ' ' .. entry)
-    redis.call('ZREM', keys.waiting, entry)
-    redis.call('HDEL', keys.holders, entry)
-    redis.call('HDEL', keys.groups, entry)
-    redis.call('HDEL', keys.notes, entry)
-    redis.call('HDEL', keys.facts, entry) -- last: a message without its facts would start anew
+    self.forget_all({ entry }, { group .. ' ' .. entry })
   end
 
   return self

@@ -64,7 +64,7 @@ local function drop_lease(entry, holder)
     redis.call('ZREM', KEYS[8], entry .. '|' .. holder)
     redis.call('HDEL', KEYS[9], entry)
   end
-  redis.call('ZREM', KEYS[10], entry)
+  if groups.some_wait then redis.call('ZREM', KEYS[10], entry) end
 end
 
 local function facts_now(entry, holder)
@@ -76,14 +76,28 @@ local function facts_now(entry, holder)
   return facts
 end
 
-local function grant(entry, group, blob, facts)
+-- What is handed out of some groups is written together: facts, holders, leases, and last the groups' new place.
+local new_facts, new_holders, new_leases, new_blocked, taken_groups = {}, {}, {}, {}, {}
+local function write_granted()
+  if #taken_groups == 0 then return end
+  redis.call('HSET', KEYS[11], unpack(new_facts))
+  redis.call('HSET', KEYS[9], unpack(new_holders))
+  redis.call('ZADD', KEYS[8], unpack(new_leases))
+  redis.call('ZADD', KEYS[6], unpack(new_blocked))
+  redis.call('ZREM', KEYS[5], unpack(taken_groups))
+  if groups.some_suspects then redis.call('ZREM', KEYS[7], unpack(taken_groups)) end
+  new_facts, new_holders, new_leases, new_blocked, taken_groups = {}, {}, {}, {}, {}
+end
+
+local function grant(entry, blob, facts)
   facts = facts or { receives = 0, tries = 0, crashes = 0, first = 0, sent = 0, culprit = '' }
   facts.receives = facts.receives + 1
   if facts.first == 0 then facts.first = now end
   local text = write_facts(facts)
-  redis.call('HSET', KEYS[11], entry, text)
-  redis.call('HSET', KEYS[9], entry, token)
-  redis.call('ZADD', KEYS[8], lease_end, entry .. '|' .. token)
+  local at = #new_facts
+  new_facts[at + 1], new_facts[at + 2] = entry, text
+  new_holders[at + 1], new_holders[at + 2] = entry, token
+  new_leases[at + 1], new_leases[at + 2] = lease_end, entry .. '|' .. token
   out[#out + 1], out[#out + 2], out[#out + 3] = entry, blob, text
   count, bytes = count + 1, bytes + #blob
   granted_entries[#granted_entries + 1] = entry
@@ -115,10 +129,11 @@ local function hand_out(entry, group, holder, taken)
     return 'gone'
   end
   drop_lease(entry, holder)
-  grant(entry, group, blob, facts)
+  grant(entry, blob, facts)
   return 'granted'
 end
 
+-- Takes what a group may hand out. Answers whether it is still open, with nothing taken from it.
 local function take_from(group)
   local taken, after, more = 0, nil, true
   while more and taken < per_group and count < room and bytes < max_bytes and scans > 0 do
@@ -134,8 +149,8 @@ local function take_from(group)
         redis.call('ZADD', KEYS[7], now, group)
         redis.call('ZREM', KEYS[5], group)
         redis.call('ZREM', KEYS[6], group)
-        any_set_apart = true
-        return
+        any_set_apart, groups.some_suspects = true, true
+        return false
       end
       if what == 'granted' then taken = taken + 1 end
       more = what ~= 'stop'
@@ -143,12 +158,12 @@ local function take_from(group)
     end
   end
   if taken > 0 then
-    redis.call('ZADD', KEYS[6], lease_end, group)
-    redis.call('ZREM', KEYS[5], group)
-    redis.call('ZREM', KEYS[7], group)
-  else
-    groups.place(group)
+    new_blocked[#new_blocked + 1], new_blocked[#new_blocked + 2] = lease_end, group
+    taken_groups[#taken_groups + 1] = group
+    return false
   end
+  local head_ms = groups.place(group)
+  return head_ms and head_ms + delay <= now
 end
 
 -- Opens groups whose time may have come, and for a receiver what was set apart, until there are enough to go on with. Answers how
@@ -179,6 +194,7 @@ if mode == 'alone' then
   for _, group in ipairs(redis.call('ZRANGE', KEYS[7], 0, room - 1)) do
     if count < room then take_from(group) end
   end
+  write_granted()
 else
   open_more()
   local passed = 0 -- groups that stay open although nothing could be taken from them
@@ -188,10 +204,9 @@ else
     for _, group in ipairs(open) do
       if count >= room or bytes >= max_bytes or scans <= 0 then break end
       scans = scans - 1
-      take_from(group)
-      local still = redis.call('ZSCORE', KEYS[5], group)
-      if still and tonumber(still) <= now - delay then passed = passed + 1 end
+      if take_from(group) then passed = passed + 1 end
     end
+    write_granted()
   end
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[15], '-inf', now - delay)

@@ -26,6 +26,7 @@ for i = 1, n do
     redis.call('HSET', KEYS[11], entry, write_facts(facts))
     if note ~= '' then redis.call('HSET', KEYS[12], entry, note) end
     redis.call('ZADD', KEYS[10], now + delay, entry)
+    groups.some_wait = true
     redis.call('ZREM', KEYS[8], member) -- before its holder's name: a lease that nobody is named for would stay
     redis.call('HDEL', KEYS[9], entry)
     touched[redis.call('HGET', KEYS[3], entry) or ''] = true

@@ -13,29 +13,34 @@ redis.call('ZREM', KEYS[8], '') -- a first write that needs no memory
 local scores = redis.call('ZMSCORE', KEYS[8], unpack(ARGV, 4, 3 + n))
 local groups = groups_of({ bodies = KEYS[2], groups = KEYS[3], order = KEYS[4], open = KEYS[5], blocked = KEYS[6], suspects = KEYS[7],
   leases = KEYS[8], holders = KEYS[9], waiting = KEYS[10], facts = KEYS[11], notes = KEYS[12] })
-local refused, finished, touched = {}, 0, {}
+local group_of = redis.call('HMGET', KEYS[3], unpack(ARGV, 4 + n, 3 + 2 * n))
+local onward = {} -- index -> the places of its records in ARGV
+for at = 4 + 2 * n, #ARGV, 3 do
+  local index = tonumber(ARGV[at])
+  onward[index] = onward[index] or {}
+  table.insert(onward[index], at)
+end
+local refused, touched = {}, {}
+local members, entries, names = {}, {}, {}
 for i = 1, n do
-  local member, entry = ARGV[3 + i], ARGV[3 + n + i]
+  local member, entry, group = ARGV[3 + i], ARGV[3 + n + i], group_of[i]
   local receiver = string.find(member, '|r', 1, true)
   if not scores[i] then
     refused[#refused + 1], refused[#refused + 2] = i, redis.call('HEXISTS', KEYS[2], entry) == 1 and 'fenced' or 'unknown'
   elseif receiver and tonumber(scores[i]) <= now then
     refused[#refused + 1], refused[#refused + 2] = i, 'expired'
-    scores[i] = false
   else
-    local group = redis.call('HGET', KEYS[3], entry)
-    finished = finished + redis.call('ZREM', KEYS[8], member)
-    for at = 4 + 2 * n, #ARGV, 3 do
-      if tonumber(ARGV[at]) == i then
-        local name = entry .. ':' .. ARGV[at + 1]
-        redis.call('ZADD', KEYS[13], now, name) -- before its record: a name without one is dropped, the reverse stays
-        redis.call('HSET', KEYS[14], name, ARGV[at + 2])
-      end
+    for _, at in ipairs(onward[i] or {}) do
+      local name = entry .. ':' .. ARGV[at + 1]
+      redis.call('ZADD', KEYS[13], now, name) -- before its record: a name without one is dropped, the reverse stays
+      redis.call('HSET', KEYS[14], name, ARGV[at + 2])
     end
-    groups.forget(entry, group or '')
+    members[#members + 1], entries[#entries + 1], names[#names + 1] = member, entry, (group or '') .. ' ' .. entry
     if group then touched[group] = math.max(touched[group] or 0, tonumber(scores[i])) end
   end
 end
+local finished = #members > 0 and redis.call('ZREM', KEYS[8], unpack(members)) or 0
+groups.forget_all(entries, names)
 local sooner = false -- whoever sleeps knows when the lease would have ended, not what stands behind it
 for group, lease_end in pairs(touched) do
   local open, until_ms = groups.place(group)

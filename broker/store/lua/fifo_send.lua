@@ -3,7 +3,8 @@
 -- ARGV   1 wake channel  2 ms a deduplication id is remembered  3 'urgent' lets a full server store it, else ''
 --        4… seven values each: blob, group, deduplication id ('' = none), own id of a relay ('' = none), facts, size,
 --        hash of the body (the deduplication id where the queue goes by content)
--- Reply  {'stored', the queue's random number, entry, …}: of each message, or of the one that it repeats
+-- Reply  {'stored', first ms, first sequence, the queue's random number, row, entry, …}: as send.lua; a row and its entry for each
+--        message that repeats one, which is that entry
 --        {'unknown'} | {'too_large', row, size, limit} | {'no_id', row}: neither an id nor a queue that goes by content
 -- State  -> in its group
 -- _facts
@@ -62,14 +63,16 @@ end
 
 if ARGV[3] == 'urgent' then redis.call('ZREM', KEYS[8], '') end -- a first write that needs no memory
 local ms_text = string.format('%.0f', ms)
-local out, stored = { 'stored', m[8] }, 0
+local out, stored = { 'stored', ms_text, tostring(seq), m[8] }, 0
 local bodies, groups, order, facts, delayed, accepted, senders = {}, {}, {}, {}, {}, {}, {}
 local until_text, delays, is_sender = string.format('%.0f ', now + memory_ms), tonumber(m[5] or 0) > 0, {}
 for row = 0, rows - 1 do
   local at = 4 + row * 7
   local group, name = ARGV[at + 1], name_of[row]
   local entry = remembered[name] or remembered[other_of[row]]
-  if not entry then
+  if entry then
+    out[#out + 1], out[#out + 2] = row, entry
+  else
     entry = ms_text .. string.format('-%09d', seq + row)
     local first, second = 2 * stored + 1, 2 * stored + 2
     bodies[first], bodies[second] = entry, ARGV[at]
@@ -82,7 +85,6 @@ for row = 0, rows - 1 do
     remembered[name] = entry
     stored = stored + 1
   end
-  out[row + 3] = entry
 end
 local function write(command, key, values)
   if #values > 0 then redis.call(command, key, unpack(values)) end
