@@ -43,7 +43,7 @@ NO_QUEUE: Final = "AWS.SimpleQueueService.NonExistentQueue"
 
 
 class Pace:
-    """How many may go now. What was not used within a second is lost, so that no second has more than its share."""
+    """How many may go now. What was not used at its time is lost, so that nothing is made up for later."""
 
     def __init__(self, max_per_s: int | None, *, now_ms: int) -> None:
         self._max_per_s: Final = max_per_s
@@ -51,13 +51,14 @@ class Pace:
         self._credit = 0.0
 
     def room(self, now_ms: int) -> int | None:
-        """How many may go now: a fifth of a second's share or more, so that they go in batches; None without limit."""
+        """How many may go now: a fifth of a second's share, so that they go in batches; None without limit."""
         if self._max_per_s is None:
             return None
         earned = self._max_per_s * max(0, now_ms - self._at_ms) / 1000
-        self._credit = min(float(self._max_per_s), self._credit + earned)
+        batch = max(1.0, self._max_per_s / 5)
+        self._credit = min(batch, self._credit + earned)
         self._at_ms = max(self._at_ms, now_ms)
-        return int(self._credit) if self._credit >= max(1.0, self._max_per_s / 5) else 0
+        return int(self._credit) if self._credit >= batch else 0
 
     def spend(self, count: int) -> None:
         """So many went."""

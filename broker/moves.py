@@ -192,5 +192,5 @@ def _read_handle(handle: str) -> tuple[str, Resource]:
     try:
         read = msgspec.json.decode(base64.b64decode(handle, validate=True), type=_Handle)
         return read.taskId, Resource.from_arn(read.sourceArn)
-    except (binascii.Error, ValueError, msgspec.MsgspecError, InvalidName):
+    except (binascii.Error, ValueError, RecursionError, msgspec.MsgspecError, InvalidName):
         raise InvalidOption("handle", handle, "not the handle of a move task") from None

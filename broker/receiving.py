@@ -110,8 +110,10 @@ class Receiver:
                 attempt=wanted.attempt,
             )
         except (StoreError, asyncio.CancelledError):
-            # Whether it leased anything is unknown: give it back when Redis is there again.
-            self._core.in_background(self._give_back(queue, token), name="release_claim")
+            # Whether it leased anything is unknown: give it back when Redis is there again. What an attempt leased is
+            # kept for whoever asks under its id, until its time is over.
+            if wanted.attempt is None:
+                self._core.in_background(self._give_back(queue, token), name="release_claim")
             raise
         if claim.status == "unknown":
             raise QueueNotFound(queue.name)

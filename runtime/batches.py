@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 import msgspec
 
 from broker import limits
@@ -35,6 +37,21 @@ class Batch(msgspec.Struct, frozen=True):
     def members(self) -> list[str]:
         """The leases that its call depends on."""
         return [item.member for item in self.held]
+
+
+def not_behind(bad: AbstractSet[str], held: list[Held], *, fifo: bool) -> tuple[list[Held], list[Held]]:
+    """The messages that may run, and those that may not: the bad ones (by their leases' names) and, in a FIFO queue,
+    whatever stands behind one in its group."""
+    groups: set[str] = set()
+    good: list[Held] = []
+    kept_back: list[Held] = []
+    for item in held:
+        if item.member in bad or (fifo and item.letter.header.group in groups):
+            groups.add(item.letter.header.group)
+            kept_back.append(item)
+        else:
+            good.append(item)
+    return good, kept_back
 
 
 def in_batches(held: list[Held], size: int) -> list[list[Held]]:

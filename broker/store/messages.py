@@ -194,7 +194,7 @@ class MessageStore:
             reply = await self._runner.run("fifo_counts", keys, ())
         else:
             places = (k.ready, k.leases, k.waiting, k.delayed, k.suspects, k.bodies, k.outbox, k.permits, k.meta)
-            reply = await self._runner.run("counts", (*places, k.order), ())
+            reply = await self._runner.run("counts", (*places, k.order, k.open), ())
         if reply[0] == b"unknown":
             return None
         fresh, due, in_flight, retrying, delayed, suspects, outbox, running, oldest = reply
@@ -232,10 +232,11 @@ class MessageStore:
         k = self._keys.of(resource)
         places = (k.ready, k.waiting, k.delayed, k.suspects, k.bodies, k.facts, k.notes, k.meta)
         command: Command = "fifo_expire" if resource.fifo else "expire"
-        keys = (*k.fifo(), k.delayed) if resource.fifo else (*places, k.groups, k.order, k.open)
+        keys = (*k.fifo(), k.delayed) if resource.fifo else (*places, k.groups, k.order)
+        arguments = (_LOOKED_AT_TO_EXPIRE, k.wake if resource.fifo else limits.MIB)
         removed = 0
         for _ in range(calls):
-            page, status = await self._runner.run(command, keys, (_LOOKED_AT_TO_EXPIRE, limits.MIB))
+            page, status = await self._runner.run(command, keys, arguments)
             removed += int(page)
             if status == b"through":
                 break
@@ -273,10 +274,7 @@ class MessageStore:
     async def discard(self, resource: Resource, entry: str) -> bool:
         """Removes a message of a standard queue that waits, under no lease; False where it is not there (any more)."""
         k = self._keys.of(resource)
-        keys = (
-            *(k.ready, k.waiting, k.delayed, k.suspects, k.bodies, k.facts, k.notes, k.meta, k.groups, k.order),
-            k.leases,
-        )
+        keys = (k.ready, k.waiting, k.open, k.suspects, k.bodies, k.facts, k.notes, k.meta, k.groups, k.order)
         return bool(await self._runner.run("discard", keys, (entry,)))
 
 

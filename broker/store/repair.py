@@ -98,9 +98,9 @@ class RepairStore:
         restored = 0
         for page in _pages(sorted(doubtful)):
             pairs = [value for entry in page for value in (entry, group_of.get(entry) or ordered.get(entry) or b"")]
-            restored += await self._runner.run("fifo_restore", keys, (len(page), *pairs))
+            restored += await self._runner.run("fifo_restore", keys, (k.wake, len(page), *pairs))
         for page in _pages(sorted({*ordered.values(), *opened, *blocked, *suspects})):
-            await self._runner.run("fifo_restore", keys, (0, *page))
+            await self._runner.run("fifo_restore", keys, (k.wake, 0, *page))
         return restored
 
     async def _hash(self, key: str) -> dict[bytes, bytes]:

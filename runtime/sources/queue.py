@@ -18,7 +18,7 @@ from broker.queue_settings import queue_settings
 from broker.records import FunctionSettings, MappingSettings
 from broker.store.values import Claim, Deferral, member_of
 from runtime.batch_permits import BatchPermits
-from runtime.batches import Batch, Held, in_batches
+from runtime.batches import Batch, Held, in_batches, not_behind
 from runtime.context import Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction, Unreadable
@@ -134,7 +134,9 @@ class QueueSource:
         if gathers:
             await self._gather(held, size, permit=permits[0])
             still_ours = self._engine.keeper.holding(self.resource)
-            held = [item for item in held if item.member in still_ours]
+            lost = {item.member for item in held} - still_ours
+            held, behind = not_behind(lost, held, fifo=self.resource.fifo)
+            self._release([item for item in behind if item.member not in lost])
         batches = deque(in_batches(held, size))
         try:
             while batches and permits and not self._stopping:
@@ -284,22 +286,20 @@ class QueueSource:
                 return self._function.typed({"Records": records}), batch, ""
             except Unreadable as error:
                 return None, None, str(error)
-        typed, good, bad = [], [], []
-        problem = ""
+        bodies, unreadable, problem = {}, set[str](), ""
         for item in batch.held:
             try:
-                body = self._function.decode_record(item.letter.body)
+                bodies[item.member] = self._function.decode_record(item.letter.body)
             except Unreadable as error:
-                bad.append(item)
+                unreadable.add(item.member)
                 problem = f"message {item.letter.id}: {error}"
-            else:
-                good.append(item)
-                typed.append(typed_record(item.letter, body, fencing_token=item.fence))
+        good, bad = not_behind(unreadable, batch.held, fifo=self.resource.fifo)
         if bad and (not self._mapping.partial_failures or not good):
             return None, None, problem
         if bad:
             log.warning("messages_unreadable", function=self._function.name, count=len(bad), reason=problem[:300])
             self._send_back(bad)
+        typed = [typed_record(item.letter, bodies[item.member], fencing_token=item.fence) for item in good]
         return typed, Batch(good, batch.permit), ""
 
     def _on_outcome(self, call: Call) -> None:

@@ -259,3 +259,42 @@ async def test_a_queue_whose_groups_are_gone_keeps_no_turns(queue: QueueClient) 
     assert len(await bodies(queue)) == 3
     keys = queue.core.keys.of(queue.resource)
     assert await queue.core.runner.fetch("EXISTS", keys.groups, keys.order, keys.open) == 0
+
+
+# -- rounds end --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_tenant_that_sends_at_the_right_moment_gets_no_more_than_its_turn(queue: QueueClient) -> None:
+    await queue.send_many((f"y {number}" for number in range(20)), group="y")
+    await queue.send("plain")
+    seen: list[str] = []
+    for number in range(20):
+        await queue.send(f"x {number}", group="x")
+        seen += await bodies(queue, 1)
+    tenants = [body.split(" ")[0] for body in seen]
+    assert tenants.count("y") >= 8
+    assert "plain" in tenants
+
+
+async def test_newer_groups_do_not_pass_an_older_one_whatever_they_are_called(queue: QueueClient) -> None:
+    await queue.send("oldest", group="zzz")
+    for number in range(20):
+        await queue.send(f"{number}", group=f"a{number:03}")
+        if "oldest" in await bodies(queue, 1):
+            return
+    raise AssertionError("the oldest message was not handed out")
+
+
+async def test_old_messages_are_removed_behind_more_groups_than_one_look_takes(
+    queue: QueueClient, clock: Clock
+) -> None:
+    await queue.configure(retention=60)
+    await queue.send("old", group="zzz")
+    await clock.advance(61)
+    await queue.send_batch({"body": str(number), "group": f"a{number:04}"} for number in range(1_200))
+    assert (await queue.counts()).visible == 1_200
+
+
+async def test_the_oldest_message_is_told_also_where_all_have_groups(queue: QueueClient, clock: Clock) -> None:
+    await queue.send("x", group="x")
+    assert (await queue.counts()).oldest_ms is not None

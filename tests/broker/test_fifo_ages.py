@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from broker import Broker, Queue
 from broker.queues import QueueClient
+from broker.store.keys import CLOCK_OFFSET_KEY
 from tests.broker.fifo import bodies, send, take
 from tests.conftest import Clock
+from tests.runtime.scene import eventually
 
 
 @pytest.fixture
@@ -185,3 +189,35 @@ async def test_the_same_message_may_die_again_after_a_redrive(broker: Broker, fa
         assert await bodies(failing) == []
         await broker.deliver(failing.resource)
         assert await dead.redrive() == 1
+
+
+# -- clocks ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_clock_that_is_set_back_hides_nothing(queue: QueueClient, clock: Clock) -> None:
+    await clock.advance(3_600)
+    await send(queue, "a", "a1")
+    await clock.advance(-3_600)
+    await send(queue, "a", "a2")
+    await send(queue, "b", "b1")
+    assert sorted(await bodies(queue)) == ["a1", "a2", "b1"]
+
+
+async def test_what_stands_behind_a_message_that_expired_wakes_a_receiver(queue: QueueClient, clock: Clock) -> None:
+    await queue.configure(retention=60)
+    await send(queue, "a", "a1")
+    await clock.advance(30)
+    await send(queue, "a", "a2")
+    (one,) = await take(queue, 1)
+    await one.release(1_000)
+    receiving = asyncio.create_task(queue.receive(1, wait=20))
+    meta = queue.core.keys.of(queue.resource).meta
+
+    async def asleep() -> bool:
+        return bool(await queue.core.runner.fetch("HGET", meta, "asleep") == b"1")
+
+    await eventually(asleep, what="the receiver sleeps")
+    await queue.core.runner.fetch("INCRBY", CLOCK_OFFSET_KEY, 31_000)  # nobody is told of the time
+    assert await queue.core.messages.expire(queue.resource) == 1
+    async with asyncio.timeout(4):  # less than until the receiver looks by itself
+        assert [message.body for message in await receiving] == ["a2"]

@@ -10,7 +10,8 @@ import pytest
 
 from broker import Broker
 from broker.queues import QueueClient
-from runtime import App, Context
+from broker.store.values import member_of
+from runtime import App, Context, Record
 from tests.conftest import Clock
 from tests.runtime.orders import settled
 from tests.runtime.scene import Serve, eventually, received
@@ -208,3 +209,48 @@ async def test_a_crash_sets_the_whole_group_apart_and_no_other(
         async with serve(groups.app, alone=True):
             await settled(broker, QUEUE)
     assert groups.handled["a"] == ["a1", "a2"]
+
+
+async def test_what_a_stalled_worker_holds_behind_a_taken_head_is_not_its_own_any_more(
+    broker: Broker, queue: QueueClient, clock: Clock
+) -> None:
+    messages, lease_ms = broker.core.messages, broker.core.settings.lease_ms
+    await send(queue, "a1", "a2", "a3")
+    claim = await messages.claim(queue.resource, token="w1", lease_ms=lease_ms, room=3, mode="work")
+    members = [member_of(item.entry, "w1") for item in claim.messages]
+    await clock.advance(lease_ms / 1000 + 1)
+    (head,) = await queue.receive(1)
+    assert head.body == "a1"
+    assert await messages.extend(queue.resource, members, lease_ms=lease_ms) == [0, 1, 2]
+    settled = await messages.finish(queue.resource, members, counter="done")
+    assert (settled.settled, set(settled.refused.values())) == (0, {"fenced"})
+    await head.delete()
+    assert [message.body for message in await queue.receive(10)] == ["a2", "a3"]
+
+
+async def test_a_late_worker_keeps_what_nobody_has_taken(broker: Broker, queue: QueueClient, clock: Clock) -> None:
+    messages, lease_ms = broker.core.messages, broker.core.settings.lease_ms
+    await send(queue, "a1", "a2")
+    claim = await messages.claim(queue.resource, token="w1", lease_ms=lease_ms, room=2, mode="work")
+    members = [member_of(item.entry, "w1") for item in claim.messages]
+    await clock.advance(lease_ms / 1000 + 1)
+    assert await messages.extend(queue.resource, members, lease_ms=lease_ms) == []
+    await clock.advance(lease_ms / 1000 + 1)
+    assert (await messages.finish(queue.resource, members, counter="done")).settled == 2
+
+
+async def test_what_stands_behind_an_unreadable_message_waits_with_it(
+    serve: Serve, broker: Broker, queue: QueueClient, clock: Clock
+) -> None:
+    seen: list[list[int]] = []
+    app = App()
+
+    @app.queue(QUEUE, partial_failures=True)
+    async def handle(records: list[Record[int]], context: Context) -> None:
+        seen.append([record.body for record in records])
+
+    await queue.send_batch({"body": body, "group": group} for body, group in (("1", "a"), ("x", "a"), ("2", "a")))
+    await queue.send(3, group="b")
+    async with serve(app):
+        await settled(broker, QUEUE, left=2)
+    assert seen == [[1, 3]]

@@ -2,7 +2,9 @@
 -- that they are sorted by group, then by entry (entries of FIFO queues have fixed width). A group that has messages is in exactly
 -- one set: in `open` by the time of its head, in `blocked` by when its head may be looked at again, in `suspects` when its head
 -- took a worker with it. What is in `blocked` may be free earlier than its score says only if the script that freed it says so.
-local function groups_of(keys)
+local function groups_of()
+  local keys = { bodies = KEYS[2], groups = KEYS[3], order = KEYS[4], open = KEYS[5], blocked = KEYS[6], suspects = KEYS[7],
+    leases = KEYS[8], holders = KEYS[9], waiting = KEYS[10], facts = KEYS[11], notes = KEYS[12] } -- of every script of FIFO queues
   local self = { some_wait = redis.call('EXISTS', keys.waiting) == 1, some_suspects = redis.call('EXISTS', keys.suspects) == 1 }
 
   -- The first n entries of a group, or those after one.
@@ -20,6 +22,20 @@ local function groups_of(keys)
       or self.some_wait and redis.call('ZSCORE', keys.waiting, entry)
     until_ms = until_ms and tonumber(until_ms)
     return until_ms and until_ms > now and until_ms or nil, token
+  end
+
+  -- Whether a lease that has ended stands for nothing any more: its group's head is in other hands, or in none. What is behind a
+  -- message that was handed out again must not be ended, or run on, by whoever had it before.
+  local heads = {}
+  function self.taken_over(member)
+    local entry, token = string.match(member, '^(.-)|(.*)$')
+    local group = redis.call('HGET', keys.groups, entry)
+    if not group then return true end
+    if heads[group] == nil then
+      local head = self.entries(group, 1)[1]
+      heads[group] = head and redis.call('HGET', keys.holders, head) or ''
+    end
+    return heads[group] ~= token
   end
 
   -- Puts a group where its head says. Answers the ms of its head where it is open now, or nil and until when it is blocked.

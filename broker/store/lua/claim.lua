@@ -37,7 +37,7 @@ end
 if (m[2] == '1' or m[14] == '1') and mode ~= 'receive' then return answer('paused') end
 if room < 1 then return answer('full') end
 
-if ARGV[10] and ARGV[10] ~= '' then
+if ARGV[10] ~= '' then
   room = math.min(room, tonumber(ARGV[10]) - redis.call('ZCOUNT', KEYS[2], '(' .. string.format('%.0f', now), '+inf'))
   if room < 1 then return answer('over') end
 end
@@ -60,7 +60,7 @@ local max_crashes = tonumber(ARGV[9]) or tonumber(m[7] or 3)
 local expired, dead = 0, 0
 local granted = {} -- score, member, score, member, …
 local first_seen = {} -- entry, facts, entry, facts, …
-local grouped = KEYS[12] and redis.call('EXISTS', KEYS[12]) == 1
+local grouped = redis.call('EXISTS', KEYS[12]) == 1
 local turn = tonumber(m[17] or 0)
 local lease_end = string.format('%.0f', now + lease_ms)
 
@@ -125,7 +125,7 @@ local function rejoin(entry, facts)
   if not group then return false end
   scans = scans - 1
   if facts then redis.call('HSET', KEYS[7], entry, write_facts(facts)) end
-  redis.call('ZADD', KEYS[14], 'NX', turn, group) -- first: what stands in a group that has no turn would not be found
+  redis.call('ZADD', KEYS[14], 'NX', turn + 1, group) -- first: what stands in a group that has no turn would not be found
   redis.call('ZADD', KEYS[13], 0, group .. ' ' .. entry)
   return true
 end
@@ -218,15 +218,17 @@ local function take_fresh(most)
   end
 end
 
--- One message of each group in turn. A group's number counts its turns; who comes anew joins where the others are.
+-- One message of each group in turn. A group's number counts its turns; who comes anew joins the next round, not the one that is
+-- being served: else a round need never end.
 local function take_turns()
-  redis.call('ZADD', KEYS[14], 'NX', turn, '') -- what came without a group
+  redis.call('ZADD', KEYS[14], 'NX', turn + 1, '') -- what came without a group
   while count < room and bytes < max_bytes and scans > 0 do
     local next_up = redis.call('ZRANGE', KEYS[14], 0, 0, 'WITHSCORES')
     if not next_up[1] then break end
     local group, number, before = next_up[1], tonumber(next_up[2]), count
     local most = redis.call('ZCARD', KEYS[14]) == 1 and room - count or 1
     turn = math.max(turn, number)
+    scans = scans - 1
     local left
     if group == '' then
       take_fresh(count + most)
@@ -276,7 +278,7 @@ for i = 1, #granted, 1000 do
   if needs_permit then redis.call('ZADD', KEYS[11], unpack(granted, i, math.min(i + 999, #granted))) end
 end
 
-if any_set_apart and ARGV[8] then redis.call('PUBLISH', ARGV[8], '') end
+if any_set_apart then redis.call('PUBLISH', ARGV[8], '') end
 
 local next_due
 if count < room and wake then

@@ -1,5 +1,5 @@
 -- Removes what is older than the retention, except what is leased; a resource without retention keeps everything.
--- KEYS   1 ready  2 waiting  3 delayed  4 suspects  5 bodies  6 facts  7 notes  8 meta  9 groups  10 order  11 open
+-- KEYS   1 ready  2 waiting  3 delayed  4 suspects  5 bodies  6 facts  7 notes  8 meta  9 groups  10 order
 -- ARGV   1 how many to look at from the front of each place (at most 1,000)  2 bytes of `ready` to look at
 -- Reply  {removed, 'more' | 'through'}: 'more' when something was removed from a place that has more than was looked at
 -- State  ready | delayed | waiting | suspect -> gone (retention)
@@ -42,21 +42,25 @@ for at = 2, 4 do
   end
 end
 
--- Of each group what it would hand out next.
-local looks = most
-for _, group in ipairs(redis.call('ZRANGE', KEYS[11], 0, most - 1)) do
-  if looks <= 0 then break end
-  local members = redis.call('ZRANGEBYLEX', KEYS[10], '[' .. group .. ' ', '(' .. group .. '!', 'LIMIT', 0, looks)
-  local entries = {}
-  for i, member in ipairs(members) do entries[i] = string.sub(member, #group + 2) end
+-- What waits for its group's turn is sorted by group, not by age: some of it at a time, going round.
+local swept = redis.call('HGET', KEYS[8], 'swept')
+local members = redis.call('ZRANGEBYLEX', KEYS[10], swept and '(' .. swept or '-', '+', 'LIMIT', 0, most)
+if swept or #members == most then
+  redis.call('HDEL', KEYS[8], 'swept') -- a first write that needs no memory
+  if #members == most then redis.call('HSET', KEYS[8], 'swept', members[most]) end
+end
+if #members > 0 then
+  local entries, name_of = {}, {}
+  for i, member in ipairs(members) do
+    entries[i] = string.match(member, '(%S+)$')
+    name_of[entries[i]] = member
+  end
   local old = too_old(entries)
   if #old > 0 then
-    for _, entry in ipairs(old) do redis.call('ZREM', KEYS[10], group .. ' ' .. entry) end
+    for _, entry in ipairs(old) do redis.call('ZREM', KEYS[10], name_of[entry]) end
     forget(old)
-    if #old == #members and #members < looks then redis.call('ZREM', KEYS[11], group) end
   end
-  looks = looks - math.max(#members, 1)
-  more = more or (#old > 0 and looks <= 0)
+  more = more or #members == most
 end
 
 -- Fresh messages lie behind the cursor's entry; those up to it are leased. Bodies come along, so bytes are bounded, too.

@@ -22,8 +22,7 @@ end
 if room < 1 then return answer('full') end
 redis.call('ZREM', KEYS[8], '') -- a first write that needs no memory: what follows passes on a full server
 local lease_end = string.format('%.0f', now + lease_ms)
-local groups = groups_of({ bodies = KEYS[2], groups = KEYS[3], order = KEYS[4], open = KEYS[5], blocked = KEYS[6], suspects = KEYS[7],
-  leases = KEYS[8], holders = KEYS[9], waiting = KEYS[10], facts = KEYS[11], notes = KEYS[12] })
+local groups = groups_of()
 
 -- The same attempt again gives the same messages under the same leases, unless one of them was changed meanwhile.
 local function repeated()
@@ -43,6 +42,7 @@ local function repeated()
     for _, value in ipairs(found) do out[#out + 1] = value end
     groups.place(redis.call('HGET', KEYS[3], found[1])) -- the lease may end earlier now
   end
+  if tonumber(lease_end) < tonumber(end_ms) then wake(KEYS[1], ARGV[8]) end
   token = held
   received_ms = tonumber(until_ms) - tonumber(ARGV[11]) -- when it was done first: receipt handles are made of it
   return true
@@ -56,6 +56,9 @@ if most then
 end
 local delay, retention, max_receives = tonumber(m[8] or 0), tonumber(m[7]), tonumber(m[6])
 local max_crashes = tonumber(ARGV[9]) or 3
+-- Without a delay no time is compared: after the clock was set back, entries lie in the future.
+local youngest = delay > 0 and string.format('%.0f', now - delay) or '+inf'
+local function old_enough(ms) return delay == 0 or ms + delay <= now end
 local expired, dead, granted_entries, scans = 0, 0, {}, 5000
 local any_set_apart = false
 
@@ -141,7 +144,7 @@ local function take_from(group)
     if #entries == 0 then break end
     for _, entry in ipairs(entries) do
       local until_ms, holder = groups.hidden(entry)
-      more = not until_ms and entry_ms(entry) + delay <= now and bytes < max_bytes
+      more = not until_ms and old_enough(entry_ms(entry)) and bytes < max_bytes
       if not more then break end
       after = entry
       local what = hand_out(entry, group, holder, taken)
@@ -163,7 +166,7 @@ local function take_from(group)
     return false
   end
   local head_ms = groups.place(group)
-  return head_ms and head_ms + delay <= now
+  return head_ms and old_enough(head_ms)
 end
 
 -- Opens groups whose time may have come, and for a receiver what was set apart, until there are enough to go on with. Answers how
@@ -177,7 +180,7 @@ local function open_more()
     for _, group in ipairs(due) do
       scans = scans - 1
       local head_ms = groups.place(group)
-      if head_ms and head_ms + delay <= now then opened = opened + 1 end
+      if head_ms and old_enough(head_ms) then opened = opened + 1 end
     end
   end
   if mode == 'receive' and opened < room - count then
@@ -199,7 +202,7 @@ else
   open_more()
   local passed = 0 -- groups that stay open although nothing could be taken from them
   while count < room and bytes < max_bytes and scans > 0 do
-    local open = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now - delay, 'LIMIT', passed, math.min(room - count, 100))
+    local open = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', youngest, 'LIMIT', passed, math.min(room - count, 100))
     if #open == 0 and open_more() == 0 then break end
     for _, group in ipairs(open) do
       if count >= room or bytes >= max_bytes or scans <= 0 then break end
@@ -240,7 +243,7 @@ if count < room and ARGV[7] == '1' then
   end
   if mode == 'alone' then look(KEYS[7], 0) else
     look(KEYS[6], 0)
-    look(KEYS[5], delay)
+    if delay > 0 then look(KEYS[5], delay) end
   end
 end
 if scans <= 0 then next_due = now end

@@ -1,5 +1,5 @@
 -- Gives leased messages of a FIFO queue back, each hidden until its delay is over; what is behind them in their groups waits as well.
--- A receiver's lease that has ended does not count any more.
+-- A receiver's lease that has ended does not count any more, nor a worker's when somebody else has what stands before it.
 -- KEYS   1 meta  2 bodies  3 groups  4 order  5 open  6 blocked  7 suspects  8 leases  9 holders  10 waiting  11 facts  12 notes
 -- ARGV   as defer.lua
 -- Reply  {deferred, index, 'fenced' | 'unknown' | 'expired', …}
@@ -9,8 +9,7 @@ local n = (#ARGV - 2) / 4
 local counter = string.match(ARGV[2], '^%l*')
 if n < 1 then return { 0 } end
 redis.call('ZREM', KEYS[8], '') -- a first write that needs no memory
-local groups = groups_of({ bodies = KEYS[2], groups = KEYS[3], order = KEYS[4], open = KEYS[5], blocked = KEYS[6], suspects = KEYS[7],
-  leases = KEYS[8], holders = KEYS[9], waiting = KEYS[10], facts = KEYS[11], notes = KEYS[12] })
+local groups = groups_of()
 local refused, deferred, touched = {}, 0, {}
 for i = 1, n do
   local at = i * 4 - 1
@@ -18,8 +17,9 @@ for i = 1, n do
   local entry = string.match(member, '^(.-)|')
   local alive = redis.call('HEXISTS', KEYS[2], entry) == 1
   local lease_end = alive and tonumber(redis.call('ZSCORE', KEYS[8], member) or nil)
-  if lease_end and lease_end <= now and string.find(member, '|r', 1, true) then
-    refused[#refused + 1], refused[#refused + 2] = i, 'expired'
+  local receiver = string.find(member, '|r', 1, true)
+  if lease_end and lease_end <= now and (receiver or groups.taken_over(member)) then
+    refused[#refused + 1], refused[#refused + 2] = i, receiver and 'expired' or 'fenced'
   elseif lease_end then
     local facts = read_facts(redis.call('HGET', KEYS[11], entry)) or first_facts(now)
     facts.tries = facts.tries + tries

@@ -1,7 +1,7 @@
 -- Removes what is older than the retention from a FIFO queue, except what is leased and what stands behind it.
 -- KEYS   1 meta  2 bodies  3 groups  4 order  5 open  6 blocked  7 suspects  8 leases  9 holders  10 waiting  11 facts  12 notes
 --        13 delayed
--- ARGV   1 how many messages to look at (at most 1,000)
+-- ARGV   1 how many messages to look at (at most 1,000)  2 wake channel
 -- Reply  {removed, 'more' | 'through'}
 -- State  in its group -> gone (retention, which in a FIFO queue begins anew in a dead-letter queue)
 -- Groups are sorted by the time of their heads, and in a group the oldest comes first.
@@ -9,8 +9,7 @@
 local retention = tonumber(redis.call('HGET', KEYS[1], 'retention_ms'))
 local looks = math.min(tonumber(ARGV[1]), 1000)
 if not retention or looks < 1 then return { 0, 'through' } end
-local groups = groups_of({ bodies = KEYS[2], groups = KEYS[3], order = KEYS[4], open = KEYS[5], blocked = KEYS[6], suspects = KEYS[7],
-  leases = KEYS[8], holders = KEYS[9], waiting = KEYS[10], facts = KEYS[11], notes = KEYS[12] })
+local groups = groups_of()
 local removed = 0
 local function clear(group)
   for _, entry in ipairs(groups.entries(group, looks)) do
@@ -46,5 +45,8 @@ for _, member in ipairs(hidden) do
   if group then clear_and_place(group) end
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[13], '-inf', now - retention)
-if removed > 0 then redis.call('HINCRBY', KEYS[1], 'expired', removed) end
+if removed > 0 then
+  redis.call('HINCRBY', KEYS[1], 'expired', removed)
+  wake(KEYS[1], ARGV[2]) -- what stood behind something hidden may be free now
+end
 return { removed, removed > 0 and looks <= 0 and 'more' or 'through' }

@@ -1,4 +1,5 @@
--- Ends messages of a FIFO queue for good, and lets their groups go on. A receiver's lease that has ended does not count any more.
+-- Ends messages of a FIFO queue for good, and lets their groups go on. A receiver's lease that has ended does not count any more,
+-- nor a worker's when somebody else has what stands before it.
 -- KEYS   1 meta  2 bodies  3 groups  4 order  5 open  6 blocked  7 suspects  8 leases  9 holders  10 waiting  11 facts  12 notes
 --        13 outbox  14 outgoing
 -- ARGV   as finish.lua (permits are not a queue's)
@@ -11,8 +12,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return { -1 } end
 if n < 1 then return { 0 } end
 redis.call('ZREM', KEYS[8], '') -- a first write that needs no memory
 local scores = redis.call('ZMSCORE', KEYS[8], unpack(ARGV, 4, 3 + n))
-local groups = groups_of({ bodies = KEYS[2], groups = KEYS[3], order = KEYS[4], open = KEYS[5], blocked = KEYS[6], suspects = KEYS[7],
-  leases = KEYS[8], holders = KEYS[9], waiting = KEYS[10], facts = KEYS[11], notes = KEYS[12] })
+local groups = groups_of()
 local group_of = redis.call('HMGET', KEYS[3], unpack(ARGV, 4 + n, 3 + 2 * n))
 local onward = {} -- index -> the places of its records in ARGV
 for at = 4 + 2 * n, #ARGV, 3 do
@@ -27,8 +27,8 @@ for i = 1, n do
   local receiver = string.find(member, '|r', 1, true)
   if not scores[i] then
     refused[#refused + 1], refused[#refused + 2] = i, redis.call('HEXISTS', KEYS[2], entry) == 1 and 'fenced' or 'unknown'
-  elseif receiver and tonumber(scores[i]) <= now then
-    refused[#refused + 1], refused[#refused + 2] = i, 'expired'
+  elseif tonumber(scores[i]) <= now and (receiver or groups.taken_over(member)) then
+    refused[#refused + 1], refused[#refused + 2] = i, receiver and 'expired' or 'fenced'
   else
     for _, at in ipairs(onward[i] or {}) do
       local name = entry .. ':' .. ARGV[at + 1]

@@ -6,7 +6,7 @@
 local room, max_bytes = math.min(tonumber(ARGV[1]), 1000), tonumber(ARGV[2])
 local out, bytes = {}, 0
 if room < 1 then return out end
-local groups = groups_of({ holders = KEYS[9], leases = KEYS[8], suspects = KEYS[7], waiting = KEYS[10] })
+local groups = groups_of()
 for _, member in ipairs(redis.call('ZRANGE', KEYS[4], 0, room - 1)) do
   local group, entry = string.match(member, '^(%S+) (.*)$')
   local blob = redis.call('HGET', KEYS[2], entry)

@@ -12,8 +12,7 @@ if score ~= '' then
     start = redis.call('ZCOUNT', KEYS[8], '-inf', '(' .. score)
   end
 end
-local groups = groups_of({ bodies = KEYS[2], groups = KEYS[3], order = KEYS[4], open = KEYS[5], blocked = KEYS[6], suspects = KEYS[7],
-  leases = KEYS[8], holders = KEYS[9], waiting = KEYS[10], facts = KEYS[11], notes = KEYS[12] })
+local groups = groups_of()
 local page = redis.call('ZRANGE', KEYS[8], start, start + tonumber(ARGV[2]) - 1, 'WITHSCORES')
 local released, touched = 0, {}
 for i = 1, #page, 2 do

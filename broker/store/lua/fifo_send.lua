@@ -27,6 +27,7 @@ end
 local ms, seq = now, 0
 local last_ms, last_seq = tonumber(m[2] or 0), tonumber(m[3] or -1)
 if ms <= last_ms then ms, seq = last_ms, last_seq + 1 end
+if seq + rows > 2097152 then ms, seq = ms + 1, 0 end -- sequence numbers have room for so many in a millisecond
 
 -- Under which name a message's id is remembered, and which it would have under the other scope: an id that was accepted before the
 -- scope was changed still counts. What a relay brings is known by the relay's id alone.

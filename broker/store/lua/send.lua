@@ -68,7 +68,7 @@ for row = 0, rows - 1 do
       redis.call('ZADD', KEYS[4], now + delay, entry) -- first: a body that is in no set would be handed out early
       redis.call('HSET', KEYS[5], entry, ARGV[at])
     elseif group ~= '' then -- takes turns with the other groups; see claim.lua
-      redis.call('ZADD', KEYS[10], 'NX', m[9] or '0', group) -- first: what stands in a group that has no turn would not be found
+      redis.call('ZADD', KEYS[10], 'NX', tonumber(m[9] or 0) + 1, group) -- first: what stands in a group that has no turn would not be found
       redis.call('HSET', KEYS[5], entry, ARGV[at])
       redis.call('ZADD', KEYS[9], 0, group .. ' ' .. entry)
     else

@@ -58,8 +58,9 @@ def _is_name(name: str) -> bool:
 
 
 async def delete(call: Call, wanted: shapes.DeleteQueueRequest) -> None:
-    """Deletes a queue with all that it holds, at once."""
+    """Deletes a queue with all that it holds, at once; dead letters on their way arrive first, where they can."""
     queue = own_queue(call, wanted.queue_url, "DeleteQueue")
+    await call.broker.deliver(queue)
     status, _ = await core_of(call, queue).directory.delete(queue, force=True)
     if status == "unknown":
         raise QueueNotFound(queue.name)
