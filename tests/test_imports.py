@@ -78,6 +78,8 @@ LAYERS: dict[str, Layers] = {
         ("settler", "loading"),
         ("engine",),
         ("batch_permits", "batches"),
+        ("filtering",),
+        ("batch_claims",),
         ("sources.*",),
         ("sources",),
         ("poller", "housekeeping"),
