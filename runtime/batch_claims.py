@@ -30,7 +30,7 @@ class BatchClaims:
         self._queue: Final = queue
         self._settler: Final = engine.settler(queue)
         self._tally: Final = tally
-        self.filter: Final = MessageFilter(engine, queue)
+        self.filter: Final = MessageFilter(engine, function.name, queue)
 
     async def take(self, room: int, *, max_bytes: int = FULL_BYTES) -> tuple[Claim, list[Held]]:
         """One claim for at most so many messages and bytes, and what of it is for the handler. Errors: the StoreError

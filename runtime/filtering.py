@@ -18,8 +18,9 @@ from runtime.shaping import sqs_record
 class MessageFilter:
     """The filters of one mapping."""
 
-    def __init__(self, engine: Engine, queue: Resource) -> None:
+    def __init__(self, engine: Engine, function: str, queue: Resource) -> None:
         self._engine: Final = engine
+        self._function: Final = function
         self._queue: Final = queue
         self.patterns: tuple[str, ...] = ()
         """Those in force; none let everything through."""
@@ -39,7 +40,7 @@ class MessageFilter:
             self._compiled = RecordFilter(FilterCriteria.of(*patterns), SQS_BODY)
         except InvalidPattern as error:
             self.unreadable = True
-            log.error("filters_unreadable", queue=self._queue.name, reason=str(error))
+            log.error("filters_unreadable", queue=self._queue.name, function=self._function, reason=str(error))
 
     async def sort(self, held: list[Held]) -> tuple[list[Held], list[Held]]:
         """Those that are wanted and those that are not, each in their order. The loop goes round in between."""

@@ -366,6 +366,27 @@ async def test_a_change_takes_effect_on_running_workers(
     assert not lines(logs, "lease_lost")
 
 
+async def test_a_change_takes_effect_in_an_open_window(broker: Broker, serve: Serve) -> None:
+    orders = Orders(filters=[NEW], batch_size=3, batch_window=300)
+    await fill(broker, [body("new", 1)])
+    async with serve(orders.app) as worker:
+
+        async def gathering() -> bool:
+            return (await counts(broker)).in_flight == 1
+
+        await eventually(gathering, what="the window is open")
+        patterns = ('{"body":{"kind":["old"]}}',)
+        await register_mapping(
+            broker.core,
+            MappingSettings(queue="orders", function="handle", batch_size=3, batch_window_s=300, filters=patterns),
+        )
+        await eventually(lambda: _in_force(worker) == patterns, what="it has read them")
+        await broker.queue("orders").send_many([body("new", 2), body("old", 3), body("old", 4)])
+        await settled(broker)
+    assert numbers(orders) == [1, 3, 4]
+    assert await filtered(broker) == 1
+
+
 async def test_the_log_says_what_changed(serve: Serve, logs: list[MutableMapping[str, Any]]) -> None:
     async with serve(Orders().app):
         pass
