@@ -212,6 +212,27 @@ async def test_a_limit_of_concurrency_is_not_used_up_by_what_does_not_match(brok
     assert sorted(numbers(orders)) == list(range(0, 200, 10))
 
 
+async def test_calls_are_not_throttled_while_messages_are_dropped(broker: Broker, serve: Serve) -> None:
+    """What is dropped needs no permit of the function, not even its only one."""
+    app = App()
+
+    @app.queue("orders", batch_size=1, concurrency=1, filters=[NEW])
+    async def handle(event: Any, context: Context) -> str:
+        return "called"
+
+    await fill(broker, [body("old")] * 1_500)
+    async with serve(app):
+
+        async def dropping() -> bool:
+            return await filtered(broker) > 0
+
+        await eventually(dropping, what="the first are dropped")
+        for _ in range(5):
+            await eventually(lambda: _no_permits(broker), what="the last call has given its permit back")
+            assert await broker.call("handle", {}) == "called"
+        await settled(broker)
+
+
 async def _no_permits(broker: Broker) -> bool:
     return (await broker.function("handle").counts()).running == 0
 
