@@ -6,6 +6,7 @@
     ├── InvalidInput                 the caller's fault: names the thing, the rule and the value
     │   ├── InvalidName
     │   ├── InvalidOption
+    │   ├── InvalidPattern           a filter pattern (broker.event_patterns)
     │   ├── PayloadNotJson
     │   ├── PayloadTooLarge
     │   └── DeduplicationIdMissing   a FIFO queue that does not go by content needs one

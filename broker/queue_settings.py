@@ -28,6 +28,8 @@ class DescribedQueue(msgspec.Struct, frozen=True, kw_only=True):
     """When its settings were last changed; its creation where they never were."""
     implied: bool
     """It exists only because something named it."""
+    counters: dict[str, int] = {}
+    """What has become of its messages since it was made, by kind."""
 
 
 async def describe_queue(core: Core, resource: Resource) -> DescribedQueue:
@@ -46,6 +48,7 @@ def _read(resource: Resource, described: Described) -> DescribedQueue:
         created_ms=described.created_ms,
         changed_ms=described.changed_ms,
         implied=described.implied,
+        counters=described.counters,
     )
 
 

@@ -315,6 +315,8 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     batch_window_s: float = 0
     partial_failures: bool = False
     max_concurrency: int | None = None
+    filters: tuple[str, ...] = ()
+    """Patterns as JSON texts, checked before they come here; a handler sees what one of them matches, or all."""
     enabled: bool = True
     undeclared: bool = False
     """No live worker declares it (any more): it rests until one does."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from broker import limits
 from broker.errors import InvalidOption
+from broker.event_patterns import InvalidPattern
+from broker.filter_criteria import SQS_BODY, FilterCriteria, RecordFilter
 from broker.names import Queue, Target, check_name
 from broker.records import FunctionSettings, MappingSettings
 from runtime.handlers import Handler, HandlerFunction, name_of
@@ -70,6 +72,7 @@ class App:
         batch_window: float = 0,
         partial_failures: bool = False,
         max_concurrency: int | None = None,
+        filters: Sequence[str | dict[str, Any]] = (),
         timeout: float = limits.DEFAULT_TIMEOUT_S,
         concurrency: int | None = None,
         max_crashes: int = limits.DEFAULT_MAX_CRASHES,
@@ -81,10 +84,12 @@ class App:
         error the whole batch, with ``partial_failures`` what the handler's ``batchItemFailures`` name, is visible
         again when the queue's visibility timeout is over. At most ``max_concurrency`` batches run at a time over all
         workers. A window is not required for large batches: without one, a batch is what one poll found.
-        Raises InvalidOption, InvalidName.
+        ``filters`` are patterns, each a dict or its JSON text; a message that none of them matches is deleted, and the
+        handler is not called for it. Raises InvalidOption, InvalidName, InvalidPattern.
         """
         queue_name = queue.name if isinstance(queue, Queue) else check_name("queue", queue)
         settings = FunctionSettings(timeout_s=timeout, concurrency=concurrency, max_crashes=max_crashes)
+        patterns = _patterns(filters)
 
         def register(handler: H) -> H:
             function = name or name_of(handler)
@@ -95,6 +100,7 @@ class App:
                 batch_window_s=batch_window,
                 partial_failures=partial_failures,
                 max_concurrency=max_concurrency,
+                filters=patterns,
             )
             self._add(HandlerFunction(handler, name=name, settings=settings, mapping_of=mapping))
             return handler
@@ -111,6 +117,26 @@ def _delays(delays: object) -> tuple[float, ...]:
     if not isinstance(delays, tuple | list):
         raise InvalidOption("retry_delays", delays, "must be a tuple or list of seconds")
     return tuple(delays)
+
+
+def _patterns(filters: object) -> tuple[str, ...]:
+    if not isinstance(filters, tuple | list):
+        raise InvalidOption("filters", filters, "must be a tuple or list of patterns")
+    criteria = FilterCriteria(
+        filters=tuple(one for index, stated in enumerate(filters) for one in _filter(index, stated).filters)
+    )
+    RecordFilter(criteria, SQS_BODY)  # raises InvalidPattern
+    return tuple(one.pattern for one in criteria.filters)
+
+
+def _filter(index: int, stated: object) -> FilterCriteria:
+    place = f"Filters[{index}].Pattern"
+    if not isinstance(stated, str | dict):
+        raise InvalidPattern(place, "it must be a dict or its JSON text", stated)
+    try:
+        return FilterCriteria.of(stated)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidPattern(place, f"it cannot be encoded as JSON ({error})", stated) from error
 
 
 def _target(option: str, target: object) -> Target | None:

@@ -22,7 +22,8 @@ class BatchPermits:
         self._key_of_function: Final = engine.core.keys.of(self._function_resource).permits
         self._key_of_mapping: Final = engine.core.keys.of(queue).mapping_permits(function.name)
         self.wanting = False
-        """Whether the last attempt got none: a wake-up for a permit given back concerns nobody else."""
+        """Whether the last attempt got none, or is under way: a wake-up for a permit given back concerns nobody else.
+        """
 
     @property
     def channels(self) -> tuple[str, str]:
@@ -35,6 +36,7 @@ class BatchPermits:
         if max_concurrency is None and self._function.settings.concurrency is None:
             self.wanting = False
             return [_NO_PERMIT] * room
+        self.wanting = True  # before the answer: what it waits for may be given back before the answer is read
         names = [self._engine.lease_token() for _ in range(room)]
         names = await self._take_of_function(names)
         if names and max_concurrency is not None:
@@ -47,12 +49,15 @@ class BatchPermits:
         return names
 
     async def park(self, name: str) -> None:
-        """Gives the function's permit of a batch back while its window is open: nothing runs for it."""
+        """Gives the function's permit of a batch back while the batch is being filled: nothing runs for it."""
         if of_function := self._engine.keeper.drop_permits(self._key_of_function, [name]):
             await self._engine.core.permits.release_of_function(self._function_resource, of_function)
 
     async def resume(self, name: str) -> bool:
-        """Takes the function's permit for a batch whose window has closed; False when there is none free."""
+        """Takes the function's permit for a batch that was parked; False when there is none free."""
+        if name == _NO_PERMIT:  # there was no limit when it was taken
+            return True
+        self.wanting = True
         resumed = await self._take_of_function([name]) == [name]
         self.wanting = not resumed
         return resumed

@@ -41,13 +41,17 @@ class _Sums:
         self._calls += 1
         if started:
             self._busy_s += time.monotonic() - started
-        if not self._due:
-            self._due = True
-            self._loop.call_later(_EVERY_S, self.write)
+        self._write_soon()
 
     def count(self, name: str, by: int = 1) -> None:
         """Adds to one of the sums."""
         self._counts[name] = self._counts.get(name, 0) + by
+        self._write_soon()
+
+    def _write_soon(self) -> None:
+        if not self._due:
+            self._due = True
+            self._loop.call_later(_EVERY_S, self.write)
 
     def may_write_failure(self) -> bool:
         """Whether this failure gets a line of its own."""
@@ -56,7 +60,7 @@ class _Sums:
 
     def write(self) -> None:
         """Writes the line and begins anew."""
-        mean_ms = round(self._busy_s * 1000 / self._calls, 2)
+        mean_ms = round(self._busy_s * 1000 / self._calls, 2) if self._calls else None
         log.info(self._event, **self._names, **self._counts, mean_ms=mean_ms)
         self._counts = {}
         self._calls = self._lines = 0
@@ -105,6 +109,10 @@ class BatchTally:
         self._function: Final = function
         self._queue: Final = queue
         self._sums: Final = _Sums("batches_settled", function=function, queue=queue)
+
+    def filtered(self, messages: int) -> None:
+        """So many messages were deleted that the mapping's filters do not want."""
+        self._sums.count("filtered", messages)
 
     def add(self, messages: int, outcome: Outcome, verdict: BatchVerdict, started: float) -> None:
         """One batch ended. No payloads come here."""

@@ -23,7 +23,9 @@ Layers: TypeAlias = tuple[tuple[str, ...], ...]
 # Names are relative to the package, "" is its __init__, and `sources.*` stands for every module directly inside.
 LAYERS: dict[str, Layers] = {
     "broker": (
-        ("errors", "log", "locks"),
+        ("errors", "log", "locks", "event_rules"),
+        ("event_patterns",),
+        ("filter_criteria",),
         ("limits", "names", "ids", "receipts", "embedded", "dev_directory"),
         ("records", "settings"),
         ("invocation_records", "digests", "store.keys", "store.connection"),
@@ -76,6 +78,8 @@ LAYERS: dict[str, Layers] = {
         ("settler", "loading"),
         ("engine",),
         ("batch_permits", "batches"),
+        ("filtering",),
+        ("batch_claims",),
         ("sources.*",),
         ("sources",),
         ("poller", "housekeeping"),

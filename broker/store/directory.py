@@ -51,6 +51,7 @@ _COUNTERS: Final = (
     "purged",
     "restored",
     "moved",
+    "filtered",
 )
 
 

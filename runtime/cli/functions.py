@@ -152,8 +152,9 @@ def _print_mappings(output: Output, mappings: list[dict[str, Any]]) -> None:
             duration(mapping["batch_window_s"]),
             mapping["max_concurrency"],
             "yes" if mapping["partial_failures"] else "no",
+            len(mapping["filters"]) or None,
         )
         for mapping in mappings
     ]
-    columns = ("queue -> function", "state", "batch size", "window", "concurrency", "partial failures")
+    columns = ("queue -> function", "state", "batch size", "window", "concurrency", "partial failures", "filters")
     output.table(columns, rows, left=("queue -> function", "state", "partial failures"))

@@ -12,6 +12,7 @@ from broker import Broker, Message, NotFound, Queue
 from broker.errors import InvalidOption
 from broker.invocation_records import iso_timestamp
 from broker.names import Resource
+from broker.queue_settings import describe_queue
 from broker.records import Attribute, DeduplicationScope, QueueSettings, ThroughputLimit
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output, builtin, duration
@@ -49,7 +50,7 @@ async def queues(name: str | None = None, /, *, common: Common = COMMON) -> None
 
     The age is that of the oldest message that nobody has received yet. The
     kind, where there are FIFO queues, says by what they know a repeat. With
-    --json one object a queue, with its settings.
+    --json one object a queue, with its settings and counters.
     """
     async with Broker(common.url) as broker:
         names = await broker.queues() if name is None else [name]
@@ -91,7 +92,7 @@ async def _in_order(broker: Broker, names: list[str], *, must_exist: bool) -> li
 
 async def _described(broker: Broker, name: str, now_ms: int) -> dict[str, Any]:
     queue = broker.queue(name)
-    counts, settings = await queue.counts(), await queue.settings()
+    counts, found = await queue.counts(), await describe_queue(broker.core, queue.resource)
     oldest_s = None if counts.oldest_ms is None else max(0, now_ms - counts.oldest_ms) / 1000
     return {
         "queue": name,
@@ -102,7 +103,8 @@ async def _described(broker: Broker, name: str, now_ms: int) -> dict[str, Any]:
         "set_apart": counts.set_apart,
         "sending_on": counts.outbox,
         "oldest_age_s": oldest_s,
-        "settings": builtin(settings),
+        "counters": found.counters,
+        "settings": builtin(found.settings),
     }
 
 

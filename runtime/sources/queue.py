@@ -16,7 +16,8 @@ from broker.log import log
 from broker.names import Resource
 from broker.queue_settings import queue_settings
 from broker.records import FunctionSettings, MappingSettings
-from broker.store.values import Claim, Deferral, member_of
+from broker.store.values import Claim, Deferral
+from runtime.batch_claims import FULL_BYTES, BatchClaims
 from runtime.batch_permits import BatchPermits
 from runtime.batches import Batch, Held, in_batches, not_behind
 from runtime.context import Context
@@ -25,15 +26,13 @@ from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
 from runtime.outcomes import Abandoned, Outcome, Throttled, failed
 from runtime.policy import after_batch, visible_again_s
-from runtime.shaping import open_letter, sqs_record, typed_record
+from runtime.shaping import sqs_record, typed_record
 from runtime.tally import BatchTally
 from runtime.waiter import Waiter
 
 _CLAIM_AT_MOST: Final = 10_000
 _LOCAL_BATCHES: Final = 16
 _LOCAL_MESSAGES: Final = 1_000
-_FULL_BYTES: Final = limits.MAX_BATCH_PAYLOAD_BYTES - limits.MAX_MESSAGE_BYTES
-"""From here on one more message might be more than a batch may carry: it is sent as it is."""
 
 
 class QueueSource:
@@ -50,6 +49,7 @@ class QueueSource:
         self._permits: Final = BatchPermits(engine, function, self.resource)
         self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
         self._tally: Final = BatchTally(function.name, mapping.queue)
+        self._claims: Final = BatchClaims(engine, function, self.resource, self._tally)
         self._running = 0
         self._stale = True
         self._held = self._deleted = False
@@ -103,13 +103,20 @@ class QueueSource:
         return None
 
     @property
+    def _resting(self) -> bool:
+        """Whether nothing is to be claimed."""
+        if self._deleted or self._mapping.asleep or self._claims.filter.unreadable:
+            return True
+        return self._held or self._function.settings.paused
+
+    @property
     def _windowed(self) -> bool:
         return self._mapping.batch_window_s > 0 and not self._engine.alone
 
     async def take(self, room: int) -> float | None:
         """Claims for at most so many batches and starts them. Answers how long to wait, 0 for not at all, None for
         until woken."""
-        if self._deleted or self._mapping.asleep or self._held or self._function.settings.paused:
+        if self._resting:
             return None
         wanted = min(room, _CLAIM_AT_MOST)
         if self._function.settings.concurrency is not None:
@@ -127,16 +134,18 @@ class QueueSource:
         """Takes from the permits those that it uses."""
         size = 1 if self._engine.alone else self._mapping.batch_size
         room = min(size * len(permits), _CLAIM_AT_MOST)
-        claim, held = await self._claim(room)
+        claim, held = await self._claims.take(room)
+        if self._wants_none_of(claim, held):
+            claim, held = await self._claim_wanted(room, size, permits)
         if not held:
-            return _pause(claim)
+            return 0 if claim.filled(room, FULL_BYTES) else _pause(claim)
         gathers = self._windowed and len(held) < size
         if gathers:
             await self._gather(held, size, permit=permits[0])
             still_ours = self._engine.keeper.holding(self.resource)
             lost = {item.member for item in held} - still_ours
             held, behind = not_behind(lost, held, fifo=self.resource.fifo)
-            self._release([item for item in behind if item.member not in lost])
+            self._claims.release([item for item in behind if item.member not in lost])
         batches = deque(in_batches(held, size))
         try:
             while batches and permits and not self._stopping:
@@ -146,48 +155,40 @@ class QueueSource:
                     await asyncio.sleep(0)
         finally:
             for batch in batches:  # a stop meanwhile
-                self._release(batch)
+                self._claims.release(batch)
         # A window may have used up a wake-up that was for what follows.
-        return 0 if gathers or claim.filled(room, _FULL_BYTES) else _pause(claim)
+        return 0 if gathers or claim.filled(room, FULL_BYTES) else _pause(claim)
 
-    async def _claim(self, room: int, max_bytes: int = _FULL_BYTES) -> tuple[Claim, list[Held]]:
-        token = self._engine.lease_token()
-        core = self._engine.core
+    def _wants_none_of(self, claim: Claim, held: list[Held]) -> bool:
+        """Whether a claim brought messages, and the filters dropped them all: there may be others behind."""
+        if held or not claim.messages or self._stopping or self._resting:
+            return False
+        return not self._engine.alone  # there, what was dropped is settled first
+
+    async def _claim_wanted(self, room: int, size: int, permits: list[str]) -> tuple[Claim, list[Held]]:
+        """Claims until the filters want something of it, or nothing is left. Meanwhile it has no permit of a function
+        with a limit."""
+        parked = self._function.settings.concurrency is not None
+        if parked:
+            self._permits.give_back(permits[1:])
+            del permits[1:]
+            await self._permits.park(permits[0])
+        while True:
+            await self.freshen()  # what is dropped by old filters is lost
+            claim, held = await self._claims.take(size if parked else room)
+            if not self._wants_none_of(claim, held):
+                break
+        if parked and held:
+            await self._unpark(permits[0], held)
+        return claim, held
+
+    async def _unpark(self, permit: str, held: list[Held]) -> None:
+        """Waits until there is a permit of the function for what is held, or a stop."""
         try:
-            claim = await core.messages.claim(
-                self.resource,
-                token=token,
-                lease_ms=core.settings.lease_ms,
-                room=room,
-                mode="alone" if self._engine.alone else "work",
-                max_bytes=max_bytes,
-                wake=True,
-                max_crashes=self._function.settings.max_crashes,
-            )
+            while not self._stopping and not await self._permits.resume(permit):
+                await self._waiter.wait(self._engine.core.settings.lease_ms / 1000)
         except BaseException:
-            self._engine.give_back(self.resource, token)
-            raise
-        if claim.suspects and not self._engine.alone:
-            self._engine.on_suspects()
-        if claim.outbox:
-            self._engine.relays.kick(self.resource)
-        now = time.monotonic()
-        held = [
-            Held(
-                open_letter(claimed, claim.nonce),
-                member_of(claimed.entry, token),
-                claim.now_ms,
-                now,
-                claim.fence,
-                claim.nonce,
-            )
-            for claimed in claim.messages
-        ]
-        self._engine.keeper.hold(self.resource, [item.member for item in held])
-        try:
-            return claim, await self._without_quarantined(held)
-        except BaseException:
-            self._release(held)
+            self._claims.release(held)
             raise
 
     async def _gather(self, held: list[Held], size: int, *, permit: str) -> None:
@@ -196,23 +197,23 @@ class QueueSource:
         try:
             await self._permits.park(permit)
             await self._gather_until_closed(held, size)
-            while not self._stopping and not await self._permits.resume(permit):
-                await self._waiter.wait(self._engine.core.settings.lease_ms / 1000)
         except BaseException:
-            self._release(held)
+            self._claims.release(held)
             raise
+        await self._unpark(permit, held)
 
     async def _gather_until_closed(self, held: list[Held], size: int) -> None:
         closes_at = time.monotonic() + self._mapping.batch_window_s
         total = sum(len(item.letter.body) for item in held)
-        while len(held) < size and total < _FULL_BYTES and not self._stopping:
+        while len(held) < size and total < FULL_BYTES and not (self._stopping or self._resting):
             left_s = closes_at - time.monotonic()
             if left_s <= 0:
                 break
-            claim, more = await self._claim(size - len(held), _FULL_BYTES - total)
+            await self.freshen()
+            claim, more = await self._claims.take(size - len(held), max_bytes=FULL_BYTES - total)
             held += more
             total += sum(len(item.letter.body) for item in more)
-            if not more:
+            if not claim.messages:
                 pause_s = _pause(claim)
                 await self._waiter.wait(left_s if pause_s is None else min(left_s, max(pause_s, 0.001)))
 
@@ -223,6 +224,7 @@ class QueueSource:
         self._deleted = found is None
         if found is not None:
             self._mapping = msgspec.json.decode(found, type=MappingSettings)
+            self._claims.filter.change(self._mapping.filters)
         described = await core.directory.describe(self._function_resource)
         if described is not None:
             self._function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
@@ -315,7 +317,7 @@ class QueueSource:
 
     def _settle(self, batch: Batch, outcome: Outcome, *, started: float = 0) -> None:
         if isinstance(outcome, Abandoned | Throttled):
-            self._release(batch.held)
+            self._claims.release(batch.held)
             return
         ids = [item.letter.id for item in batch.held]
         verdict = after_batch(outcome, ids, partial_failures=self._mapping.partial_failures)
@@ -336,39 +338,6 @@ class QueueSource:
             )
             deferral = Deferral(item.member, round(delay_s * 1000), adds_try=True)
             self._settler.defer(deferral, counter="retried")
-
-    def _release(self, held: list[Held]) -> None:
-        for item in held:
-            self._settler.defer(Deferral(item.member, 0), counter="released")
-
-    async def _without_quarantined(self, held: list[Held]) -> list[Held]:
-        """Takes out what has ended too many workers: to the dead-letter queue, or kept aside where there is none."""
-        most = self._function.settings.max_crashes
-        poison = [item for item in held if item.letter.facts.crashes > most]
-        for item in poison:
-            await self._quarantine(item)
-        return [item for item in held if item.letter.facts.crashes <= most] if poison else held
-
-    async def _quarantine(self, item: Held) -> None:
-        cause = await self._engine.end_of(item.letter.facts.culprit) or "the worker ended without a word"
-        settings = await queue_settings(self._engine.core, self.resource)
-        target = settings.dead_letter or quarantine_of(self.resource)
-        log.error(
-            "message_quarantined",
-            queue=self.resource.name,
-            message_id=item.letter.id,
-            crashes=item.letter.facts.crashes,
-            cause=cause,
-            moved_to=target,
-        )
-        record = await self._engine.quarantine_record(self.resource, item.letter, target, cause)
-        self._settler.finish(item.member, counter="failed", onward=(("q", record),))
-
-
-def quarantine_of(queue: Resource) -> str:
-    """The name of the queue that takes what has ended too many workers, where there is no dead-letter queue."""
-    suffix = "-quarantine.fifo" if queue.fifo else "-quarantine"
-    return queue.name.removesuffix(".fifo")[: 80 - len(suffix)] + suffix
 
 
 def _pause(claim: Claim) -> float | None:

@@ -15,6 +15,8 @@ from broker.settings import Settings
 from runtime import App, Context, Worker
 from tests.cli.shell import Shell, eventually
 
+ORDERS_ALONE = '{"body":{"kind":["order"]}}'
+
 
 def small_app() -> App:
     app = App()
@@ -27,7 +29,9 @@ def small_app() -> App:
             raise ValueError("a bad event")
         return {"hello": event["name"]}
 
-    @app.queue("orders", batch_size=50, batch_window=0.1, partial_failures=True, max_concurrency=2)
+    @app.queue(
+        "orders", batch_size=50, batch_window=0.1, partial_failures=True, max_concurrency=2, filters=[ORDERS_ALONE]
+    )
     async def take(event: dict[str, Any], context: Context) -> None:
         return None
 
@@ -133,7 +137,9 @@ async def test_functions_shows_what_is_held_served_paused_and_mapped(
         assert one["settings"]["on_success"] == {"type": "stream", "name": "done"}
         both = (await shell.run("functions", "--json")).json_lines
         assert [function["function"] for function in both] == ["greet", "take"]
-        assert both[1]["mappings"][0]["state"] == "enabled"
+        (mapping,) = both[1]["mappings"]
+        assert (mapping["state"], mapping["filters"]) == ("enabled", [ORDERS_ALONE])
+        assert table.cells("orders -> take")[-1] == "1"
 
         resumed = await shell.run("resume", "greet", "--json")
         assert resumed.json == {"function": "greet", "paused": False}

@@ -29,6 +29,7 @@ async def test_a_queue_is_created_filled_received_from_and_deleted(shell: Shell,
     assert shown.cells("orders ") == ["orders", "0", "1", "0", "0", "-", "orders-dead", "after", "3"]
     one = (await shell.run("queues", "orders", "--json")).json
     assert (one["in_flight"], one["settings"]["visibility_timeout_s"]) == (1, 60)
+    assert (one["counters"]["sent"], one["counters"]["filtered"]) == (1, 0)
 
     await shell.run("delete", "queue", "orders", "--yes", "--force")
     assert await broker.queues() == ["orders-dead"]

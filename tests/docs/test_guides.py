@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from broker import Broker, FunctionError
+from broker.queue_settings import describe_queue
 from broker.settings import Settings
 from runtime import App, Context, Worker
 from tests.docs.pages import ROOT, Block, blocks, name_of, page, pages
@@ -134,9 +135,12 @@ async def test_handlers(broker: Broker, redis_url: str, settings: Settings, fold
         await broker.invoke("charge", {"cents": 250}, id="pay-1")
         await broker.queue("mails").send_many(["ada@example.com", "nobody"])
         await broker.queue("orders").send_many([{"id": 1}, {"id": 2, "quantity": 0}, "no order"])
+        totals = [{"kind": "order", "total": total} for total in (250, 99)]
+        await broker.queue("events").send_many([*totals, "no order"])
         await eventually(lambda: charged(folder), [("pay-1", 250)])
         for queue, failed in (("mails", 1), ("orders", 2)):
             await eventually(partial(counted, broker, queue), (0, failed))
+        await eventually(partial(deleted_by_filters, broker, "events"), 2)
 
 
 async def test_fifo_queues(
@@ -175,6 +179,11 @@ def charged(folder: Path) -> Any:
             return database.execute("SELECT request, cents FROM charges").fetchall()
         except sqlite3.OperationalError:
             return None
+
+
+async def deleted_by_filters(broker: Broker, queue: str) -> int:
+    described = await describe_queue(broker.core, broker.core.resource("queue", queue))
+    return described.counters["filtered"]
 
 
 async def counted(broker: Broker, queue: str) -> tuple[int, int]:
