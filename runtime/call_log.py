@@ -57,7 +57,7 @@ class CallLog:
         try:
             self._write(_by_own_formatter(record) or self._line(record))
         except Exception:  # noqa: BLE001 - a record that cannot be formatted; its handlers tell of it
-            self._write(f"[{record.levelname}]\t{record.msg!r:.200}\n")
+            self._write(f"[{record.levelname}]\t(it cannot be formatted)\n")
 
     def _line(self, record: logging.LogRecord) -> str:
         text = f"[{record.levelname}]\t{_timestamp(record.created)}\t{self._request_id}\t{record.getMessage()}\n"
