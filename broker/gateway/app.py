@@ -112,7 +112,9 @@ class _Gateway:
         except asyncio.CancelledError:  # the grace period of a stop is over; the task ends with this answer
             return speech.failure(service, _STOPPING, headers, request_id)
         except Exception:  # noqa: BLE001 - the outermost frame of a request: it is answered, and logged with its stack
-            log.exception("request_failed", service=service.name, target=_asked(headers), request_id=request_id)
+            log.exception(
+                "request_failed", service=service.name, target=_asked(headers) or scope["path"], request_id=request_id
+            )
             return speech.failure(service, errors.INTERNAL, headers, request_id)
 
     # -- who asks -----------------------------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ class Functions:
         self.app.function(timeout=20)(self.plain)
         self.app.function(timeout=20)(self.talk)
         self.app.function(timeout=0.05)(self.slow)
+        self.app.function(timeout=0.05)(self.deaf)
         self.app.function(timeout=20, concurrency=1, name="one")(self.wait)
         self.app.function(timeout=20, concurrency=0, name="none")(self.echo)
         self.app.function(timeout=20, name="long")(self.wait)
@@ -148,6 +149,9 @@ class Functions:
             self.cancelled.set()
             raise
         return "done"
+
+    async def deaf(self, event: Any, context: Context) -> None:
+        self.release.wait(20)  # and so the loop of its worker stands still
 
     async def unusable(self, event: Any, context: Context) -> Any:
         return object()

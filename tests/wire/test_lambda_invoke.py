@@ -15,6 +15,7 @@ import pytest
 
 from broker.embedded import EmbeddedRedis
 from broker.gateway.access import AccessKey
+from broker.gateway.aws.lambda_ import invoking
 from broker.settings import Settings
 from tests.wire.clients import REGION
 from tests.wire.gateway import Gateway, running_gateway
@@ -66,6 +67,19 @@ def test_a_timeout_is_told_with_two_decimals(aws_lambda: Lambda, work: Functions
     assert answer.result["errorType"] == "Sandbox.Timedout"
     message = f"RequestId: {answer.request_id} Error: Task timed out after 0.05 seconds"
     assert answer.result["errorMessage"] == message
+
+
+def test_a_worker_that_does_not_tell_of_a_timeout_is_not_waited_for(
+    aws_lambda: Lambda, work: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invoking, "CALL_MARGIN_S", 0.1)
+    answer = aws_lambda.run("deaf", 1)
+    assert (answer.status, answer.error) == (200, "Unhandled")
+    assert answer.result == {
+        "errorType": "Sandbox.Timedout",
+        "errorMessage": f"RequestId: {answer.request_id} Error: Task timed out after 0.05 seconds",
+    }
+    work.release.set()
 
 
 @pytest.mark.parametrize(("code", "reason"), [(3, "with error: exit status 3"), (0, "without providing a reason")])
