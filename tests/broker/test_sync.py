@@ -210,7 +210,7 @@ def test_it_can_be_used_beside_a_running_event_loop(queue: sync.QueueClient) -> 
 @pytest.mark.parametrize(
     ("plain", "asynchronous", "left_out"),
     [
-        (sync.Broker, client.Broker, {"core", "deliver", "sender", "receiver", "within"}),
+        (sync.Broker, client.Broker, {"core", "caller", "deliver", "sender", "receiver", "within"}),
         (sync.QueueClient, queues.QueueClient, {"core", "resource"}),
         (sync.FunctionClient, functions.FunctionClient, {"resource"}),
         (sync.StreamClient, streams.StreamClient, set()),

@@ -30,6 +30,8 @@ from broker.store.values import Counts
 from broker.streams import StreamClient, StreamRecord
 from runtime import App, Context, Record
 from tests.docs.command_page import PAGE, command_page
+from tests.docs.lambda_page import PAGE as LAMBDA_PAGE
+from tests.docs.lambda_page import lambda_page
 from tests.docs.pages import ROOT, code, page, section, table
 from tests.docs.sqs_page import PAGE as SQS_PAGE
 from tests.docs.sqs_page import raised, sqs_page
@@ -275,6 +277,11 @@ def test_the_page_of_the_wire_has_every_attribute_of_a_queue_and_no_unknown_erro
     listed = table(section(SQS_PAGE, "## Attributes of a queue"))
     assert {code(row["attribute"]) for row in listed} == KNOWN - {"All"}
     assert set(raised()) <= SQS.errors.keys() | COMMON.keys()
+
+
+def test_the_page_of_lambda_is_what_the_gateway_s_tables_say() -> None:
+    written = LAMBDA_PAGE.read_text(encoding="utf-8")
+    assert written == lambda_page(), "run `python -m tests.docs.lambda_page`"
 
 
 def sources() -> Iterator[str]:

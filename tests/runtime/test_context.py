@@ -9,6 +9,7 @@ import pytest
 
 from broker.ids import message_id
 from runtime import Context
+from runtime.context import ClientContext
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:thumbnail"
 
@@ -56,6 +57,15 @@ def test_the_remaining_time_is_whole_milliseconds_and_never_below_zero() -> None
     assert isinstance(left_ms, int)
     assert 9_000 < left_ms <= 10_000
     assert context(deadline=time.monotonic() - 5).get_remaining_time_in_millis() == 0
+
+
+def test_the_client_context_is_lambdas_object() -> None:
+    made = context(client_context=ClientContext({"client": {"app_title": "shop"}, "custom": {"a": 1}})).client_context
+    assert isinstance(made, ClientContext)
+    assert (made.custom, made.env) == ({"a": 1}, None)
+    assert made.client is not None
+    assert (made.client.app_title, made.client.installation_id) == ("shop", None)
+    assert ClientContext({"client": "text"}).client is None
 
 
 def test_log_writes_unformatted_text(capsys: pytest.CaptureFixture[str]) -> None:
