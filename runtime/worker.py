@@ -26,6 +26,7 @@ from runtime.app import App
 from runtime.engine import DEFAULT_CALLS, Engine
 from runtime.handlers import HandlerFunction
 from runtime.housekeeping import EVERY_S, Housekeeping
+from runtime.idempotency import use_store
 from runtime.invoker import DEFAULT_THREADS, Invoker
 from runtime.keeper import LeaseKeeper
 from runtime.poller import Pollers
@@ -99,6 +100,7 @@ class Worker:
         """Serves until stopped. Raises StoreError or InvalidInput when it cannot start."""
         async with Broker(self._url, settings=self._settings) as broker:
             functions = self._app.functions
+            use_store(broker.core)
             await self._join(broker, functions)
             # One that runs events alone has no room beside a call that does not stop.
             invoker = Invoker(threads=1 if self._alone else self._threads, on_exhausted=self._exhausted)

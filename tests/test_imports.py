@@ -72,7 +72,7 @@ LAYERS: dict[str, Layers] = {
     "runtime": (
         ("context", "outcomes", "logs", "shaping", "waiter"),
         ("handlers", "policy", "lambda_environment"),
-        ("app", "invoker", "keeper", "tally"),
+        ("app", "invoker", "keeper", "tally", "idempotency"),
         ("settler", "loading", "lambda_handler"),
         ("engine",),
         ("batch_permits", "batches"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,7 +46,9 @@ class TakenOver:
 class TakeOver(Protocol):
     """Writes a file and runs a handler of it: ``async with take_over("app.handler", text, "--queue", "in") as run``."""
 
-    def __call__(self, handler: str, text: str, *words: str, **environment: str) -> Any: ...
+    def __call__(
+        self, handler: str, text: str, *words: str, **environment: str
+    ) -> AbstractAsyncContextManager[TakenOver]: ...
 
 
 @pytest.fixture
