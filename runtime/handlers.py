@@ -56,7 +56,7 @@ class HandlerFunction:
         self.mapping: MappingSettings | None = mapping_of
         # Lambda hands over what the JSON says, whatever the handler's annotations mean to those who check types.
         annotation = Any if as_lambda else _event_annotation(self.name, handler)
-        self.encode_result: Final = encode_as_lambda if as_lambda else _encode_result
+        self.encode_result: Final = encode_as_lambda if as_lambda else partial(encode_json, "result")
         """The JSON of what the handler returned. Raises PayloadNotJson."""
         self.record_type: Final = _record_type(annotation) if mapping_of else None
         """T of a batch handler that takes ``list[Record[T]]``; None for any other."""
@@ -120,10 +120,6 @@ def _number_of(value: object) -> float:
     if isinstance(value, Decimal):
         return float(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
-
-
-def _encode_result(result: object) -> bytes:
-    return encode_json("result", result)
 
 
 def _refuse_event(payload: bytes) -> Any:  # noqa: ARG001 - stands where others decode
