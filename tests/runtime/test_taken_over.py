@@ -13,6 +13,7 @@ import pytest
 from broker import Broker, FunctionError
 from broker.settings import Settings
 from tests.cli.shell import Shell, eventually
+from tests.runtime.scene import received
 from tests.runtime.taken_over import TakeOver, take_over
 
 __all__ = ["take_over"]
@@ -118,6 +119,25 @@ async def test_it_gets_the_messages_of_a_queue_with_its_settings(broker: Broker,
         assert b'"timeout_s":20.0' in described.settings
         mapped = (await broker.core.directory.mappings())["orders-in->orders"]
         assert b'"batch_size":5' in mapped
+
+
+FAILS = """
+def handler(event, context):
+    raise LookupError(f"no {event}")
+"""
+
+
+async def test_its_events_follow_the_options(broker: Broker, take_over: TakeOver) -> None:
+    async with take_over("app.handler", FAILS, "--retries", "0", "--dead-letter", "dead", "--concurrency", "2"):
+        await broker.invoke("orders", "order")
+        (message,) = await received(broker, "dead")
+        assert message.body == '"order"'
+        assert message.attributes["ErrorMessage"] == "no order"
+        with pytest.raises(FunctionError, match="LookupError: no call") as error:
+            await broker.call("orders", "call", timeout=10)
+        # From the handler on, as in Lambda.
+        (frame,) = error.value.stack
+        assert re.search(r'File ".*app\.py", line 3, in handler', frame)
 
 
 ONE_AT_A_TIME = """
