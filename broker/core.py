@@ -20,6 +20,7 @@ from broker.store.keys import Keyspace
 from broker.store.logs import LogStore
 from broker.store.messages import MessageStore
 from broker.store.moves import MoveStore
+from broker.store.once import OnceStore
 from broker.store.outbox import OutboxStore
 from broker.store.parcels import ParcelStore
 from broker.store.permits import PermitStore
@@ -47,6 +48,7 @@ class Core:
         self.messages = MessageStore(self.runner, self.keys)
         self.outbox = OutboxStore(self.runner, self.keys)
         self.moves = MoveStore(self.runner, self.keys)
+        self.once = OnceStore(self.runner, self.keys)
         self.permits = PermitStore(self.runner, self.keys)
         self.directory = DirectoryStore(self.runner, self.keys)
         self.logs = LogStore(self.runner, self.keys)

@@ -20,6 +20,9 @@ import anyio
 import msgspec
 
 from broker.errors import PenstockError
+from runtime.app import App
+from runtime.lambda_environment import new_log_stream
+from runtime.lambda_handler import LambdaHandler
 from runtime.loading import load_app
 from runtime.logs import configure_logs
 from runtime.worker import Worker
@@ -34,7 +37,8 @@ EXIT_EXHAUSTED: Final = 75
 class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor tells its child."""
 
-    app: str
+    app: str | LambdaHandler
+    """`module:attribute`, or an existing handler."""
     url: str | None
     grace_s: float
     max_calls: int
@@ -52,7 +56,8 @@ def main() -> int:
     problems: BaseExceptionGroup[PenstockError] | None = None
     exhausted = False
     try:
-        app = load_app(options.app)
+        log_stream = new_log_stream()
+        app = _app(options.app, log_stream)
         worker = Worker(
             app,
             options.url,
@@ -60,6 +65,7 @@ def main() -> int:
             max_calls=options.max_calls,
             threads=options.threads,
             alone=options.alone,
+            log_stream=log_stream if isinstance(options.app, LambdaHandler) else None,
             on_suspects=_at_most_every_second(lambda: _say(control, "suspects")),
             on_ready=lambda: _say(control, "ready"),
         )
@@ -73,6 +79,13 @@ def main() -> int:
     _say(control, "failed")
     sys.stderr.write(f"penstock: {_first(problems)}\n")
     return EXIT_CANNOT_START
+
+
+def _app(source: str | LambdaHandler, log_stream: str) -> App:
+    if isinstance(source, str):
+        return load_app(source)
+    source.prepare(log_stream)
+    return source.app()
 
 
 def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import typing
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from broker.errors import InvalidOption
+from broker.errors import InvalidOption, PayloadNotJson
 from broker.names import check_name
-from broker.records import FunctionSettings, MappingSettings
+from broker.records import FunctionSettings, MappingSettings, encode_json
 from runtime.shaping import Record
 
 Handler: TypeAlias = Callable[[Any, Any], Any]
@@ -37,6 +39,7 @@ class HandlerFunction:
         name: str | None,
         settings: FunctionSettings,
         mapping_of: MappingSettings | None = None,
+        as_lambda: bool = False,
     ) -> None:
         what = name or name_of(handler)
         if not callable(handler):
@@ -51,7 +54,10 @@ class HandlerFunction:
             getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
         )
         self.mapping: MappingSettings | None = mapping_of
-        annotation = _event_annotation(self.name, handler)
+        # Lambda hands over what the JSON says, whatever the handler's annotations mean to those who check types.
+        annotation = Any if as_lambda else _event_annotation(self.name, handler)
+        self.encode_result: Final = encode_as_lambda if as_lambda else partial(encode_json, "result")
+        """The JSON of what the handler returned. Raises PayloadNotJson."""
         self.record_type: Final = _record_type(annotation) if mapping_of else None
         """T of a batch handler that takes ``list[Record[T]]``; None for any other."""
         self._event_type: Final = Any if self.takes_records or _is_untyped(annotation) else annotation
@@ -97,6 +103,23 @@ class HandlerFunction:
             return msgspec.convert(event, self._event_type)
         except Exception as error:
             raise Unreadable(error) from error
+
+
+def encode_as_lambda(result: object) -> bytes:
+    """A result as Lambda's Python runtime encodes it: what `json` knows, and Decimals as numbers. NaN, which is not
+    JSON, is refused, unlike there. Raises PayloadNotJson.
+    """
+    try:
+        text = json.dumps(result, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_number_of)
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PayloadNotJson("result", str(error)) from error
+
+
+def _number_of(value: object) -> float:
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _refuse_event(payload: bytes) -> Any:  # noqa: ARG001 - stands where others decode

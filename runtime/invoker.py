@@ -16,7 +16,6 @@ from typing import Any, Final
 from broker.errors import PayloadNotJson
 from broker.limits import MAX_RESPONSE_BYTES
 from broker.log import log
-from broker.records import encode_json
 from runtime import call_log
 from runtime.context import Context
 from runtime.handlers import HandlerFunction
@@ -259,7 +258,7 @@ class Invoker:
 
 def _completed(result: Any, call: Call) -> Completed | Failed:
     try:
-        encoded = encode_json("result", result)
+        encoded = call.function.encode_result(result)
     except PayloadNotJson as error:
         problem = f"Unable to marshal response: {error.reason}"
         return failed("Runtime.MarshalError", problem, call.context.aws_request_id, [])

@@ -26,6 +26,7 @@ from broker.core import Core
 from broker.errors import StoreError
 from broker.log import log
 from runtime.child import EXIT_CANNOT_START, EXIT_EXHAUSTED, ChildOptions
+from runtime.lambda_handler import LambdaHandler
 
 EXIT_DRAINED: Final = 0
 EXIT_FAILED: Final = 1
@@ -58,14 +59,14 @@ class _Child:
 
 
 class Supervisor:
-    """Keeps ``processes`` workers of one app running until :meth:`stop`.
+    """Keeps ``processes`` workers of one app, or of one existing handler, running until :meth:`stop`.
 
     With ``keep_going`` an app that cannot be loaded is not the end: the next :meth:`replace` may mend it.
     """
 
     def __init__(
         self,
-        app_reference: str,
+        app: str | LambdaHandler,
         *,
         url: str | None,
         processes: int = 1,
@@ -74,7 +75,7 @@ class Supervisor:
         threads: int,
         keep_going: bool = False,
     ) -> None:
-        self._app: Final = app_reference
+        self._app: Final = app
         self._url: Final = url
         self._processes: Final = processes
         self._grace_s: Final = grace_s

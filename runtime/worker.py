@@ -26,6 +26,7 @@ from runtime.app import App
 from runtime.engine import DEFAULT_CALLS, Engine
 from runtime.handlers import HandlerFunction
 from runtime.housekeeping import EVERY_S, Housekeeping
+from runtime.idempotency import use_store
 from runtime.invoker import DEFAULT_THREADS, Invoker
 from runtime.keeper import LeaseKeeper
 from runtime.poller import Pollers
@@ -44,7 +45,8 @@ class Worker:
 
     ``grace`` seconds are given to running calls after a stop; what is left then is handed back at once.
     ``max_calls`` and ``threads`` bound what runs at a time in this process. ``alone`` makes it the process that runs
-    only events set apart after a crash, one at a time; ``on_suspects`` is called when such events were seen.
+    only events set apart after a crash, one at a time; ``on_suspects`` is called when such events were seen. Contexts
+    tell ``log_stream``, or a name made of the date and the process.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Worker:
         max_calls: int = DEFAULT_CALLS,
         threads: int = DEFAULT_THREADS,
         alone: bool = False,
+        log_stream: str | None = None,
         on_suspects: Callable[[], None] | None = None,
         on_ready: Callable[[], None] | None = None,
         housekeeping_every: float = EVERY_S,
@@ -72,6 +75,7 @@ class Worker:
         self._on_ready: Final = on_ready
         self._housekeeping_every_s: Final = housekeeping_every
         self._tokens: Final = TokenSource()
+        self._log_stream: Final = log_stream or f"{time.strftime('%Y/%m/%d', time.gmtime())}/[$LATEST]{self.process}"
         self._stop: Final = anyio.Event()
         self._hurry: Final = anyio.Event()
         self._sources: Final[list[InvocationSource | QueueSource]] = []
@@ -96,6 +100,7 @@ class Worker:
         """Serves until stopped. Raises StoreError or InvalidInput when it cannot start."""
         async with Broker(self._url, settings=self._settings) as broker:
             functions = self._app.functions
+            use_store(broker.core)
             await self._join(broker, functions)
             # One that runs events alone has no room beside a call that does not stop.
             invoker = Invoker(threads=1 if self._alone else self._threads, on_exhausted=self._exhausted)
@@ -107,7 +112,7 @@ class Worker:
                 keeper=keeper,
                 max_calls=self._max_calls,
                 alone=self._alone,
-                log_stream=f"{time.strftime('%Y/%m/%d', time.gmtime())}/[$LATEST]{self.process}",
+                log_stream=self._log_stream,
                 on_suspects=self._on_suspects,
             )
             self._engine = engine

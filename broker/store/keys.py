@@ -51,6 +51,10 @@ class ResourceKeys(msgspec.Struct, frozen=True):
         """What a receive from a FIFO queue brought that may be repeated under the same id."""
         return f"{self.base}attempt:{attempt_id}"
 
+    def once(self, digest: str) -> str:
+        """What has run, or runs, once under a key of this function; it expires by itself."""
+        return f"{self.base}once:{digest}"
+
     def mapping_permits(self, function: str) -> str:
         """The running batches of the mapping from this queue to that function."""
         return f"{self.base}mapping:{function}"

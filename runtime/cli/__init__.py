@@ -36,13 +36,21 @@ _COMMANDS: Final[dict[str, _Command]] = {
         _RUN,
         "dev:dev",
         "Run everything for the app of this folder: Redis, a worker, reload.",
-        ("penstock dev app:app", "penstock dev app:app --processes 2 --no-reload"),
+        (
+            "penstock dev app:app",
+            "penstock dev app:app --processes 2 --no-reload",
+            "penstock dev --handler orders.app.handler --function orders --queue orders-in",
+        ),
     ),
     "runtime": _Command(
         _RUN,
         "serving:runtime",
         "Run the functions of an app.",
-        ("penstock runtime app:app --processes 2", "penstock runtime app:app --url redis://redis:6379 --grace 60"),
+        (
+            "penstock runtime app:app --processes 2",
+            "penstock runtime app:app --url redis://redis:6379 --grace 60",
+            "penstock runtime --handler orders.app.handler --function orders --queue orders-in --partial-failures",
+        ),
     ),
     "broker": _Command(
         _RUN,

@@ -23,11 +23,10 @@ from broker.gateway.server import AddressUnusable, Bound
 from broker.log import log
 from broker.workers import LiveWorkers
 from runtime.cli.gateway import Port, setting_lines
+from runtime.cli.handler_options import NO_HANDLER, HandlerOptions
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output
 from runtime.cli.serving import Form, Grace, Level, MaxCalls, Processes, Threads, check_serving, set_logs, supervise
-from runtime.engine import DEFAULT_CALLS
-from runtime.invoker import DEFAULT_THREADS
 from runtime.supervisor import Supervisor
 
 _DEFAULT_GRACE_S: Final = 5.0
@@ -38,7 +37,7 @@ _FILES_NAMED: Final = 5
 
 
 def dev(
-    app: str,
+    app: str | None = None,
     /,
     *,
     processes: Processes = 1,
@@ -46,20 +45,24 @@ def dev(
     port: Port = None,
     gateway: Annotated[bool, Parameter(help="Serve Amazon SQS over HTTP too, as `penstock broker` does.")] = True,
     grace: Grace = _DEFAULT_GRACE_S,
-    max_calls: MaxCalls = DEFAULT_CALLS,
-    threads: Threads = DEFAULT_THREADS,
+    max_calls: MaxCalls = None,
+    threads: Threads = None,
     log_level: Level = None,
     log_format: Form = None,
+    existing: HandlerOptions = NO_HANDLER,
     common: Common = COMMON,
 ) -> int:
     """Run everything for the app of this folder: a private Redis, a worker and a gateway.
 
-    APP is module:attribute, as app:app. The worker is replaced when a Python
-    file changes. The data are kept in .penstock/ and are there again the next
-    time. Other commands in this folder, or below it, find this Redis by
-    themselves. Ctrl-C drains and stops it all.
+    APP is module:attribute, as app:app; or --handler and --function name an
+    existing Lambda handler. The worker is replaced when a Python file changes.
+    The data are kept in .penstock/ and are there again the next time. Other
+    commands in this folder, or below it, find this Redis by themselves. Ctrl-C
+    drains and stops it all.
     """
-    check_serving(app, processes=processes, grace=grace, max_calls=max_calls, threads=threads)
+    source = existing.source(app)
+    calls, of_threads = existing.room(max_calls, threads)
+    check_serving(processes=processes, grace=grace, max_calls=calls, threads=of_threads)
     if common.url is not None:
         raise InvalidOption("--url", common.url, "penstock dev runs a Redis of its own; see penstock runtime")
     options = GatewayOptions.read(host=DEFAULT_HOST, port=port) if gateway else None
@@ -68,16 +71,18 @@ def dev(
     with DevDirectory(folder) as directory, EmbeddedRedis(directory.path / "redis", append_only=True) as redis:
         directory.publish(redis.url)
         supervisor = Supervisor(
-            app,
+            source,
             url=redis.url,
             processes=processes,
             grace_s=grace,
-            max_calls=max_calls,
-            threads=threads,
+            max_calls=calls,
+            threads=of_threads,
             keep_going=reload,
         )
         served = DevGateway(redis.url, options, must=port_is_chosen(port), grace_s=grace)
-        session = _Session(folder, app, redis=redis, supervisor=supervisor, gateway=served, output=common.output)
+        session = _Session(
+            folder, str(source), redis=redis, supervisor=supervisor, gateway=served, output=common.output
+        )
         companions = [served.run, session.welcome, session.keep_redis, *([session.replace_on_change] if reload else [])]
         status = anyio.run(lambda: supervise(supervisor, *companions, grace_s=grace))
         # An app that could not be loaded for a while is what reloading is for.

@@ -13,10 +13,10 @@ from cyclopts import Parameter
 
 from broker.errors import PenstockError
 from broker.records import check_range, check_whole
+from runtime.cli.handler_options import NO_HANDLER, HandlerOptions
 from runtime.cli.options import COMMON, Common
 from runtime.engine import DEFAULT_CALLS
 from runtime.invoker import DEFAULT_THREADS
-from runtime.loading import split_reference
 from runtime.logs import FORMAT_VARIABLE, LEVEL_VARIABLE, LogFormat, LogLevel, configure_logs
 from runtime.supervisor import Supervisor
 from runtime.worker import DEFAULT_GRACE_S
@@ -25,41 +25,53 @@ MAX_PROCESSES = 256
 
 Processes: TypeAlias = Annotated[int, Parameter(help="Worker processes; each runs the whole app.")]
 Grace: TypeAlias = Annotated[float, Parameter(help="Seconds that running calls get after a stop.")]
-MaxCalls: TypeAlias = Annotated[int, Parameter(help="Most calls at a time in one process.")]
-Threads: TypeAlias = Annotated[int, Parameter(help="Threads for handlers that are no coroutines, in one process.")]
+MaxCalls: TypeAlias = Annotated[
+    int | None, Parameter(help=f"Most calls at a time in one process; {DEFAULT_CALLS}, with --handler 1.")
+]
+Threads: TypeAlias = Annotated[
+    int | None,
+    Parameter(
+        help=f"Threads for handlers that are no coroutines, in one process; {DEFAULT_THREADS}, with --handler as many"
+        " as calls."
+    ),
+]
 Level: TypeAlias = Annotated[LogLevel | None, Parameter(help=f"Or {LEVEL_VARIABLE}; info.", show_choices=True)]
 Form: TypeAlias = Annotated[LogFormat | None, Parameter(help=f"Or {FORMAT_VARIABLE}; pretty on a terminal, else json.")]
 
 
 async def runtime(
-    app: str,
+    app: str | None = None,
     /,
     *,
     processes: Processes = 1,
     grace: Grace = DEFAULT_GRACE_S,
-    max_calls: MaxCalls = DEFAULT_CALLS,
-    threads: Threads = DEFAULT_THREADS,
+    max_calls: MaxCalls = None,
+    threads: Threads = None,
     log_level: Level = None,
     log_format: Form = None,
+    existing: HandlerOptions = NO_HANDLER,
     common: Common = COMMON,
 ) -> int:
     """Run the functions of an app: workers that claim events and messages from Redis.
 
-    APP is module:attribute, as app:app. SIGTERM or Ctrl-C stops claiming and
-    gives running calls the grace period; a second one ends them now. Processes
-    that die are started again.
+    APP is module:attribute, as app:app. Without it, --handler and --function
+    name an existing Lambda handler, which runs one call at a time in each
+    process, with Lambda's environment variables. SIGTERM or Ctrl-C stops
+    claiming and gives running calls the grace period; a second one ends them
+    now. Processes that die are started again.
     """
-    check_serving(app, processes=processes, grace=grace, max_calls=max_calls, threads=threads)
+    source = existing.source(app)
+    calls, of_threads = existing.room(max_calls, threads)
+    check_serving(processes=processes, grace=grace, max_calls=calls, threads=of_threads)
     set_logs(log_level, "json" if common.json else log_format)
     supervisor = Supervisor(
-        app, url=common.url, processes=processes, grace_s=grace, max_calls=max_calls, threads=threads
+        source, url=common.url, processes=processes, grace_s=grace, max_calls=calls, threads=of_threads
     )
     return await supervise(supervisor, grace_s=grace)
 
 
-def check_serving(app: str, *, processes: int, grace: float, max_calls: int, threads: int) -> None:
+def check_serving(*, processes: int, grace: float, max_calls: int, threads: int) -> None:
     """Raises InvalidOption for what no supervisor could work with."""
-    split_reference(app)
     check_whole("processes", processes, 1, MAX_PROCESSES)
     check_range("grace", grace, 0, 86_400)
     check_whole("max-calls", max_calls, 1, 1_000_000)

@@ -25,7 +25,7 @@ from tests.docs.pages import ROOT, Block, blocks, name_of, page, pages
 
 FILES = {"test_app.py", "test_with_a_worker.py", "app.py", "script.py"}
 """Whole files of the guides; the tests below run each of them."""
-RUN_ELSEWHERE = {"README.md", "docs/tutorial.md", "docs/guides/from-sqs.md"}
+RUN_ELSEWHERE = {"README.md", "docs/tutorial.md", "docs/guides/from-sqs.md", "docs/guides/from-lambda.md"}
 
 
 @asynccontextmanager
@@ -132,6 +132,11 @@ async def test_handlers(broker: Broker, redis_url: str, settings: Settings, fold
         assert await broker.call("place", {"id": 3}) == {"id": 3, "quantity": 1}
         with pytest.raises(FunctionError, match="UnmarshalError"):
             await broker.call("place", {"quantity": "two"})
+        assert await broker.call("refund", {"refund_id": "r-1", "cents": 5}) == {"refunded": 5}
+        assert await broker.call("refund", {"refund_id": "r-1", "cents": 5}) == {"refunded": 5}
+        assert names["refunds"] == ["r-1"]
+        with pytest.raises(FunctionError, match="IdempotencyPayloadChanged"):
+            await broker.call("refund", {"refund_id": "r-1", "cents": 6})
         await broker.invoke("charge", {"cents": 250}, id="pay-1")
         await broker.queue("mails").send_many(["ada@example.com", "nobody"])
         await broker.queue("orders").send_many([{"id": 1}, {"id": 2, "quantity": 0}, "no order"])

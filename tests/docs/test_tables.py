@@ -29,6 +29,7 @@ from broker.records import QueueSettings, StreamSettings
 from broker.store.values import Counts
 from broker.streams import StreamClient, StreamRecord
 from runtime import App, Context, Record
+from runtime.idempotency import idempotent
 from tests.docs.command_page import PAGE, command_page
 from tests.docs.lambda_page import PAGE as LAMBDA_PAGE
 from tests.docs.lambda_page import lambda_page
@@ -57,7 +58,9 @@ def make_mapping(**options: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "method"), [("## App.function", App.function), ("## App.queue", App.queue)], ids=["function", "queue"]
+    ("heading", "method"),
+    [("## App.function", App.function), ("## App.queue", App.queue), ("## idempotent", idempotent)],
+    ids=["function", "queue", "idempotent"],
 )
 def test_every_option_is_listed_with_its_default(heading: str, method: Callable[..., Any]) -> None:
     rows = {code(row["option"]): row["default"] for row in table(section(FUNCTIONS, heading))}

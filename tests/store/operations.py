@@ -179,6 +179,25 @@ async def _call(s: Situation) -> object:
     return await s.core.permits.call(s.queue, call_id="c1", permit_ms=LONG_MS, inbox=inbox, notice=b"notice")
 
 
+# -- what runs once --------------------------------------------------------------------------------------------------
+
+
+async def _begin_once(s: Situation) -> object:
+    function = s.core.resource("function", "f")
+    begun = await s.core.once.begin(function, "key", owner="me", payload="p", lease_ms=LONG_MS)
+    other = await s.core.once.begin(function, "key", owner="other", payload="p", lease_ms=LONG_MS)
+    return begun.status, other.status
+
+
+async def _end_once(s: Situation) -> object:
+    function = s.core.resource("function", "f")
+    for digest in ("kept", "freed"):
+        await s.core.once.begin(function, digest, owner="me", payload="p", lease_ms=LONG_MS)
+    await s.core.once.keep(function, "kept", owner="me", result=b"{}", size=2, keep_ms=LONG_MS)
+    await s.core.once.free(function, "freed", owner="me")
+    return None
+
+
 # -- resources --------------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +308,7 @@ _EVERYTHING: Final = frozenset({"*"})
 
 OPERATIONS: Final[dict[str, Operation]] = {
     "append": Operation(command="append", run=_append),
+    "begin_once": Operation(command="begin_once", run=_begin_once),
     "call": Operation(command="call", run=_call),
     "cancel_move": Operation(command="cancel_move", run=_cancel_move),
     "claim to work": Operation(command="claim", run=_claim("wnew", "work")),
@@ -302,6 +322,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "delist": Operation(command="delist", run=_delist),
     "discard": Operation(command="discard", run=_discard, ends=frozenset(_DISCARDED)),
     "end_move": Operation(command="end_move", run=_end_move),
+    "end_once": Operation(command="end_once", run=_end_once),
     "enlist": Operation(command="enlist", run=_enlist),
     "expire": Operation(command="expire", run=_expire, ends=frozenset(TOO_OLD)),
     "extend": Operation(command="extend", run=_extend),
