@@ -17,7 +17,7 @@ from broker import Broker
 from broker.gateway.options import GatewayOptions
 from broker.gateway.running import run_gateway
 from broker.settings import Settings
-from runtime import cli
+from runtime import App, Context, cli
 from tests.docs.pages import ROOT, blocks, page, pages
 from tests.docs.test_guides import eventually, run_snippets, serving, snippets_of, write_files
 
@@ -69,12 +69,19 @@ def test_every_line_with_penstock_is_understood() -> None:
     assert len(found) > 40
 
 
-async def test_every_line_with_aws_works(address: str, tmp_path: Path) -> None:
+async def test_every_line_with_aws_works(address: str, redis_url: str, settings: Settings, tmp_path: Path) -> None:
     found = [(place, [word.replace(ADDRESS, address) for word in words]) for place, words in typed("aws")]
-    assert {place.partition(":")[0] for place, _ in found} == {"README.md", "from-sqs.md"}
-    for place, words in found:
-        done = await asyncio.to_thread(run, tmp_path, Path(sys.executable).with_name("aws"), *words, address=address)
-        assert done.returncode == 0, f"{place}: {done.stderr}"
+    assert {place.partition(":")[0] for place, _ in found} == {"README.md", "from-sqs.md", "lambda.md"}
+    app, aws = App(), Path(sys.executable).with_name("aws")
+
+    @app.function()
+    async def orders(event: Any, context: Context) -> Any:
+        return event
+
+    async with serving(app, redis_url, settings):
+        for place, words in found:
+            done = await asyncio.to_thread(run, tmp_path, aws, *words, address=address)
+            assert done.returncode == 0, f"{place}: {done.stderr}"
 
 
 def run(folder: Path, program: object, *words: str, address: str) -> subprocess.CompletedProcess[str]:
