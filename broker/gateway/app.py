@@ -8,17 +8,19 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from broker.client import Broker
 from broker.errors import InvalidInput, StoreError
 from broker.gateway.access import Access, AccessKey, Caller, credential_text, unverified_credential
 from broker.gateway.asgi import AsgiApp, Receive, Scope, Send, respond
-from broker.gateway.aws import errors, json, query
-from broker.gateway.aws.protocols import Answer, Speech, speech_of
-from broker.gateway.aws.service import Call, Protocol, Service, ServiceError
+from broker.gateway.aws import errors, json, query, rest
+from broker.gateway.aws.protocols import REST, Answer, Speech, speech_of
+from broker.gateway.aws.service import Call, Operation, Protocol, Service, ServiceError
 from broker.gateway.bodies import MAX_BODY_BYTES, BodyTooLarge, ByteBudget, ClientGone, discard_body, read_body
-from broker.gateway.catalogue import Catalogue, Prepared, check_path
+from broker.gateway.catalogue import Catalogue, Prepared, Routed, check_path
 from broker.gateway.health import PATH_PREFIX, Health
 from broker.gateway.hosts import HostRefused, Hosts
 from broker.gateway.protocol import Ending, connection_of
@@ -29,6 +31,7 @@ from broker.log import log
 _CACHED_SCOPES: Final = 1_024
 _CACHED_CALLERS: Final = 4_096
 _STOPPING: Final = ServiceError("ServiceUnavailable", "The gateway stops; what became of the request is not known.")
+_RoutedPath: TypeAlias = tuple[Routed, dict[str, str]]
 _REFUSALS: Final = (ServiceError, SignatureRefused, HostRefused, BodyTooLarge, StoreError, InvalidInput)
 
 
@@ -76,24 +79,32 @@ class _Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id, speech = self._request_ids.next(), speech_of(headers)
+        request_id, routes = self._request_ids.next(), self._catalogue.with_routes(scope["path"], headers)
+        speech: Speech = speech_of(headers) if routes is None else REST
+        service, routed = routes or self._catalogue.default, None
         body: bytes | bytearray | None = None
-        service = self._catalogue.default
         try:
             self._hosts.check_not_from_a_page(headers)
             base_url = self._hosts.base_url(headers.get(b"host"), scope["scheme"])
             signed = self._examined(scope) if self._access.verified else None
+            if routes is not None:
+                routed = self._catalogue.by_route(routes, scope["method"], scope["raw_path"])
             body = await read_body(receive, headers, self._budget, max_bytes=self._max_body_bytes)
             caller = self._caller(scope, headers) if signed is None else self._access.verify(*signed, body)
-            service = self._catalogue.named(caller.service)
-            prepared, given = self._read(scope, headers, body, speech, caller, base_url)
-            service = prepared.service
-            result = await self._run(prepared, self._call(caller, base_url, speech.name), given, scope)
+            call = self._call(caller, base_url, speech.name)
+            if routed is None:
+                service = self._catalogue.named(caller.service)
+                prepared, given = self._read(scope, headers, body, speech, caller, base_url)
+                service, operation = prepared.service, prepared.operation
+            else:
+                operation, given = _read_routed(service, routed, scope, headers, body, caller)
+                call = msgspec.structs.replace(call, request_id=request_id)
+            result = await self._run(operation, call, given, scope)
             if self._store_lost_at_s is not None:
                 self._store_is_back()
-            return speech.success(service, prepared.operation.name, result, request_id)
+            return speech.success(service, operation.name, result, request_id)
         except _REFUSALS as error:
-            answer = speech.failure(service, self._translated(error, service, request_id), headers, request_id)
+            answer = speech.failure(service, self._translated(error, service, request_id, routed), headers, request_id)
             all_read = body is not None or (isinstance(error, BodyTooLarge) and error.all_read)
             return answer if all_read else await _without_body(answer, receive, headers)
         except ClientGone:
@@ -122,7 +133,8 @@ class _Gateway:
 
     def _examined(self, scope: Scope) -> tuple[Request, Claim, AccessKey]:
         """Whoever has no key is told before its body is read."""
-        parameters = query.read_form(scope["query_string"]) if scope["query_string"] else {}
+        presigned = b"X-Amz-" in scope["query_string"]
+        parameters = query.read_form(scope["query_string"]) if presigned else {}
         request = Request(scope["method"], scope["raw_path"], scope["query_string"], joined(scope["headers"]))
         return request, *self._access.examine(request, parameters)
 
@@ -157,17 +169,20 @@ class _Gateway:
 
     # -- doing it -----------------------------------------------------------------------------------------------------
 
-    async def _run(self, prepared: Prepared, call: Call, given: Any, scope: Scope) -> Any:
-        operation = prepared.operation
-        connection = None if operation.when_ended is None else connection_of(scope)
+    async def _run(self, operation: Operation, call: Call, given: Any, scope: Scope) -> Any:
+        watched = operation.ends_with_client or operation.when_ended is not None
+        connection = connection_of(scope) if watched else None
         task = asyncio.current_task()
         if connection is None or task is None:
             return await operation.run(call, given)
-        if connection.stopping:
+        if connection.stopping and operation.when_ended is not None:
             return operation.when_ended
         ended: list[Ending] = []
 
         def end(why: Ending) -> None:
+            if why == "stopping" and operation.when_ended is None:
+                connection.watch(end)  # it may end by itself; its client may still go away
+                return
             ended.append(why)
             task.cancel()
 
@@ -186,7 +201,9 @@ class _Gateway:
 
     # -- what went wrong ----------------------------------------------------------------------------------------------
 
-    def _translated(self, error: Exception, service: Service, request_id: str) -> ServiceError:
+    def _translated(
+        self, error: Exception, service: Service, request_id: str, routed: _RoutedPath | None
+    ) -> ServiceError:
         match error:
             case ServiceError() if not errors.is_named(service, error.name):
                 log.exception("request_failed", service=service.name, request_id=request_id)
@@ -198,7 +215,9 @@ class _Gateway:
             case HostRefused():
                 found = ServiceError("AccessDenied", str(error))
             case BodyTooLarge():
-                found = ServiceError("RequestEntityTooLarge", errors.TOO_LARGE.format(limit=self._max_body_bytes))
+                own_words = "" if routed is None else routed[0].route.too_large
+                message = own_words or errors.TOO_LARGE.format(limit=self._max_body_bytes)
+                found = ServiceError("RequestEntityTooLarge", message)
             case StoreError():
                 found = self._from_store(error, request_id)
             case _:
@@ -240,6 +259,21 @@ def _check_method(method: str, allowed: tuple[str, ...]) -> None:
 
 def _asked(headers: Mapping[bytes, bytes]) -> str:
     return headers.get(b"x-amz-target", b"").decode("latin-1")
+
+
+def _read_routed(
+    service: Service,
+    routed: _RoutedPath,
+    scope: Scope,
+    headers: Mapping[bytes, bytes],
+    body: bytes | bytearray,
+    caller: Caller,
+) -> tuple[Operation, Any]:
+    """The operation of a route and its input. Raises ServiceError."""
+    if caller.service is not None and caller.service != service.name:
+        raise errors.wrong_service(service.name)
+    found, parameters = routed
+    return found.operation, rest.read_input(found.input, parameters, scope["query_string"], headers, body)
 
 
 async def _without_body(answer: Answer, receive: Receive, headers: Mapping[bytes, bytes]) -> Answer:

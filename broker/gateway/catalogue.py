@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
 
 import msgspec
 
-from broker.gateway.aws.errors import unknown_action
-from broker.gateway.aws.service import Operation, Service, ServiceError
+from broker.gateway.aws.errors import unknown_action, unknown_path
+from broker.gateway.aws.rest import Input, input_of
+from broker.gateway.aws.service import Operation, Route, Service, ServiceError
 from broker.gateway.aws.wire import form_of
 
 _QUEUE_PATH: Final = re.compile(r"/[^/]+/[^/]+/?")
+_MAX_SEGMENTS: Final = 16
+_Spot: TypeAlias = tuple[str, str, int]
+"""Service, method and number of segments: where the routes are few."""
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -22,6 +27,28 @@ class Prepared(msgspec.Struct, frozen=True):
     operation: Operation
     decoder: msgspec.json.Decoder[Any]
     takes_queue_url: bool
+
+
+class Routed(msgspec.Struct, frozen=True):
+    """An operation with its path in segments, and how its input is read from a request."""
+
+    operation: Operation
+    route: Route
+    segments: tuple[str | None, ...]
+    """None where a parameter stands."""
+    parameters: tuple[str, ...]
+    """Their names, in order."""
+    input: Input
+
+    def match(self, segments: Sequence[str]) -> dict[str, str] | None:
+        """The path's parameters; None for another path of as many segments."""
+        values = []
+        for ours, theirs in zip(self.segments, segments, strict=True):
+            if ours is None:
+                values.append(theirs)
+            elif ours != theirs:
+                return None
+        return dict(zip(self.parameters, values, strict=True))
 
 
 class Catalogue:
@@ -34,7 +61,14 @@ class Catalogue:
             (service.name, name): _prepare(service, operation)
             for service in services
             for name, operation in service.operations.items()
+            if operation.route is None
         }
+        self._routes: Final[dict[_Spot, list[Routed]]] = {}
+        self._scopes: Final[dict[bytes, Service]] = {}
+        self._versions: Final[dict[str, Service]] = {}
+        for service in services:
+            for operation in service.operations.values():
+                self._add_route(service, operation)
         self._targets: Final = dict(self._all_targets())
 
     def _all_targets(self) -> Iterator[tuple[tuple[str | None, bytes], Prepared]]:
@@ -44,6 +78,37 @@ class Catalogue:
                 target = f"{prefix}.{name}".encode()
                 yield (service, target), prepared
                 yield (None, target), prepared
+
+    def _add_route(self, service: Service, operation: Operation) -> None:
+        if operation.route is None:
+            return
+        routed = _routed(operation, operation.route)
+        found = self._routes.setdefault((service.name, operation.route.method, len(routed.segments)), [])
+        found.append(routed)
+        found.sort(key=lambda each: len(each.parameters))
+        self._scopes[f"/{service.name}/aws4_request".encode()] = service
+        self._versions[routed.segments[0] or ""] = service
+
+    def with_routes(self, path: str, headers: Mapping[bytes, bytes]) -> Service | None:
+        """The service whose routes a request must take, by its credential scope or its path; None for all others."""
+        if b"x-amz-target" in headers or not self._scopes:
+            return None
+        authorization = headers.get(b"authorization")
+        if authorization is not None:
+            for scope, service in self._scopes.items():
+                if scope in authorization:
+                    return service
+        return None if path == "/" else self._versions.get(path[1:].partition("/")[0])
+
+    def by_route(self, service: Service, method: str, raw_path: bytes) -> tuple[Routed, dict[str, str]]:
+        """The operation of a REST request, and its path's parameters, decoded. Raises ServiceError."""
+        text = raw_path.decode("latin-1").removeprefix("/").removesuffix("/")
+        segments = [unquote(segment, errors="replace") for segment in text.split("/", _MAX_SEGMENTS)]
+        for routed in self._routes.get((service.name, method, len(segments)), ()):
+            parameters = routed.match(segments)
+            if parameters is not None:
+                return routed, parameters
+        raise unknown_path()
 
     def by_target(self, service: str | None, target: bytes) -> Prepared:
         """The operation of a JSON request. Raises ServiceError."""
@@ -86,6 +151,13 @@ class Catalogue:
 def _prepare(service: Service, operation: Operation) -> Prepared:
     takes_queue_url = any(member.query_name == "QueueUrl" for member in form_of(operation.input).members)
     return Prepared(service, operation, msgspec.json.Decoder(operation.input), takes_queue_url)
+
+
+def _routed(operation: Operation, route: Route) -> Routed:
+    segments = route.path.removeprefix("/").split("/")
+    parameters = tuple(segment[1:-1] for segment in segments if segment.startswith("{"))
+    literal = tuple(None if segment.startswith("{") else segment for segment in segments)
+    return Routed(operation, route, literal, parameters, input_of(operation.input))
 
 
 def check_path(path: str) -> bool:

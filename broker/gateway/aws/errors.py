@@ -35,6 +35,7 @@ COMMON: Final[Mapping[str, ErrorKind]] = {
     "Serialization": _common("SerializationException", 400, code="SerializationException"),
     "ServiceUnavailable": _common("ServiceUnavailable", 503, sender=False),
     "SignatureDoesNotMatch": _common("InvalidSignatureException", 403, code="SignatureDoesNotMatch"),
+    "ValidationException": _common("ValidationException", 400, code="ValidationException"),
 }
 """Name -> how it is written. A service's own table goes before this one."""
 
@@ -69,6 +70,16 @@ def is_named(service: Service, name: str) -> bool:
 def unknown_action(action: str) -> ServiceError:
     """There is no such operation."""
     return ServiceError("InvalidAction", f"The action {printable(action)} is not valid for this endpoint.")
+
+
+def unknown_path() -> ServiceError:
+    """There is no operation with this method and path."""
+    return ServiceError("AccessDenied", "Unable to determine service/operation name to be authorized")
+
+
+def wrong_service(service: str) -> ServiceError:
+    """The credential scope names another service than the path."""
+    return ServiceError("SignatureDoesNotMatch", f"Credential should be scoped to correct service: '{service}'.")
 
 
 def missing_parameter(name: str) -> ServiceError:

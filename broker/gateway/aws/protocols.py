@@ -1,4 +1,4 @@
-"""The two protocols of the AWS wire, as far as answers go: status, headers and body of a success and of an error."""
+"""The three protocols of the AWS wire, as far as answers go: status, headers and body of a success and of an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 
 from broker.gateway.asgi import Headers
-from broker.gateway.aws import json, xml
+from broker.gateway.aws import json, rest, xml
 from broker.gateway.aws import service as aws
 from broker.gateway.aws.errors import kind_of
 from broker.gateway.aws.service import Service, ServiceError
@@ -80,13 +80,40 @@ class QuerySpeech:
         return [(b"x-amzn-requestid", request_id.encode()), (b"content-type", xml.CONTENT_TYPE)]
 
 
+class RestSpeech:
+    """REST-JSON: members in the head, in the body or as the body."""
+
+    name: aws.Protocol = "rest"
+
+    def success(self, service: Service, operation: str, result: msgspec.Struct | None, request_id: str) -> Answer:
+        """See :class:`Speech`."""
+        answer, route = rest.written(result), service.operations[operation].route
+        status = answer.status or (200 if route is None else route.status)
+        headers: Headers = [(b"x-amzn-requestid", (answer.request_id or request_id).encode()), *answer.headers]
+        if answer.body:
+            headers.append((b"content-type", rest.CONTENT_TYPE))
+        return status, headers, answer.body
+
+    def failure(self, service: Service, error: ServiceError, headers: Mapping[bytes, bytes], request_id: str) -> Answer:  # noqa: ARG002
+        """See :class:`Speech`."""
+        kind = kind_of(service, error.name)
+        answered: Headers = [
+            (b"x-amzn-requestid", request_id.encode()),
+            (b"content-type", rest.CONTENT_TYPE),
+            (b"x-amzn-errortype", kind.json_type.rpartition("#")[2].encode()),
+        ]
+        answered += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+        return kind.status, answered, rest.error(kind, error)
+
+
+REST: Final = RestSpeech()
 _JSON_1_0: Final = JsonSpeech(json.CONTENT_TYPE_1_0)
 _JSON_1_1: Final = JsonSpeech(json.CONTENT_TYPE_1_1)
 _QUERY: Final = QuerySpeech()
 
 
 def speech_of(headers: Mapping[bytes, bytes]) -> Speech:
-    """The protocol that a request is made in, by its headers."""
+    """The protocol that a request is made in, by its headers; one for a service with routes is in :data:`REST`."""
     content_type = headers.get(b"content-type", b"")
     if b"x-amz-target" not in headers and not content_type.startswith(_JSON):
         return _QUERY

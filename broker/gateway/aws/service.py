@@ -9,7 +9,7 @@ import msgspec
 
 from broker.client import Broker
 
-Protocol: TypeAlias = Literal["json", "query"]
+Protocol: TypeAlias = Literal["json", "query", "rest"]
 
 
 class ErrorKind(msgspec.Struct, frozen=True):
@@ -19,15 +19,30 @@ class ErrorKind(msgspec.Struct, frozen=True):
     code: str
     status: int = 400
     sender: bool = True
+    fault: str = ""
+    """REST-JSON's member ``Type``: ``User`` or ``Service``; '' leaves it out."""
+    message_key: str = "message"
+    """REST-JSON's name of the member with the text, which differs between shapes of one service."""
 
 
 class ServiceError(Exception):
     """An answer that is an error of the service; ``name`` is a key of the service's table of errors."""
 
-    def __init__(self, name: str, message: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        message: str,
+        *,
+        members: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.name: Final = name
         self.message: Final = message
+        self.members: Final[Mapping[str, object]] = members or {}
+        """More of the error's body, in REST-JSON: ``Reason``."""
+        self.headers: Final[Mapping[str, str]] = headers or {}
+        """More of the answer's head, in REST-JSON: ``Retry-After``."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -44,6 +59,22 @@ class Call(msgspec.Struct, frozen=True):
     """The account's id of whoever asks, as SenderId tells it."""
     key_id: str = ""
     """The access key that signed the request; '' where signatures are not verified."""
+    request_id: str = ""
+    """Of the answer. Only operations with a route are told."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where an operation is found in REST-JSON. Its input and output say where their members are: see
+    :mod:`broker.gateway.aws.rest`."""
+
+    method: str
+    path: str
+    """Template: ``/2015-03-31/functions/{FunctionName}``. Segments are matched decoded, one slash at the end is
+    overlooked, and a literal segment goes before a parameter."""
+    status: int = 200
+    """Of a success whose output does not say another."""
+    too_large: str = ""
+    """What is said of a body over the gateway's limit; '': the gateway's own words."""
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -58,6 +89,10 @@ class Operation(msgspec.Struct, frozen=True):
     when_ended: msgspec.Struct | None = None
     """Of an operation that may wait for long (ReceiveMessage): what is answered when the gateway stops meanwhile.
     ``run`` is then cancelled, as it is when the client goes away; it must give back what it holds. None: never."""
+    route: Route | None = None
+    """Of a service that speaks REST-JSON; all operations of such a service have one, and no other form."""
+    ends_with_client: bool = False
+    """``run`` is cancelled when the client goes away; unlike with ``when_ended`` a stop of the gateway lets it end."""
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -66,7 +101,7 @@ class Service(msgspec.Struct, frozen=True):
     name: str
     """As in a credential scope: ``sqs``."""
     target_prefix: str
-    """Of ``X-Amz-Target``: ``AmazonSQS``; '' where there is no JSON form."""
+    """Of ``X-Amz-Target``: ``AmazonSQS``; '' where there is no such form."""
     version: str
     xml_namespace: str
     operations: Mapping[str, Operation]

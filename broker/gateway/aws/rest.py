@@ -1,0 +1,238 @@
+"""REST-JSON: where the members of an operation's input come from in a request, and where those of its output go.
+
+A field says so in its annotation; what says nothing is a member of the JSON body::
+
+    function_name: Annotated[str, Meta(extra={"in": "path", "name": "FunctionName"})]
+    max_items: Annotated[int | None, Meta(extra={"in": "query", "name": "MaxItems"})] = None
+    payload: Annotated[bytes, Meta(extra={"in": "payload"})] = b""
+
+Inputs know ``path``, ``query``, ``header`` and ``payload`` (the body as it is); outputs ``header``, ``payload``,
+``status`` and ``request_id`` (the id of the answer, where it is not the gateway's own). Bounds that AWS checks by
+itself stand beside them and are checked by :mod:`broker.gateway.aws.bounds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, Literal, TypeAlias, get_type_hints
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import inspect
+
+from broker.gateway.aws.bounds import Bounds, bounds_of, check
+from broker.gateway.aws.json import read_input as read_json
+from broker.gateway.aws.service import ErrorKind, ServiceError
+from broker.gateway.sigv4 import printable
+
+Place: TypeAlias = Literal["path", "query", "header", "payload", "status", "request_id", "body"]
+CONTENT_TYPE: Final = b"application/json"
+MAX_PARAMETERS: Final = 2_000
+_TEXT: Final = (str, str | None)
+_encoder: Final = msgspec.json.Encoder()
+
+
+class Located(msgspec.Struct, frozen=True):
+    """One member that is not in the JSON body."""
+
+    attribute: str
+    """Its name in Python."""
+    place: Place
+    name: str
+    """Its name in the path, query or head; heads' in small letters."""
+    type: Any
+    many: bool
+    """A list: the parameter may come several times."""
+
+
+class Input(msgspec.Struct, frozen=True):
+    """How the input of one operation is read."""
+
+    struct: type[msgspec.Struct]
+    located: tuple[Located, ...]
+    body: msgspec.json.Decoder[Any] | None
+    """Decodes what is left for the JSON body; None where nothing is, so that the body is not looked at."""
+    bounds: Bounds
+
+
+class Output(msgspec.Struct, frozen=True):
+    """How one type of output is written."""
+
+    located: tuple[Located, ...]
+    members: tuple[tuple[str, str], ...]
+    """Name in Python and in JSON of what goes into the body."""
+
+
+class Written(msgspec.Struct, frozen=True):
+    """An output as parts of an answer; None where the answer's own holds."""
+
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+    status: int | None
+    request_id: str | None
+
+
+@lru_cache(maxsize=1_024)
+def input_of(struct: type[msgspec.Struct]) -> Input:
+    """The reading of a type; made once for each."""
+    located, rest = _parted(struct)
+    payload = any(each.place == "payload" for each in located)
+    body = None if payload or not rest else msgspec.json.Decoder(_body_struct(struct, rest))
+    return Input(struct, located, body, bounds_of(struct))
+
+
+@lru_cache(maxsize=1_024)
+def output_of(struct: type[msgspec.Struct]) -> Output:
+    """The writing of a type; made once for each."""
+    located, rest = _parted(struct)
+    return Output(located, tuple((field.name, field.encode_name) for field in rest))
+
+
+def _parted(struct: type[msgspec.Struct]) -> tuple[tuple[Located, ...], list[inspect.Field]]:
+    described = inspect.type_info(struct)
+    if not isinstance(described, inspect.StructType):
+        raise TypeError(f"{struct!r} is not a struct")
+    hints = get_type_hints(struct)
+    located: list[Located] = []
+    rest: list[inspect.Field] = []
+    for field in described.fields:
+        extra = (field.type.extra or {}) if isinstance(field.type, inspect.Metadata) else {}
+        place = extra.get("in", "body")
+        if place == "body":
+            rest.append(field)
+            continue
+        name = str(extra.get("name", field.encode_name))
+        many = isinstance(_bare(field.type), inspect.ListType)
+        located.append(Located(field.name, place, name.lower() if place == "header" else name, hints[field.name], many))
+    return tuple(located), rest
+
+
+def _bare(kind: Any) -> Any:
+    while True:
+        if isinstance(kind, inspect.Metadata):
+            kind = kind.type
+        elif isinstance(kind, inspect.UnionType):
+            kind = next(each for each in kind.types if not isinstance(each, inspect.NoneType))
+        else:
+            return kind
+
+
+def _body_struct(struct: type[msgspec.Struct], fields: Sequence[inspect.Field]) -> type[msgspec.Struct]:
+    """The same struct with nothing but the members of the body."""
+    hints = get_type_hints(struct, include_extras=True)
+    members: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for field in fields:
+        if field.required:
+            members.append((field.name, hints[field.name]))
+        elif field.default_factory is not msgspec.NODEFAULT:
+            members.append((field.name, hints[field.name], msgspec.field(default_factory=field.default_factory)))
+        else:
+            members.append((field.name, hints[field.name], field.default))
+    names = {field.name: field.encode_name for field in fields}
+    return msgspec.defstruct(struct.__name__, members, rename=names, kw_only=True, frozen=True)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_input(
+    form: Input,
+    path: Mapping[str, str],
+    query: bytes,
+    headers: Mapping[bytes, bytes],
+    body: bytes | bytearray,
+) -> Any:
+    """The operation's input, within its bounds. Raises ServiceError."""
+    parameters = _parameters(query) if query else {}
+    given: dict[str, Any] = {}
+    for member in form.located:
+        value: Any
+        match member.place:
+            case "path":
+                value = path[member.name]
+            case "query":
+                values = parameters.get(member.name)
+                value = values if member.many or values is None else values[-1]
+            case "header":
+                raw = headers.get(member.name.encode())
+                value = None if raw is None else raw.decode("latin-1")
+            case _:
+                value = bytes(body)
+        if value is not None:
+            given[member.attribute] = value if isinstance(value, bytes) else _converted(member, value)
+    if form.body is not None:
+        from_body = read_json(form.body, body)
+        given.update({name: getattr(from_body, name) for name in from_body.__struct_fields__})
+    try:
+        result = form.struct(**given)
+    except TypeError as error:
+        raise ServiceError("Serialization", f"A required parameter is missing: {error}.") from None
+    check(form.bounds, result)
+    return result
+
+
+def _parameters(query: bytes) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+    except ValueError:
+        raise ServiceError("InvalidQueryParameter", f"There are more than {MAX_PARAMETERS} parameters.") from None
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _converted(member: Located, value: Any) -> Any:
+    if member.type in _TEXT:
+        return value
+    try:
+        return msgspec.convert(value, member.type, strict=False)
+    except msgspec.ValidationError as error:
+        said = f"Value {printable(str(value))} for parameter {member.name} is invalid. Reason: {error}."
+        raise ServiceError("Serialization", said) from None
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def written(result: msgspec.Struct | None) -> Written:
+    """An operation's output. None is nothing at all."""
+    if result is None:
+        return Written(b"", [], None, None)
+    form = output_of(type(result))
+    if not form.located:
+        return Written(_encoder.encode(result), [], None, None)
+    headers: list[tuple[bytes, bytes]] = []
+    status: int | None = None
+    request_id: str | None = None
+    body: bytes | None = None
+    for member in form.located:
+        value = getattr(result, member.attribute)
+        if member.place == "payload":
+            body = value or b""
+        elif value is None:
+            continue
+        elif member.place == "status":
+            status = value
+        elif member.place == "request_id":
+            request_id = value
+        else:
+            headers.append((member.name.encode(), str(value).encode("latin-1", "replace")))
+    if body is None:
+        body = _body(form, result)
+    return Written(body, headers, status, request_id)
+
+
+def _body(form: Output, result: msgspec.Struct) -> bytes:
+    if not form.members:
+        return b""
+    values = {name: getattr(result, attribute) for attribute, name in form.members}
+    absent = (None, msgspec.UNSET)
+    return _encoder.encode({name: value for name, value in values.items() if value not in absent})
+
+
+def error(kind: ErrorKind, error: ServiceError) -> bytes:
+    """The body of an error: whose fault, the text under the name that its shape has for it, and what it adds."""
+    fields: dict[str, object] = {"Type": kind.fault} if kind.fault else {}
+    return _encoder.encode({**fields, kind.message_key: error.message, **error.members})
