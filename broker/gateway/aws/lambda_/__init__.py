@@ -1,0 +1,1 @@
+"""AWS Lambda as a service of the gateway."""

@@ -1,0 +1,74 @@
+"""Lambda's errors: how each is written, and its text, word for word where the real service's is known."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from broker import errors
+from broker.gateway.aws.service import Call, ErrorKind, ServiceError
+
+Action: TypeAlias = Callable[[Call, Any], Awaitable[msgspec.Struct | None]]
+
+_CAPITAL: Final = "Message"
+
+
+def _user(name: str, status: int, *, message_key: str = "message") -> ErrorKind:
+    return ErrorKind(name, name, status, fault="User", message_key=message_key)
+
+
+def _service(name: str, status: int, *, message_key: str = _CAPITAL) -> ErrorKind:
+    return ErrorKind(name, name, status, sender=False, fault="Service", message_key=message_key)
+
+
+ERRORS: Final[Mapping[str, ErrorKind]] = {
+    "InvalidParameterValueException": _user("InvalidParameterValueException", 400),
+    "InvalidRequestContentException": _user("InvalidRequestContentException", 400),
+    "RequestTooLargeException": _user("RequestTooLargeException", 413),
+    "ResourceConflictException": _user("ResourceConflictException", 409),
+    "ResourceNotFoundException": _user("ResourceNotFoundException", 404, message_key=_CAPITAL),
+    "ResourceNotReadyException": _service("ResourceNotReadyException", 502, message_key="message"),
+    "ServiceException": _service("ServiceException", 500),
+    "TooManyRequestsException": _user("TooManyRequestsException", 429),
+    # What every service can answer, in Lambda's form.
+    "InternalFailure": _service("ServiceException", 500),
+    "InvalidParameterValue": _user("InvalidParameterValueException", 400),
+    "RequestEntityTooLarge": _user("RequestTooLargeException", 413),
+}
+"""Name -> how it is written. Keys of the models differ in how they spell ``message``; so do these."""
+
+
+def invalid(message: str) -> ServiceError:
+    """Some parameter breaks a rule."""
+    return ServiceError("InvalidParameterValueException", message)
+
+
+def not_found(message: str) -> ServiceError:
+    """Something named does not exist."""
+    return ServiceError("ResourceNotFoundException", message)
+
+
+def unknown_function(qualified_arn: str) -> ServiceError:
+    """There is no such function, or no such version of it."""
+    return not_found(f"Function not found: {qualified_arn}")
+
+
+def unknown_alias(qualified_arn: str) -> ServiceError:
+    """The function has no such alias."""
+    return not_found(f"Cannot find alias arn: {qualified_arn}")
+
+
+def translated(action: Action) -> Action:
+    """The action, raising Lambda's errors where the broker raises its own. The StoreError family passes through."""
+
+    @wraps(action)
+    async def run(call: Call, wanted: Any) -> msgspec.Struct | None:
+        try:
+            return await action(call, wanted)
+        except errors.InvalidInput as error:
+            raise invalid(str(error)) from error
+
+    return run
