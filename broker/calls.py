@@ -20,12 +20,15 @@ from broker.ids import random_token
 from broker.log import log
 from broker.names import Resource, check_name
 from broker.outgoing import event_json
-from broker.records import check_range, decode_json
+from broker.records import FunctionSettings, check_range, decode_json
 from broker.workers import LiveWorkers, Serves
 
 INLINE_BYTES: Final = 64 * limits.KIB
+LATEST: Final = "$LATEST"
 _ALIVE_CHECK_S: Final = 1.0
 _PARCEL_SPARE_MS: Final = 60_000
+_TIMEOUT_KNOWN_S: Final = 1.0
+_MOST_TIMEOUTS: Final = 1_000
 
 
 class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -33,10 +36,14 @@ class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: Literal["call", "cancel"] = "call"
     id: str
+    """Of the call; the function sees it as its request id."""
     function: str = ""
     reply_to: str = ""
     timeout_ms: int = 0
     payload: bytes | None = None
+    client_context: bytes | None = None
+    """A JSON object."""
+    wants_log: bool = False
 
 
 class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,6 +54,20 @@ class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused: str = ""
     """The worker did not run it: it is stopping, or has no room."""
     payload: bytes | None = None
+    log_tail: bytes = b""
+
+
+class CallResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call ended, as it came from the worker."""
+
+    payload: bytes
+    """The result, or Lambda's error object, as JSON."""
+    function_error: str = ""
+    """``Unhandled`` when the handler failed; '' otherwise."""
+    log_tail: bytes = b""
+    """The last 4 KB of what the call printed and logged, where that was asked for."""
+    executed_version: str = LATEST
+    request_id: str
 
 
 def reply_parcel(call_id: str) -> str:
@@ -54,15 +75,48 @@ def reply_parcel(call_id: str) -> str:
     return f"{call_id}:reply"
 
 
+class _Inbox:
+    """Where the answers to one process's calls come in, whatever the account and region of the functions."""
+
+    def __init__(self, core: Core) -> None:
+        self.process: Final = f"c{random_token()}"
+        self.pending: Final[dict[str, asyncio.Future[CallReply]]] = {}
+        self._core: Final = core
+        self._listening: asyncio.Task[Any] | None = None
+
+    async def listen(self) -> None:
+        if self._listening is None:
+            channel = self._core.parcels.inbox(self.process)
+            self._listening = self._core.in_background(
+                self._core.channels.listen({channel: self._on_notice}), name="listen_for_replies"
+            )
+        await asyncio.shield(self._listening)
+
+    def _on_notice(self, data: bytes | None) -> None:
+        if data is None:
+            return
+        try:
+            reply = msgspec.msgpack.decode(data, type=CallReply)
+        except msgspec.MsgspecError as error:
+            log.warning("notice_unreadable", reason=str(error))
+            return
+        future = self.pending.get(reply.id)
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+
 class Caller:
     """Calls functions and waits for their answers, any number at a time, over one subscription."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, inbox: _Inbox | None = None) -> None:
         self._core: Final = core
         self._workers: Final = LiveWorkers(core)
-        self._process: Final = f"c{random_token()}"
-        self._pending: Final[dict[str, asyncio.Future[CallReply]]] = {}
-        self._listening: asyncio.Task[Any] | None = None
+        self._inbox: Final = inbox or _Inbox(core)
+        self._timeouts: Final[dict[str, tuple[float, float]]] = {}
+
+    def within(self, core: Core) -> Caller:
+        """One that calls the functions that another core of the same connections sees."""
+        return Caller(core, self._inbox)
 
     async def call(self, function: str, event: object, *, timeout_s: float) -> Any:
         """The function's result.
@@ -70,14 +124,56 @@ class Caller:
         Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled, CallTimeout, NoLiveWorker),
         StoreError.
         """
+        payload = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
+        result = await self.invoke(function, payload, timeout_s=timeout_s)
+        value = decode_json(f"result of call {result.request_id}", result.payload)
+        if not result.function_error:
+            return value
+        raise errors.FunctionError(
+            str(value.get("errorType", "")),
+            str(value.get("errorMessage", "")),
+            list(value.get("stackTrace") or []),
+            result.request_id,
+        )
+
+    async def timeout_of(self, function: str) -> float:
+        """How many seconds a call of the function may run, as it was within the last second. Raises FunctionNotFound,
+        InvalidName, StoreError.
+        """
+        resource = self._core.resource("function", check_name("function", function))
+        known, now = self._timeouts.get(function), time.monotonic()
+        if known is None or now >= known[1]:
+            described = await self._core.directory.describe(resource)
+            if described is None:
+                raise errors.FunctionNotFound(function)
+            settings = msgspec.json.decode(described.settings, type=FunctionSettings)
+            if len(self._timeouts) >= _MOST_TIMEOUTS:
+                self._timeouts.clear()
+            known = self._timeouts[function] = (settings.timeout_s, now + _TIMEOUT_KNOWN_S)
+        return known[0]
+
+    async def invoke(
+        self,
+        function: str,
+        payload: bytes,
+        *,
+        timeout_s: float,
+        request_id: str | None = None,
+        client_context: bytes | None = None,
+        wants_log: bool = False,
+    ) -> CallResult:
+        """How a call with this JSON ended; the payload is not looked at here, nor is the result.
+
+        ``request_id`` must be one of its own; None makes one. ``client_context`` is a JSON object. Errors as
+        :meth:`call`, but for FunctionError, which is a result here.
+        """
         check_range("timeout", timeout_s, 0.001, limits.MAX_TIMEOUT_S)
         resource = self._core.resource("function", check_name("function", function))
-        payload = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
-        await self._listen()
-        call = _Call(resource, payload, timeout_s)
+        await self._inbox.listen()
+        call = _Call(resource, payload, timeout_s, request_id or str(uuid.uuid4()), client_context, wants_log=wants_log)
         try:
             while True:
-                call.future = self._pending[call.id] = asyncio.get_running_loop().create_future()
+                call.future = self._inbox.pending[call.id] = asyncio.get_running_loop().create_future()
                 call.worker = await self._hand_over(call)
                 reply = await self._await_reply(call, call.worker)
                 if not reply.refused:
@@ -88,7 +184,7 @@ class Caller:
                 self._cancel(call.worker, call.id)
             raise
         finally:
-            self._pending.pop(call.id, None)
+            self._inbox.pending.pop(call.id, None)
 
     async def _hand_over(self, call: _Call) -> Serves:
         """Tells one live worker, or says why none can be told."""
@@ -101,9 +197,11 @@ class Caller:
             notice = CallNotice(
                 id=call.id,
                 function=call.function.name,
-                reply_to=self._process,
+                reply_to=self._inbox.process,
                 timeout_ms=left_ms,
                 payload=call.payload if inline else None,
+                client_context=call.client_context,
+                wants_log=call.wants_log,
             )
             status = await self._core.permits.call(
                 call.function,
@@ -121,7 +219,7 @@ class Caller:
                 case "unknown":
                     raise errors.FunctionNotFound(call.function.name)
                 case "paused":
-                    raise errors.CallThrottled(call.function.name, "it is paused")
+                    raise errors.CallThrottled(call.function.name, "it is paused", limit="paused")
                 case "throttled":
                     raise errors.CallThrottled(call.function.name, "it is at its concurrency limit")
 
@@ -136,7 +234,8 @@ class Caller:
         if await self._core.directory.describe(call.function) is None:
             raise errors.FunctionNotFound(name)
         if call.refused:
-            raise errors.CallThrottled(name, f"no worker takes it now: {', '.join(sorted(set(call.refused.values())))}")
+            reasons = ", ".join(sorted(set(call.refused.values())))
+            raise errors.CallThrottled(name, f"no worker takes it now: {reasons}", limit="workers")
         raise errors.NoLiveWorker(name)
 
     async def _await_reply(self, call: _Call, worker: Serves) -> CallReply:
@@ -152,57 +251,46 @@ class Caller:
                 and not call.future.done()
             ):
                 self._workers.forget(worker.process)
-                cause = await self._core.directory.end_of(worker.process)
-                reason = f"with error: {cause}" if cause else "without providing a reason"
-                message = f"RequestId: {call.id} Error: Runtime exited {reason}"
-                raise errors.FunctionError("Runtime.ExitError", message, [], call.id)
+                return await self._exited(call, worker)
 
-    async def _result(self, reply: CallReply, call_id: str) -> Any:
+    async def _exited(self, call: _Call, worker: Serves) -> CallReply:
+        """What is answered for a worker that has ended under the call."""
+        cause = await self._core.directory.end_of(worker.process)
+        reason = f"with error: {cause}" if cause else "without providing a reason"
+        message = f"RequestId: {call.id} Error: Runtime exited {reason}"
+        error = {"errorMessage": message, "errorType": "Runtime.ExitError", "requestId": call.id}
+        return CallReply(id=call.id, failed=True, payload=msgspec.json.encode(error))
+
+    async def _result(self, reply: CallReply, call_id: str) -> CallResult:
         payload = reply.payload
         if payload is None:
             payload = await self._core.parcels.take(reply_parcel(call_id))
         if payload is None:
             raise errors.StoreFault(f"the answer of call {call_id} has expired before it was read")
-        value = decode_json(f"result of call {call_id}", payload)
-        if not reply.failed:
-            return value
-        raise errors.FunctionError(
-            str(value.get("errorType", "")),
-            str(value.get("errorMessage", "")),
-            list(value.get("stackTrace") or []),
-            call_id,
-        )
+        failed = "Unhandled" if reply.failed else ""
+        return CallResult(payload=payload, function_error=failed, log_tail=reply.log_tail, request_id=call_id)
 
     def _cancel(self, worker: Serves, call_id: str) -> None:
         notice = msgspec.msgpack.encode(CallNotice(kind="cancel", id=call_id))
         self._core.in_background(self._core.parcels.tell(worker.process, notice), name="cancel_call")
 
-    async def _listen(self) -> None:
-        if self._listening is None:
-            channel = self._core.parcels.inbox(self._process)
-            self._listening = self._core.in_background(
-                self._core.channels.listen({channel: self._on_notice}), name="listen_for_replies"
-            )
-        await asyncio.shield(self._listening)
-
-    def _on_notice(self, data: bytes | None) -> None:
-        if data is None:
-            return
-        try:
-            reply = msgspec.msgpack.decode(data, type=CallReply)
-        except msgspec.MsgspecError as error:
-            log.warning("notice_unreadable", reason=str(error))
-            return
-        future = self._pending.get(reply.id)
-        if future is not None and not future.done():
-            future.set_result(reply)
-
 
 class _Call:
     """One call under way."""
 
-    def __init__(self, function: Resource, payload: bytes, timeout_s: float) -> None:
-        self.id: Final = str(uuid.uuid4())
+    def __init__(
+        self,
+        function: Resource,
+        payload: bytes,
+        timeout_s: float,
+        identity: str,
+        client_context: bytes | None,
+        *,
+        wants_log: bool,
+    ) -> None:
+        self.id: Final = identity
+        self.client_context: Final = client_context
+        self.wants_log: Final = wants_log
         self.function: Final = function
         self.payload: Final = payload
         self.future: asyncio.Future[CallReply] = asyncio.get_running_loop().create_future()

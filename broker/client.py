@@ -123,6 +123,11 @@ class Broker:
         return self._open.receiver
 
     @property
+    def caller(self) -> Caller:
+        """What calls functions with JSON as it is: for the gateway."""
+        return self._open.caller
+
+    @property
     def core(self) -> Core:
         """What the connection is made of: for the runtime and the command, not for programs."""
         return self._open.core
@@ -140,10 +145,11 @@ class _Opened:
         self.sender = Sender(core)
         self.relay = Relay(core, self.sender)
         self.receiver = Receiver(core, self.relay)
-        self.caller: Final = Caller(core)
+        self.caller = Caller(core)
 
     def within(self, account: str, region: str) -> _Opened:
         """For another account and region; what works on any resource is shared."""
         other = _Opened(self.core.within(account, region))
         other.sender, other.relay, other.receiver = self.sender, self.relay, self.receiver
+        other.caller = self.caller.within(other.core)
         return other

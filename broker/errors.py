@@ -32,7 +32,7 @@ Each class has a stable ``code``; the fields that the message speaks of are attr
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class PenstockError(Exception):
@@ -247,13 +247,19 @@ class FunctionError(CallError):
 
 
 class CallThrottled(CallError):
-    """The function is at its concurrency limit, or paused: Lambda's 429, to be tried again by the caller."""
+    """The function is at its concurrency limit, or paused: Lambda's 429, to be tried again by the caller.
+
+    ``limit`` says what there was none left of: ``concurrency`` (the function's own), ``paused``, or ``workers`` (none
+    has room).
+    """
 
     code = "CallThrottled"
 
-    def __init__(self, function: str, reason: str) -> None:
+    def __init__(
+        self, function: str, reason: str, *, limit: Literal["concurrency", "paused", "workers"] = "concurrency"
+    ) -> None:
         super().__init__(f'function "{function}": {reason}')
-        self.function, self.reason = function, reason
+        self.function, self.reason, self.limit = function, reason, limit
 
 
 class CallTimeout(CallError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 
 from broker.ids import message_id
@@ -21,6 +22,34 @@ class Identity:
 
 
 _IDENTITY: Final = Identity()
+
+
+class Client:
+    """Lambda's ``context.client_context.client``: what the AWS mobile SDK says of its app; None where it does not."""
+
+    __slots__ = ("app_package_name", "app_title", "app_version_code", "app_version_name", "installation_id")
+
+    app_package_name: str | None
+    app_title: str | None
+    app_version_code: str | None
+    app_version_name: str | None
+    installation_id: str | None
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        for name in self.__slots__:
+            setattr(self, name, given.get(name))
+
+
+class ClientContext:
+    """Lambda's ``context.client_context``, of the JSON object that a caller sent with a synchronous invocation."""
+
+    __slots__ = ("client", "custom", "env")
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        client = given.get("client")
+        self.client: Client | None = Client(client) if isinstance(client, dict) else None
+        self.custom: Any = given.get("custom")
+        self.env: Any = given.get("env")
 
 
 class Context:
@@ -48,6 +77,7 @@ class Context:
         deadline: float,
         attempt: int = 1,
         fencing_token: int = 0,
+        client_context: ClientContext | None = None,
     ) -> None:
         self._identity = identity
         # The id itself, the entry and random number that make it, or None for a call that gets one of its own.
@@ -58,7 +88,8 @@ class Context:
         """1 on the first try, one more after every error or timeout; crashes do not count."""
         self.fencing_token: int = fencing_token
         """Greater for every later lease of the same event: store it with side effects and refuse smaller ones."""
-        self.client_context: Any = None
+        self.client_context: ClientContext | None = client_context
+        """What the caller of a synchronous invocation sent with it; None where it sent nothing."""
         self.tenant_id: str | None = None
         self._deadline = deadline
 

@@ -17,6 +17,7 @@ from broker.errors import PayloadNotJson
 from broker.limits import MAX_RESPONSE_BYTES
 from broker.log import log
 from broker.records import encode_json
+from runtime import call_log
 from runtime.context import Context
 from runtime.handlers import HandlerFunction
 from runtime.outcomes import Abandoned, Completed, Failed, Outcome, Throttled, TimedOut, failed, failed_with, timed_out
@@ -31,8 +32,8 @@ class Call:
     """One running call. ``on_outcome`` is told once how it ended; ``on_free`` when its slot is free again, which is
     later for code that does not stop at its timeout."""
 
-    __slots__ = ("abandoned", "begun", "context", "deadline", "event", "expired", "function", "on_free", "on_outcome",
-                 "outcome", "started", "stuck", "task", "work")  # fmt: skip
+    __slots__ = ("abandoned", "begun", "context", "deadline", "event", "expired", "function", "log", "on_free",
+                 "on_outcome", "outcome", "started", "stuck", "task", "work")  # fmt: skip
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Call:
         on_outcome: Callable[[Call], None],
         on_free: Callable[[Call], None],
         work: Any,
+        log: call_log.CallLog | None = None,
     ) -> None:
         self.function = function
         self.event = event
@@ -51,6 +53,7 @@ class Call:
         self.on_outcome = on_outcome
         self.on_free = on_free
         self.work = work
+        self.log = log
         self.started = time.monotonic()
         self.outcome: Outcome | None = None
         self.task: asyncio.Task[None] | None = None
@@ -147,6 +150,8 @@ class Invoker:
         if call.expired or call.abandoned:
             self._end(call, Abandoned())
             return
+        if call.log is not None:
+            call_log.enter(call.log)
         try:
             outcome = _completed(await call.function.handler(call.event, call.context), call)
         except asyncio.CancelledError as error:
@@ -171,6 +176,8 @@ class Invoker:
 
     async def _run_in_thread(self, call: Call) -> None:
         call.begun = True
+        if call.log is not None:
+            call_log.enter(call.log)
         handler, values = call.function.handler, contextvars.copy_context()
 
         def run() -> Outcome:

@@ -69,9 +69,9 @@ LAYERS: dict[str, Layers] = {
         ("gateway.aws.sqs",),
         ("gateway.aws.lambda_.errors", "gateway.aws.lambda_.failures"),
         ("gateway.aws.lambda_.names", "gateway.aws.lambda_.paging", "gateway.aws.lambda_.tag_rules"),
-        ("gateway.aws.lambda_.members",),
+        ("gateway.aws.lambda_.shapes", "gateway.aws.lambda_.members"),
         ("gateway.aws.lambda_.mapping_shapes", "gateway.aws.lambda_.function_shapes"),
-        ("gateway.aws.lambda_.mapping_rules", "gateway.aws.lambda_.functions"),
+        ("gateway.aws.lambda_.invoking", "gateway.aws.lambda_.mapping_rules", "gateway.aws.lambda_.functions"),
         (
             "gateway.aws.lambda_.mappings",
             "gateway.aws.lambda_.concurrency",
@@ -95,7 +95,7 @@ LAYERS: dict[str, Layers] = {
     ),
     "runtime": (
         ("context", "outcomes", "logs", "shaping", "waiter"),
-        ("handlers", "policy"),
+        ("handlers", "policy", "call_log"),
         ("app", "invoker", "keeper", "tally"),
         ("settler", "loading"),
         ("engine",),

@@ -134,8 +134,10 @@ class Catalogue:
             return self.default
         found = self._services.get(service)
         if found is None:
-            known = " and ".join(self._services)
-            raise ServiceError("InvalidAction", f"The service of this request is not available here; {known} are.")
+            known = ", ".join(self._services)
+            raise ServiceError(
+                "InvalidAction", f"The service of this request is not available here; there are: {known}."
+            )
         return found
 
     def _service_of(self, service: str | None, parameters: Mapping[str, str], action: str) -> Service:

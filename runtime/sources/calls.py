@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -11,11 +11,12 @@ from broker.calls import INLINE_BYTES, CallNotice, CallReply, reply_parcel
 from broker.errors import StoreError
 from broker.log import log
 from broker.names import Resource
-from runtime.context import Context
+from runtime import call_log
+from runtime.context import ClientContext, Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
-from runtime.outcomes import Abandoned, Completed, Failed, Throttled, TimedOut, failed
+from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, failed
 
 _PARCEL_TTL_MS: Final = 60_000
 _MAX_TEXT: Final = 300
@@ -79,18 +80,20 @@ class CallSource:
             invoked_function_arn=resource.arn,
             log_stream_name=self._engine.log_stream,
             deadline=received + timeout_s,
+            client_context=_client_context(notice.client_context),
         )
         try:
             event = function.decode(payload)
         except Unreadable as error:
             problem = failed("Runtime.UnmarshalError", str(error), notice.id, [])
             try:
-                await self._answer(notice, problem.error, failed_=True)
+                tail = _end_log(_begin_log(notice), problem, function)
+                await self._answer(notice, problem.error, failed_=True, log_tail=tail)
             finally:
                 await self._free(resource, notice.id)
             return
         deadline = received + min(function.settings.timeout_s, notice.timeout_ms / 1000 + _CALLER_GRACE_S)
-        call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice)
+        call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice, _begin_log(notice))
         self._running[notice.id] = call
         self._engine.invoker.start(call)
 
@@ -101,19 +104,18 @@ class CallSource:
         await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
 
     def _on_outcome(self, call: Call) -> None:
+        tail = _end_log(call.log, call.outcome, call.function)
         match call.outcome:
             case Completed(result):
-                self._engine.core.in_background(self._answer(call.work, result, failed_=False), name="answer")
+                payload = result
             case Failed(error) | TimedOut(error):
-                self._engine.core.in_background(self._answer(call.work, error, failed_=True), name="answer")
+                payload = error
                 self._log_failure(call, call.outcome)
-            case Abandoned() | Throttled() | None:
-                gone = failed(
-                    "Runtime.ExitError",
-                    f"RequestId: {call.context.aws_request_id} Error: Runtime exited without providing a reason",
-                    call.context.aws_request_id,
-                )
-                self._engine.core.in_background(self._answer(call.work, gone.error, failed_=True), name="answer")
+            case _:
+                payload = exit_error(None, call.context.aws_request_id)
+        failed_ = not isinstance(call.outcome, Completed)
+        answer = self._answer(call.work, payload, failed_=failed_, log_tail=tail)
+        self._engine.core.in_background(answer, name="answer")
 
     def _log_failure(self, call: Call, outcome: Failed | TimedOut) -> None:
         log.warning(
@@ -135,9 +137,27 @@ class CallSource:
         self._engine.keeper.drop_permits(self._engine.core.keys.of(resource).permits, [call_id])
         await self._engine.core.permits.release_of_function(resource, [call_id])
 
-    async def _answer(self, notice: CallNotice, payload: bytes, *, failed_: bool) -> None:
+    async def _answer(self, notice: CallNotice, payload: bytes, *, failed_: bool, log_tail: bytes) -> None:
         inline = len(payload) <= INLINE_BYTES
         if not inline:
             await self._engine.core.parcels.put(reply_parcel(notice.id), payload, ttl_ms=_PARCEL_TTL_MS)
-        reply = CallReply(id=notice.id, failed=failed_, payload=payload if inline else None)
+        reply = CallReply(id=notice.id, failed=failed_, payload=payload if inline else None, log_tail=log_tail)
         await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
+
+
+def _client_context(text: bytes | None) -> ClientContext | None:
+    """What the caller sent; what is no JSON object is nothing."""
+    if text is None:
+        return None
+    try:
+        return ClientContext(msgspec.json.decode(text, type=dict[str, Any]))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _begin_log(notice: CallNotice) -> call_log.CallLog | None:
+    return call_log.begin(notice.id) if notice.wants_log else None
+
+
+def _end_log(log: call_log.CallLog | None, outcome: Outcome | None, function: HandlerFunction) -> bytes:
+    return b"" if log is None else call_log.end(log, outcome, function.settings.timeout_s)

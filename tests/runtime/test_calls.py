@@ -300,11 +300,11 @@ async def test_a_call_whose_payload_has_expired_is_refused_not_run_with_nothing(
     broker: Broker, serve: Serve, desk: Desk
 ) -> None:
     caller = Caller(broker.core)
-    await caller._listen()
+    await caller._inbox.listen()
     answers: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    caller._pending["expired"] = answers
+    caller._inbox.pending["expired"] = answers
     async with serve(desk.app) as worker:
-        notice = CallNotice(id="expired", function="echo", reply_to=caller._process, timeout_ms=30_000)
+        notice = CallNotice(id="expired", function="echo", reply_to=caller._inbox.process, timeout_ms=30_000)
         await broker.core.parcels.tell(worker.process, msgspec.msgpack.encode(notice))
         reply = await asyncio.wait_for(answers, 5)
     assert reply.refused == "the payload has expired before it was read"

@@ -6,14 +6,18 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from broker.embedded import EmbeddedRedis
 from broker.settings import Settings
+from runtime import App
 from tests.wire.clients import REGION, SECRET, Boto3, Caller, QueryBotocore, Sqs, WireProtocol
 from tests.wire.gateway import Gateway, WireClock, running_gateway
 from tests.wire.lambda_control import LambdaClient
+from tests.wire.lambdas import Functions, Lambda, Served, serving_worker, settings_of
+from tests.wire.raw import RawClient
 
 _accounts = itertools.count(100_000_000_001)
 
@@ -95,3 +99,55 @@ def clock(gateway: Gateway, account: str) -> Iterator[WireClock]:
     gateway.reset_clock()
     yield WireClock(gateway, account)
     gateway.reset_clock()
+
+
+# -- Lambda ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def functions() -> Functions:
+    """Functions to invoke; a test that takes `work` has them on a live worker."""
+    return Functions()
+
+
+@pytest.fixture
+def served(redis_server: EmbeddedRedis, wire_settings: Settings, account: str) -> Served:
+    """Runs workers for the test's account."""
+
+    def run(app: App, *, region: str = REGION, **options: Any) -> Any:
+        return serving_worker(app, redis_server.url, settings_of(wire_settings, account, region), **options)
+
+    return run
+
+
+@pytest.fixture
+def connect_lambda(gateway: Gateway) -> Iterator[Callable[..., Lambda]]:
+    """Makes clients: of an access key, for a region, at another gateway, with another secret."""
+
+    with ExitStack() as stack:
+
+        def make(key: str, *, region: str = REGION, at: Gateway = gateway, **options: Any) -> Lambda:
+            call = stack.enter_context(Boto3(at.url, key, region, service="lambda", **options))
+            return Lambda(call, key, region)
+
+        yield make
+
+
+@pytest.fixture
+def aws_lambda(connect_lambda: Callable[..., Lambda], account: str) -> Lambda:
+    """The test's account."""
+    return connect_lambda(account)
+
+
+@pytest.fixture
+def work(served: Served, functions: Functions) -> Iterator[Functions]:
+    """The functions, on a live worker."""
+    with served(functions.app):
+        yield functions
+        functions.release.set()
+
+
+@pytest.fixture
+def raw_lambda(gateway: Gateway, account: str) -> RawClient:
+    """Requests to Lambda made by hand, as the test's account."""
+    return RawClient(gateway.url, account, service="lambda")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode, urlsplit
 from xml.etree import ElementTree as ET
@@ -41,20 +42,29 @@ class Answer(NamedTuple):
 class RawClient:
     """Sends what it is given to one gateway, signed as an account."""
 
-    def __init__(self, endpoint: str, account: str) -> None:
+    def __init__(self, endpoint: str, account: str, *, service: str = "sqs") -> None:
         self.endpoint: Final = endpoint
         self.account: Final = account
+        self.service: Final = service
 
     def request(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """The answer to one request, over a connection of its own."""
-        request = AWSRequest(method, self.endpoint + path, data=body, headers=dict(headers or {}))
-        SigV4Auth(Credentials(self.account, SECRET), "sqs", REGION).add_auth(request)
-        connection = http.client.HTTPConnection(urlsplit(self.endpoint).netloc, timeout=30)
-        try:
-            connection.request(method, path, body=body, headers=dict(request.headers.items()))
+        with self.left_open(method, path, body=body, headers=headers) as connection:
             response = connection.getresponse()
             told = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, told, response.read())
+
+    @contextmanager
+    def left_open(
+        self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Iterator[http.client.HTTPConnection]:
+        """A connection over which a request has been sent; the answer may be read, or left."""
+        request = AWSRequest(method, self.endpoint + path, data=body, headers=dict(headers or {}))
+        SigV4Auth(Credentials(self.account, SECRET), self.service, REGION).add_auth(request)
+        connection = http.client.HTTPConnection(urlsplit(self.endpoint).netloc, timeout=30)
+        try:
+            connection.request(method, path, body=body, headers=dict(request.headers.items()))
+            yield connection
         finally:
             connection.close()
 

@@ -60,7 +60,7 @@ def test_a_new_mapping_is_creating_and_has_lambdas_defaults(mapped: LambdaClient
 
 
 def test_every_parameter_of_a_queue_is_kept(mapped: LambdaClient) -> None:
-    options = {
+    options: dict[str, Any] = {
         "BatchSize": 500,
         "MaximumBatchingWindowInSeconds": 7,
         "FunctionResponseTypes": ["ReportBatchItemFailures"],

@@ -13,6 +13,7 @@ from broker.gateway.aws.service import Call, ErrorKind, ServiceError
 
 Action: TypeAlias = Callable[[Call, Any], Awaitable[msgspec.Struct | None]]
 
+RETRY_AFTER_S: Final = 1
 _CAPITAL: Final = "Message"
 
 
@@ -40,10 +41,22 @@ ERRORS: Final[Mapping[str, ErrorKind]] = {
 }
 """Name -> how it is written. Keys of the models differ in how they spell ``message``; so do these."""
 
+REASONS: Final[Mapping[str, str]] = {
+    "concurrency": "ReservedFunctionConcurrentInvocationLimitExceeded",
+    "paused": "ReservedFunctionConcurrentInvocationLimitExceeded",
+    "workers": "ConcurrentInvocationLimitExceeded",
+}
+"""What :class:`broker.errors.CallThrottled` ran into -> ``Reason``. A pause is Lambda's reserved concurrency of 0."""
+
 
 def invalid(message: str) -> ServiceError:
     """Some parameter breaks a rule."""
     return ServiceError("InvalidParameterValueException", message)
+
+
+def bad_content(message: str) -> ServiceError:
+    """The event or the client context cannot be used."""
+    return ServiceError("InvalidRequestContentException", message)
 
 
 def not_found(message: str) -> ServiceError:
@@ -61,6 +74,23 @@ def unknown_alias(qualified_arn: str) -> ServiceError:
     return not_found(f"Cannot find alias arn: {qualified_arn}")
 
 
+def too_large(limit_bytes: int, operation: str) -> str:
+    """What is said of an event over the limit."""
+    return f"Request must be smaller than {limit_bytes} bytes for the {operation} operation"
+
+
+def throttled(limit: str) -> ServiceError:
+    """The function is at its limit."""
+    members, headers = {"Reason": REASONS[limit]}, {"Retry-After": str(RETRY_AFTER_S)}
+    return ServiceError("TooManyRequestsException", "Rate Exceeded.", members=members, headers=headers)
+
+
+def no_worker(function: str) -> ServiceError:
+    """No live worker serves the function."""
+    message = f"No live worker serves the function {function}. Start one and try the request again."
+    return ServiceError("ResourceNotReadyException", message)
+
+
 def translated(action: Action) -> Action:
     """The action, raising Lambda's errors where the broker raises its own. The StoreError family passes through."""
 
@@ -68,6 +98,10 @@ def translated(action: Action) -> Action:
     async def run(call: Call, wanted: Any) -> msgspec.Struct | None:
         try:
             return await action(call, wanted)
+        except errors.CallThrottled as error:
+            raise throttled(error.limit) from error
+        except errors.NoLiveWorker as error:
+            raise no_worker(error.function) from error
         except errors.InvalidInput as error:
             raise invalid(str(error)) from error
 

@@ -1,0 +1,143 @@
+"""Invoke and InvokeAsync: events into a function's queue, calls to a live worker, and the checks before both."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode, b64encode
+from typing import Final
+
+import msgspec
+
+from broker import errors, limits
+from broker.calls import CallResult
+from broker.gateway.aws.lambda_.errors import bad_content, too_large, unknown_function
+from broker.gateway.aws.lambda_.names import FunctionName, no_such_qualifier, read_name
+from broker.gateway.aws.lambda_.shapes import (
+    InvocationRequest,
+    InvocationResponse,
+    InvokeAsyncRequest,
+    InvokeAsyncResponse,
+)
+from broker.gateway.aws.service import Call, ServiceError
+from broker.names import Resource
+from broker.records import decode_json, pack
+from broker.store.values import NewMessage
+
+MAX_INVOKE_ASYNC_BYTES: Final = 256 * limits.KIB
+MAX_CLIENT_CONTEXT_BYTES: Final = 3_583
+CALL_MARGIN_S: Final = 5.0
+"""A call may take so much longer than its function's timeout: the worker tells of a timeout by itself."""
+_BAD_CONTEXT: Final = "Client context must be a valid Base64-encoded JSON object."
+_EMPTY_EVENT: Final = b"{}"
+
+
+async def invoke(call: Call, given: InvocationRequest) -> InvocationResponse:
+    """Runs the function and answers how it ended, stores an event for it, or only checks that either could be."""
+    name = read_name(call, given.function_name, given.qualifier)
+    resource = name.resource(call)
+    asynchronous = given.invocation_type == "Event"
+    limit_bytes = limits.MAX_ASYNC_EVENT_BYTES if asynchronous else limits.MAX_SYNC_PAYLOAD_BYTES
+    client_context = _client_context(given.client_context)
+    payload = _event(given.payload, limit_bytes, "InvokeFunction")
+    try:
+        await _check_qualifier(call, name, resource)
+        if given.invocation_type == "DryRun":
+            await call.broker.function(name.name).settings()
+            return InvocationResponse(status_code=204)
+        if asynchronous:
+            return InvocationResponse(status_code=202, request_id=await _store(call, resource, payload))
+        wants_log = given.log_type == "Tail"
+        return _response(await _run(call, name, payload, client_context, wants_log=wants_log))
+    except errors.FunctionNotFound:
+        raise unknown_function(name.qualified_arn(call)) from None
+
+
+async def invoke_async(call: Call, given: InvokeAsyncRequest) -> InvokeAsyncResponse:
+    """Stores an event for the function; the older form of Invoke."""
+    name = read_name(call, given.function_name)
+    resource = name.resource(call)
+    payload = _event(given.invoke_args, MAX_INVOKE_ASYNC_BYTES, "InvokeAsync")
+    try:
+        await _check_qualifier(call, name, resource)
+        return InvokeAsyncResponse(status=202, request_id=await _store(call, resource, payload))
+    except errors.FunctionNotFound:
+        raise unknown_function(name.qualified_arn(call)) from None
+
+
+async def _store(call: Call, resource: Resource, payload: bytes) -> str:
+    """The event's id, which is what the function sees on every attempt."""
+    return (await call.broker.sender.send(resource, NewMessage(pack(payload), len(payload)))).id
+
+
+async def _check_qualifier(call: Call, name: FunctionName, resource: Resource) -> None:
+    """There is nothing but the newest registration of a function."""
+    if name.latest:
+        return
+    if await call.broker.core.directory.describe(resource) is None:
+        raise errors.FunctionNotFound(name.name)
+    raise no_such_qualifier(call, name)
+
+
+# -- what comes in ----------------------------------------------------------------------------------------------------
+
+
+def _event(payload: bytes, limit_bytes: int, operation: str) -> bytes:
+    if len(payload) > limit_bytes:
+        raise ServiceError("RequestTooLargeException", too_large(limit_bytes, operation))
+    if not payload:
+        return _EMPTY_EVENT
+    try:
+        decode_json("payload", payload)
+    except errors.PayloadNotJson as error:
+        raise bad_content(
+            f"Could not parse request body into json: Could not parse payload into json: {error.reason}"
+        ) from None
+    return payload
+
+
+def _client_context(given: str | None) -> bytes | None:
+    if given is None:
+        return None
+    if len(given) > MAX_CLIENT_CONTEXT_BYTES:
+        raise bad_content(f"Client context must be no more than {MAX_CLIENT_CONTEXT_BYTES} bytes when base64-encoded.")
+    try:
+        text = b64decode(given, validate=True)
+        if not isinstance(decode_json("client context", text), dict):
+            raise bad_content(_BAD_CONTEXT)
+    except (binascii.Error, ValueError, errors.PayloadNotJson):
+        raise bad_content(_BAD_CONTEXT) from None
+    return text
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+
+async def _run(
+    call: Call, name: FunctionName, payload: bytes, client_context: bytes | None, *, wants_log: bool
+) -> CallResult:
+    timeout_s = await call.broker.caller.timeout_of(name.name)
+    try:
+        return await call.broker.caller.invoke(
+            name.name,
+            payload,
+            timeout_s=min(timeout_s + CALL_MARGIN_S, limits.MAX_TIMEOUT_S),
+            request_id=call.request_id,
+            client_context=client_context,
+            wants_log=wants_log,
+        )
+    except errors.CallTimeout:
+        # The function has had its time and its worker does not say so. A 5xx would make SDKs run it once more.
+        message = f"RequestId: {call.request_id} Error: Task timed out after {timeout_s:.2f} seconds"
+        error = {"errorType": "Sandbox.Timedout", "errorMessage": message}
+        return CallResult(payload=msgspec.json.encode(error), function_error="Unhandled", request_id=call.request_id)
+
+
+def _response(result: CallResult) -> InvocationResponse:
+    return InvocationResponse(
+        status_code=200,
+        payload=result.payload,
+        function_error=result.function_error or None,
+        executed_version=result.executed_version,
+        log_result=b64encode(result.log_tail).decode() if result.log_tail else None,
+        request_id=result.request_id,
+    )
