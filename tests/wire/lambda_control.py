@@ -50,6 +50,10 @@ class LambdaClient:
         self._gateway.run(lambda broker: broker.queue(name).create(**options), account=self.account)
         return self.queue_arn(name)
 
+    def send(self, body: str, queue: str = "orders") -> None:
+        """Sends a message to a queue."""
+        self._gateway.run(lambda broker: broker.queue(queue).send(body), account=self.account)
+
     def settings(self, name: str = "work") -> FunctionSettings:
         """What is in force."""
         return self._gateway.run(lambda broker: broker.function(name).settings(), account=self.account)

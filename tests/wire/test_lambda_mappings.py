@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
+from runtime import App, Context
 from tests.wire.clients import REGION, Refusal
 from tests.wire.lambda_control import LambdaClient
+from tests.wire.lambdas import Served
+
+ARRIVED_S = 10.0
 
 UNKNOWN = "00000000-0000-0000-0000-000000000000"
 NO_MAPPING = Refusal("ResourceNotFoundException", "The resource you requested does not exist.", 404)
@@ -323,3 +328,40 @@ def test_its_function_cannot_be_changed(control: LambdaClient) -> None:
     uuid = declared(control)["UUID"]
     refusal = control.refusal("update_event_source_mapping", UUID=uuid, FunctionName="other")
     assert refusal.message.startswith("The function of mapping orders->work is declared by code")
+
+
+# -- on a live worker -------------------------------------------------------------------------------------------------
+
+
+def test_a_running_worker_polls_what_is_made_and_stops_with_what_is_deleted(
+    control: LambdaClient, served: Served
+) -> None:
+    app, arrived = App(), threading.Event()
+    bodies: list[str] = []
+
+    @app.function()
+    async def work(event: Any, context: Context) -> None:
+        bodies.extend(record["body"] for record in event["Records"])
+        arrived.set()
+
+    control.queue()
+    with served(app):
+        assert control.get_function(FunctionName="work")["Configuration"]["State"] == "Active"
+        uuid = made(control)["UUID"]
+        control.send("first")
+        assert arrived.wait(ARRIVED_S)
+        arrived.clear()
+        control.update_event_source_mapping(UUID=uuid, Enabled=False)
+        control.send("second")
+        control.update_event_source_mapping(UUID=uuid, Enabled=True)
+        assert arrived.wait(ARRIVED_S)
+        control.delete_event_source_mapping(UUID=uuid)
+    assert bodies == ["first", "second"]
+
+
+def test_a_mapping_of_code_that_nobody_runs_any_more_is_disabled_and_says_why(control: LambdaClient) -> None:
+    control.register()
+    control.declare(undeclared=True)
+    found = declared(control)
+    assert found["State"] == "Disabled"
+    assert found["StateTransitionReason"].startswith("No live worker declares this mapping")

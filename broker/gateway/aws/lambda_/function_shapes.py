@@ -12,6 +12,7 @@ from broker.gateway.aws.lambda_.members import (
     FunctionInPath,
     MarkerInQuery,
     MaxItemsInQuery,
+    PlainFunctionInPath,
     QualifierInQuery,
 )
 
@@ -36,7 +37,7 @@ class NoInput(msgspec.Struct, frozen=True):
 class FunctionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Operations that name nothing but a function."""
 
-    function_name: FunctionInPath
+    function_name: PlainFunctionInPath
 
 
 class QualifiedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +67,7 @@ class DeadLetterConfig(msgspec.Struct, frozen=True, rename="pascal", omit_defaul
 class UpdateFunctionRequest(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """UpdateFunctionConfiguration; the last ones cannot be changed."""
 
-    function_name: FunctionInPath
+    function_name: PlainFunctionInPath
     description: Annotated[str | None, Meta(extra={"max": 256})] = None
     timeout: Annotated[int | None, Meta(extra={"min": 1, "max": 900})] = None
     dead_letter_config: DeadLetterConfig | None = None
@@ -138,7 +139,7 @@ class GetFunctionResponse(msgspec.Struct, frozen=True, kw_only=True, rename="pas
 class PutConcurrencyRequest(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """PutFunctionConcurrency."""
 
-    function_name: FunctionInPath
+    function_name: PlainFunctionInPath
     reserved_concurrent_executions: Annotated[int, Meta(extra={"min": 0})]
 
 

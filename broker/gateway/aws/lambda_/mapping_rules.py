@@ -68,15 +68,15 @@ def check_parameters(given: MappingParameters) -> None:
         rule = "have length less than or equal to 1"
         raise violations([violation(f"[{', '.join(types)}]", "functionResponseTypes", rule)])
     for name in _OF_OTHER_SOURCES:
-        if getattr(given, name) not in (None, [], {}):
-            raise invalid(f"Unsupported {_shown(name)} parameter for given event source mapping type.")
+        if getattr(given, name, None) not in (None, [], {}):
+            raise invalid(f"Unsupported {_shown(given, name)} parameter for given event source mapping type.")
     if given.filter_criteria is not None and given.filter_criteria.filters:
         raise invalid(_FILTERS_UNKNOWN)
     _check_metrics(given)
 
 
-def _shown(name: str) -> str:
-    fields = msgspec.structs.fields(MappingParameters)
+def _shown(given: MappingParameters, name: str) -> str:
+    fields = msgspec.structs.fields(given)
     return next(field.encode_name for field in fields if field.name == name)
 
 

@@ -65,16 +65,11 @@ class MappingParameters(msgspec.Struct, frozen=True, kw_only=True, rename="pasca
     destination_config: Any = None
     logging_config: Any = None
     parallelization_factor: Any = None
-    starting_position: Any = None
-    starting_position_timestamp: Any = None
     maximum_record_age_in_seconds: Any = None
     bisect_batch_on_function_error: Any = None
     maximum_retry_attempts: Any = None
     tumbling_window_in_seconds: Any = None
-    topics: Any = None
-    queues: Any = None
     source_access_configurations: Any = None
-    self_managed_event_source: Any = None
     amazon_managed_kafka_event_source_config: Any = None
     self_managed_kafka_event_source_config: Any = None
     document_db_event_source_config: Any = msgspec.field(name="DocumentDBEventSourceConfig", default=None)
@@ -86,6 +81,11 @@ class CreateMappingRequest(MappingParameters, frozen=True, kw_only=True, rename=
     function_name: _FunctionName
     event_source_arn: Annotated[str | None, Meta(extra={"pattern": ARN_PATTERN, "max": 10_000})] = None
     tags: dict[str, str] | None = None
+    starting_position: Any = None
+    starting_position_timestamp: Any = None
+    topics: Any = None
+    queues: Any = None
+    self_managed_event_source: Any = None
 
 
 class UpdateMappingRequest(MappingParameters, frozen=True, kw_only=True, rename="pascal"):

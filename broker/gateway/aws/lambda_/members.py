@@ -27,6 +27,11 @@ ARN_PATTERN: Final = (
 FunctionInPath: TypeAlias = Annotated[
     str, Meta(extra={"in": "path", "name": "FunctionName", "pattern": NAME_PATTERN, "min": 1, "max": MAX_NAME_LENGTH})
 ]
+_PLAIN_PATTERN: Final = NAME_PATTERN.replace(r"_\.]", "_]").replace(r"(\.PUBLISHED)?", "")
+PlainFunctionInPath: TypeAlias = Annotated[
+    str, Meta(extra={"in": "path", "name": "FunctionName", "pattern": _PLAIN_PATTERN, "min": 1, "max": 140})
+]
+"""Of the operations that are on functions alone; the model is stricter there."""
 QualifierInQuery: TypeAlias = Annotated[
     str | None,
     Meta(
