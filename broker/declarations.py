@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from broker.errors import InvalidOption
 from broker.records import FunctionSettings, MappingSettings
 
 S = TypeVar("S", FunctionSettings, MappingSettings)
@@ -29,11 +30,17 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def declared_anew(stored: S, declaration: S) -> S:
-    """The settings in force after code has declared its own: what it declares as before stays as the API has set it."""
+    """The settings in force after code has declared its own: what it declares as before stays as the API has set it.
+
+    Where the two do not go together (retries of the API's, and no delays for them any more), all is as the code says.
+    """
     kept = {
         change.setting: change.after for change in held(stored) if getattr(declaration, change.setting) == change.before
     }
-    return _beside(declaration, msgspec.structs.replace(declaration, **kept))
+    try:
+        return _beside(declaration, msgspec.structs.replace(declaration, **kept))
+    except InvalidOption:
+        return declaration
 
 
 def changed_by_api(stored: S, settings: S) -> S:

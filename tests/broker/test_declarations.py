@@ -53,6 +53,12 @@ def test_a_second_change_leaves_what_the_code_said() -> None:
     assert held(again) == [Change("retries", 1, 6)]
 
 
+def test_what_does_not_go_together_any_more_is_all_as_the_code_says() -> None:
+    stored = after_api(FunctionSettings(retries=0, retry_delays_s=(1,)), retries=2)
+    declaration = FunctionSettings(retries=0, retry_delays_s=())
+    assert declared_anew(stored, declaration) == declaration
+
+
 def test_what_is_taken_back_from_the_api_is_told_apart() -> None:
     stored = after_api(FunctionSettings(), retries=5)
     after = declared_anew(stored, FunctionSettings(retries=1, timeout_s=9))

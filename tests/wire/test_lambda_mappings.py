@@ -321,6 +321,14 @@ def test_a_change_holds_until_the_code_declares_something_else_for_that_setting(
     assert (declared(control)["BatchSize"], declared(control)["State"]) == (70, "Disabled")
 
 
+def test_what_code_declares_beyond_the_bounds_of_the_api_can_be_switched_off(control: LambdaClient) -> None:
+    control.register(timeout_s=600)
+    control.declare(batch_size=500)
+    uuid = declared(control)["UUID"]
+    assert control.update_event_source_mapping(UUID=uuid, Enabled=False)["State"] == "Disabling"
+    assert declared(control)["BatchSize"] == 500
+
+
 def test_its_function_cannot_be_changed(control: LambdaClient) -> None:
     control.register()
     control.register("other")
