@@ -16,8 +16,9 @@ import msgspec
 
 from broker import Broker
 from broker.embedded import EmbeddedRedis
-from broker.functions import register_function, register_mapping
+from broker.functions import register_function
 from broker.limits import MAX_SEND_MESSAGES
+from broker.mappings import register_mapping
 from broker.names import Resource
 from broker.outgoing import event_message
 from broker.store.values import NewMessage

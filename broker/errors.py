@@ -10,9 +10,10 @@
     │   ├── PayloadNotJson
     │   ├── PayloadTooLarge
     │   └── DeduplicationIdMissing   a FIFO queue that does not go by content needs one
-    ├── NotFound                     QueueNotFound · FunctionNotFound · StreamNotFound · MoveNotFound
+    ├── NotFound                     QueueNotFound · FunctionNotFound · StreamNotFound · MoveNotFound ·
+    │                                MappingNotFound
     ├── Conflict                     QueueExists · QueueDeletedRecently · PurgeInProgress · TooManyInFlight ·
-    │                                MoveInProgress · ResourceBusy
+    │                                MoveInProgress · ResourceBusy · MappingExists
     ├── LeaseLost                    the message belongs to a newer lease, or is finished
     ├── CallError                    a synchronous call gave no result
     │   ├── FunctionError            the handler failed: Lambda's error type, message and stack
@@ -117,6 +118,13 @@ class QueueNotFound(NotFound):
     hint = ": create it, or name it in a function or mapping"
 
 
+class MappingNotFound(NotFound):
+    """No app has ever declared this mapping and nobody has made it through the API, or it was deleted."""
+
+    code, thing = "MappingNotFound", "mapping"
+    hint = ": `penstock functions` lists them"
+
+
 class FunctionNotFound(NotFound):
     """No worker has ever registered this function, or it was deleted."""
 
@@ -141,6 +149,16 @@ class Conflict(PenstockError):
     """The thing exists in a state that forbids what was asked."""
 
     code = "Conflict"
+
+
+class MappingExists(Conflict):
+    """There is a mapping of this queue and function already."""
+
+    code = "MappingExists"
+
+    def __init__(self, name: str, uuid: str) -> None:
+        super().__init__(f'mapping "{name}" exists already, with the UUID {uuid}')
+        self.name, self.uuid = name, uuid
 
 
 class QueueExists(Conflict):

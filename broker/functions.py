@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
 
 from broker.core import Core
-from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy
+from broker.declarations import Change, changed_by_api, declared_anew, held, overruled
+from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy, StoreFault
 from broker.names import Function, Queue, Resource, Stream, Target, check_name
 from broker.outgoing import event_message, event_messages
 from broker.queue_settings import ensure_queue
-from broker.records import FunctionSettings, MappingSettings
+from broker.records import FunctionSettings
 from broker.routing import Relay
 from broker.sending import Sender
+from broker.store.directory import Described
 from broker.store.values import Counts
 from broker.streams import ensure_stream
+
+_CHANGE_ATTEMPTS: Final = 50
 
 
 class FunctionClient:
@@ -79,19 +83,13 @@ class FunctionClient:
             raise ResourceBusy("function", self.name, held)
 
 
-class Change(msgspec.Struct, frozen=True):
-    """One setting that a registration changed."""
-
-    setting: str
-    before: object
-    after: object
-
-
 class Registered(msgspec.Struct, frozen=True):
     """What a registration did."""
 
     created: bool
     changes: list[Change]
+    held: list[Change] = []
+    """Where the API's word still holds: what the code declares before, what is in force after."""
 
 
 def function_fields(settings: FunctionSettings) -> dict[str, str]:
@@ -113,33 +111,46 @@ async def register_function(core: Core, name: str, settings: FunctionSettings) -
     for target in targets.values():
         if target is not None:
             await ensure_target(core, target)
-    encoded = msgspec.json.encode(settings)
-    done = await core.directory.configure(resource, encoded, function_fields(settings), mode="replace")
-    if done.before is None:
-        return Registered(created=True, changes=[])
-    before = msgspec.json.decode(done.before, type=FunctionSettings)
-    return Registered(created=False, changes=differences(before, settings))
+    while (described := await core.directory.describe(resource)) is None:
+        encoded = msgspec.json.encode(settings)
+        done = await core.directory.configure(resource, encoded, function_fields(settings), mode="create")
+        if done.status == "created":
+            return Registered(created=True, changes=[])
+    before, after = await _change(core, resource, described, lambda stored: declared_anew(stored, settings))
+    return Registered(created=False, changes=overruled(before, after), held=held(after))
 
 
-async def register_mapping(core: Core, settings: MappingSettings) -> Registered:
-    """Makes these the mapping's settings for all workers, and creates its queue where missing."""
-    check_name("function", settings.function)
-    await ensure_queue(core, settings.queue)
-    queue = core.resource("queue", settings.queue)
-    found = await core.directory.put_mapping(settings.name, msgspec.json.encode(settings), queue=queue)
-    if found is None:
-        return Registered(created=True, changes=[])
-    before = msgspec.json.decode(found, type=MappingSettings)
-    return Registered(created=False, changes=differences(before, settings))
+async def change_function(
+    core: Core, resource: Resource, change: Callable[[FunctionSettings], FunctionSettings]
+) -> FunctionSettings:
+    """Changes settings through the API; the change holds until the code declares something else for that setting.
+
+    ``change`` may be called more than once, and may raise. Raises FunctionNotFound.
+    """
+    described = await core.directory.describe(resource)
+    if described is None:
+        raise FunctionNotFound(resource.name)
+    _, after = await _change(core, resource, described, lambda stored: changed_by_api(stored, change(stored)))
+    return after
 
 
-def differences(before: msgspec.Struct, after: msgspec.Struct) -> list[Change]:
-    """The fields in which two settings of one type differ."""
-    return [
-        Change(field, getattr(before, field), getattr(after, field))
-        for field in after.__struct_fields__
-        if getattr(before, field) != getattr(after, field)
-    ]
+async def _change(
+    core: Core, resource: Resource, described: Described, change: Callable[[FunctionSettings], FunctionSettings]
+) -> tuple[FunctionSettings, FunctionSettings]:
+    """Compare and set, so that two who change at once both get their way; the settings before and after."""
+    for _ in range(_CHANGE_ATTEMPTS):
+        before = msgspec.json.decode(described.settings, type=FunctionSettings)
+        after = change(before)
+        encoded, fields = msgspec.json.encode(after), function_fields(after)
+        done = await core.directory.configure(resource, encoded, fields, mode="replace", instead_of=described.settings)
+        if done.status != "kept":
+            return before, after
+        found = await core.directory.describe(resource)
+        if found is None:
+            raise FunctionNotFound(resource.name)
+        described = found
+    changed = f'the settings of function "{resource.name}" were changed {_CHANGE_ATTEMPTS} times during one change'
+    raise StoreFault(changed)
 
 
 async def ensure_target(core: Core, target: Target) -> None:

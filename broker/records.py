@@ -10,6 +10,7 @@ import re
 import struct
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias, get_args
+from uuid import NAMESPACE_URL, uuid5
 from zlib import crc32
 
 import msgspec
@@ -275,6 +276,14 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         check_range("retention", self.retention_s, 1, 365 * 86_400)
 
 
+class InvokeConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was said through the API of a function's asynchronous calls; the values are with the other settings."""
+
+    told: tuple[str, ...] = ()
+    """The settings that were given a value, be it the usual one."""
+    modified_ms: int = 0
+
+
 class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A registered function as data: everything a process without its code needs to know."""
 
@@ -288,6 +297,11 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     on_success: Target | None = None
     on_failure: Target | None = None
     dead_letter: Target | None = None
+    description: str = ""
+    tags: dict[str, str] = {}
+    invoke_config: InvokeConfig | None = None
+    declared: FunctionSettings | None = None
+    """What its code said last, where the API has changed something since; None where these are the code's settings."""
 
     def __post_init__(self) -> None:
         check_range("timeout", self.timeout_s, 0.001, limits.MAX_TIMEOUT_S)
@@ -306,6 +320,10 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
                 raise InvalidOption(option, target.name, "no FIFO queue (Lambda's rule): name a standard queue")
 
 
+MAPPING_ARROW: Final = "->"
+MappingOrigin: TypeAlias = Literal["code", "api"]
+
+
 class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An event source mapping as data: which queue feeds which function, and how."""
 
@@ -320,6 +338,19 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     enabled: bool = True
     undeclared: bool = False
     """No live worker declares it (any more): it rests until one does."""
+    uuid: str = ""
+    """Made when it is first stored, and kept."""
+    origin: MappingOrigin = "code"
+    modified_ms: int = 0
+    qualifier: str = ""
+    """As its function was named through the API, where with one: ``$LATEST``."""
+    pollers: tuple[int, int] | None = None
+    """Lambda's ProvisionedPollerConfig, fewest and most; kept for clients that set it."""
+    metrics: tuple[str, ...] = ()
+    kms_key: str = ""
+    tags: dict[str, str] = {}
+    declared: MappingSettings | None = None
+    """What its code said last, where the API has changed something since; None where these are the code's settings."""
 
     def __post_init__(self) -> None:
         check_whole("batch_size", self.batch_size, 1, limits.MAX_BATCH_SIZE)
@@ -336,7 +367,12 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     @property
     def name(self) -> str:
         """One mapping a pair of queue and function."""
-        return f"{self.queue}->{self.function}"
+        return f"{self.queue}{MAPPING_ARROW}{self.function}"
+
+    @property
+    def identity(self) -> str:
+        """Its UUID; of one that an older release has stored, one that its name gives."""
+        return self.uuid or str(uuid5(NAMESPACE_URL, self.name))
 
 
 def check_range(option: str, value: object, low: float, high: float) -> None:

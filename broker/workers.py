@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from broker.core import Core
+from broker.records import MappingSettings
 
 HEARTBEAT_S: Final = 10.0
 HEARTBEAT_TTL_MS: Final = 30_000
@@ -24,6 +25,13 @@ class Serves(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mappings: tuple[str, ...] = ()
     alone: bool = False
     """It runs only events that are set apart, one at a time."""
+
+    def polls(self, mapping: MappingSettings) -> bool:
+        """Whether it polls for a mapping, if that is enabled: one of the API where it serves the function, one of code
+        where its own declares it."""
+        if self.alone:
+            return False
+        return mapping.function in self.functions if mapping.origin == "api" else mapping.name in self.mappings
 
 
 class LiveWorkers:

@@ -111,7 +111,7 @@ class Housekeeping:
         directory = self._broker.core.directory
         for name, stored in (await directory.mappings()).items():
             mapping = msgspec.json.decode(stored, type=MappingSettings)
-            undeclared = name not in declared
+            undeclared = mapping.origin == "code" and name not in declared
             if undeclared != mapping.undeclared:
                 changed = msgspec.structs.replace(mapping, undeclared=undeclared)
                 queue = self._broker.core.resource("queue", mapping.queue)

@@ -44,6 +44,10 @@ class Pollers:
         self._waiters.append(waiter)
         return waiter
 
+    def forget(self, waiter: Waiter) -> None:
+        """The loop of this waiter ends before the others."""
+        self._waiters.remove(waiter)
+
     def stop_claiming(self) -> None:
         """Nothing is claimed from now on."""
         self.stopping = True
@@ -82,7 +86,7 @@ class Pollers:
         await self._poll(source, take, waiter)
 
     async def poll_queue(self, source: QueueSource, waiter: Waiter) -> None:
-        """Runs until a stop."""
+        """Runs until a stop, or until its source is stopped."""
         await self._poll(source, source.take, waiter)
 
     async def _poll(
@@ -94,7 +98,7 @@ class Pollers:
         self._active += 1
         failures = 0
         try:
-            while not self.stopping:
+            while not self.stopping and not source.stopped:
                 try:
                     await self._steady()
                     await source.freshen()

@@ -14,9 +14,10 @@ import msgspec
 
 from broker.client import Broker
 from broker.errors import StoreError
-from broker.functions import Registered, register_function, register_mapping
+from broker.functions import Registered, register_function
 from broker.ids import TokenSource
 from broker.log import log
+from broker.mappings import register_mapping
 from broker.names import Resource
 from broker.settings import Settings
 from broker.store.channels import Listener
@@ -29,6 +30,7 @@ from runtime.housekeeping import EVERY_S, Housekeeping
 from runtime.idempotency import use_store
 from runtime.invoker import DEFAULT_THREADS, Invoker
 from runtime.keeper import LeaseKeeper
+from runtime.mappings import Mappings
 from runtime.poller import Pollers
 from runtime.sources.calls import CallSource
 from runtime.sources.invocation import InvocationSource
@@ -160,6 +162,7 @@ class Worker:
         sources = self._sources
         calls = CallSource(engine, functions)
         async with anyio.create_task_group() as group:
+            mappings = Mappings(engine, pollers, functions, sources, group)
             listeners: dict[str, list[Listener]] = {}
             for function in functions.values():
                 waiter = pollers.waiter()
@@ -167,18 +170,12 @@ class Worker:
                 sources.append(invocations)
                 listeners[engine.core.keys.of(invocations.resource).wake] = [invocations.changed]
                 group.start_soon(pollers.poll_invocations, invocations, waiter, name=f"poll {function.name}")
-            for function in functions.values():
-                if function.mapping is not None:
-                    waiter = pollers.waiter()
-                    queue = QueueSource(engine, function, function.mapping, waiter)
-                    sources.append(queue)
-                    listeners.setdefault(engine.core.keys.of(queue.resource).wake, []).append(queue.changed)
-                    for channel in queue.permit_channels:
-                        listeners.setdefault(channel, []).append(queue.permit_given_back)
-                    group.start_soon(pollers.poll_queue, queue, waiter, name=f"poll {function.mapping.name}")
+            for channel, listener in mappings.begin():
+                listeners.setdefault(channel, []).append(listener)
             if not self._alone:
                 listeners[engine.core.parcels.inbox(self.process)] = [calls.on_notice]
             await engine.core.channels.listen_all(listeners)
+            group.start_soon(mappings.run, name="mappings")
             group.start_soon(self._beat, broker, functions, name="heartbeat")
             if not self._alone:
                 group.start_soon(self._repair, broker, [source.resource for source in sources], name="repair")
@@ -334,6 +331,16 @@ def _nobody_to_tell() -> None:
 
 def _log_registration(what: str, name: str, done: Registered) -> None:
     for change in done.changes:
-        log.info(f"{what}_changed", name=name, setting=change.setting, before=change.before, after=change.after)
+        why = {"reason": "the code declares another value, which wins over the API's"} if change.over_api else {}
+        log.info(f"{what}_changed", name=name, setting=change.setting, before=change.before, after=change.after, **why)
+    for change in done.held:
+        log.info(
+            f"{what}_setting_held",
+            name=name,
+            setting=change.setting,
+            declared=change.before,
+            in_force=change.after,
+            reason="changed through the API; it holds until the code declares another value",
+        )
     if done.created:
         log.info(f"{what}_registered", name=name)

@@ -164,26 +164,48 @@ class DirectoryStore:
     # -- mappings -----------------------------------------------------------------------------------------------------
 
     async def put_mapping(
-        self, name: str, settings: bytes, *, queue: Resource, instead_of: bytes = b""
+        self, name: str, settings: bytes, *, queue: Resource, instead_of: bytes = b"", new: bool = False
     ) -> bytes | None:
         """Stores a mapping of a queue and tells its pollers; answers what was there before. With ``instead_of`` only
-        where that is (still) what is stored."""
+        where that is (still) what is stored, ``new`` only where nothing is."""
         key = self._keys.directory("mappings")
-        before: bytes | None = await self._runner.run("enlist", (key,), (name, settings, "", instead_of))
+        arguments = (name, settings, "new" if new else "", instead_of)
+        before: bytes | None = await self._runner.run("enlist", (key,), arguments)
         if before != settings:
-            await self._runner.fetch("PUBLISH", self._keys.of(queue).wake, "settings")
+            await self._tell_of_mapping(name, queue)
         return before
+
+    async def rename_mapping(
+        self, name: str, new_name: str, settings: bytes, *, queue: Resource, instead_of: bytes
+    ) -> bool:
+        """Stores a mapping under another name in one step, where ``instead_of`` is what is stored and the new name is
+        free; whether it was."""
+        key = self._keys.directory("mappings")
+        moved = bool(await self._runner.run("rename", (key,), (name, instead_of, new_name, settings)))
+        if moved:
+            await self._tell_of_mapping(name, queue)
+            await self._tell_of_mapping(new_name, queue)
+        return moved
 
     async def mappings(self) -> dict[str, bytes]:
         """All mappings, by name."""
         flat = await self._runner.fetch("HGETALL", self._keys.directory("mappings"))
         return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
 
+    async def mapping(self, name: str) -> bytes | None:
+        """One mapping; None where there is none of that name."""
+        found: bytes | None = await self._runner.fetch("HGET", self._keys.directory("mappings"), name)
+        return found
+
     async def delete_mapping(self, name: str, *, queue: Resource) -> bool:
         """Removes a mapping and tells its pollers; False where there was none."""
         deleted = bool(await self._runner.fetch("HDEL", self._keys.directory("mappings"), name))
-        await self._runner.fetch("PUBLISH", self._keys.of(queue).wake, "settings")
+        await self._tell_of_mapping(name, queue)
         return deleted
+
+    async def _tell_of_mapping(self, name: str, queue: Resource) -> None:
+        await self._runner.fetch("PUBLISH", self._keys.of(queue).wake, "settings")
+        await self._runner.fetch("PUBLISH", self._keys.mappings_channel, name)
 
     # -- live workers -------------------------------------------------------------------------------------------------
 

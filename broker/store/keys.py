@@ -117,6 +117,11 @@ class Keyspace:
         """The channel on which every upkeep hears of queues to look after."""
         return f"{self.prefix}:upkeep"
 
+    @property
+    def mappings_channel(self) -> str:
+        """The channel on which workers hear the names of mappings that came, changed or went."""
+        return f"{self.prefix}:mappings:{self._scope}"
+
     def inbox(self, process: str) -> str:
         """The channel on which one process hears of calls (a worker) or replies (a caller)."""
         return f"{self.prefix}:inbox:{process}"

@@ -20,7 +20,7 @@ Command: TypeAlias = Literal[
     "discard", "end_move", "end_once", "enlist", "expire", "extend", "fifo_claim", "fifo_counts", "fifo_defer",
     "fifo_expire", "fifo_extend", "fifo_finish", "fifo_peek", "fifo_release_claim", "fifo_restore", "fifo_send",
     "finish", "heartbeat", "hold", "lead_move", "moves", "now", "peek", "places", "purge", "release_claim",
-    "release_permits", "renew_permits", "restore", "send", "settle_outbox", "start_move", "take_outbox",
+    "release_permits", "rename", "renew_permits", "restore", "send", "settle_outbox", "start_move", "take_outbox",
     "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int

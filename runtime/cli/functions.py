@@ -8,6 +8,7 @@ import msgspec
 
 from broker import Broker
 from broker.errors import FunctionNotFound
+from broker.mappings import list_mappings
 from broker.names import Target
 from broker.records import FunctionSettings, MappingSettings
 from broker.workers import LiveWorkers, Serves
@@ -86,19 +87,16 @@ async def _described(
 
 
 async def _mappings(broker: Broker, live: list[Serves]) -> list[dict[str, Any]]:
-    declared = {name for worker in live if not worker.alone for name in worker.mappings}
-    stored = await broker.core.directory.mappings()
     return [
-        {**builtin(settings), "name": name, "state": _state(settings, declared=name in declared)}
-        for name, text in sorted(stored.items())
-        for settings in (msgspec.json.decode(text, type=MappingSettings),)
+        {**builtin(settings), "name": settings.name, "state": _state(settings, live)}
+        for settings in await list_mappings(broker.core)
     ]
 
 
-def _state(settings: MappingSettings, *, declared: bool) -> str:
+def _state(settings: MappingSettings, live: list[Serves]) -> str:
     if not settings.enabled:
         return "disabled"
-    return "enabled" if declared else "no live worker"
+    return "enabled" if any(worker.polls(settings) for worker in live) else "no live worker"
 
 
 def _print_functions(output: Output, found: list[dict[str, Any]]) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from broker import Broker, NotFound
+from broker import Broker
 from broker.errors import PenstockError
+from broker.mappings import delete_mapping
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import counted
 
@@ -23,13 +24,6 @@ class NotConfirmed(PenstockError):
     """Something would be thrown away, and nobody said yes."""
 
     code = "NotConfirmed"
-
-
-class MappingNotFound(NotFound):
-    """No app has ever declared this mapping, or it was deleted."""
-
-    code, thing = "MappingNotFound", "mapping"
-    hint = ": `penstock functions` lists them"
 
 
 async def delete(
@@ -59,9 +53,7 @@ async def delete(
             case "stream":
                 await broker.stream(name).delete()
             case "mapping":
-                queue = broker.core.resource("queue", name.partition("->")[0])
-                if not await broker.core.directory.delete_mapping(name, queue=queue):
-                    raise MappingNotFound(name)
+                await delete_mapping(broker.core, name)
     common.output.answer({"deleted": kind, "name": name}, f'{kind} "{name}" is deleted')
 
 

@@ -175,6 +175,11 @@ class InvocationSource:
             if self._engine.holds_loop_too_long():
                 await asyncio.sleep(0)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it claims nothing any more, for good."""
+        return self._stopped
+
     def stop(self) -> None:
         """Nothing more starts; what has not is given back at once."""
         self._stopped = True

@@ -220,7 +220,7 @@ class QueueSource:
     async def _refresh(self) -> None:
         """Reads the newest settings of the mapping, its function and its queue."""
         core = self._engine.core
-        found = (await core.directory.mappings()).get(self._mapping.name)
+        found = await core.directory.mapping(self._mapping.name)
         self._deleted = found is None
         if found is not None:
             self._mapping = msgspec.json.decode(found, type=MappingSettings)
@@ -249,6 +249,11 @@ class QueueSource:
         """Nothing more starts; a window that is open ends, and what it gathered is given back."""
         self._stopping = True
         self._waiter.wake()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it claims nothing any more, for good."""
+        return self._stopping
 
     def forget(self, members: AbstractSet[str]) -> int:  # noqa: ARG002 - as of the other sources
         """Their leases are somebody else's now. Nothing waits here but an open window, whose batch goes on."""

@@ -13,7 +13,7 @@ import pytest
 from broker import Broker
 from broker.errors import InvalidOption
 from broker.event_patterns import InvalidPattern
-from broker.functions import register_mapping
+from broker.mappings import register_mapping
 from broker.queue_settings import describe_queue
 from broker.records import MappingSettings, pack
 from broker.store.values import NewMessage

@@ -15,6 +15,7 @@ from broker.settings import Settings
 from runtime import App
 from tests.wire.clients import REGION, SECRET, Boto3, Caller, QueryBotocore, Sqs, WireProtocol
 from tests.wire.gateway import Gateway, WireClock, running_gateway
+from tests.wire.lambda_control import LambdaClient
 from tests.wire.lambdas import Functions, Lambda, Served, serving_worker, settings_of
 from tests.wire.raw import RawClient
 
@@ -83,6 +84,13 @@ def sqs(connect: Callable[..., Sqs], protocol: WireProtocol, account: str, clock
 def json_sqs(connect: Callable[..., Sqs], account: str, clock: WireClock) -> Sqs:
     """The same, only with boto3 of today: for what does not depend on the protocol."""
     return connect("json", account)
+
+
+@pytest.fixture
+def control(gateway: Gateway, account: str, clock: WireClock) -> Iterator[LambdaClient]:
+    """Lambda's configuration of the test's account, at the real time."""
+    with Boto3(gateway.url, account, service="lambda") as call:
+        yield LambdaClient(call, gateway, account)
 
 
 @pytest.fixture

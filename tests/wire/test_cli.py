@@ -19,7 +19,9 @@ import pytest
 from awscli.clidriver import create_clidriver  # type: ignore[import-untyped]
 from botocore.session import Session
 
+from broker.gateway.aws.lambda_.configuration import CONFIGURATION
 from tests.wire.gateway import Gateway, WireClock
+from tests.wire.lambda_control import LambdaClient
 
 SERVICE_ERROR = 255
 
@@ -35,17 +37,18 @@ class Printed(NamedTuple):
 class Cli:
     """The command in this process: a process of its own for each would take most of the time of these tests."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, service: str = "sqs") -> None:
         self._endpoint = endpoint
+        self._service = service
         self._driver = create_clidriver()  # takes ten times as long as a command
         self.used: set[str] = set()
 
     def run(self, *arguments: str) -> Printed:
-        """Runs `aws sqs ...`."""
+        """Runs `aws sqs ...`, or that of another service."""
         output, errors = TextIOWrapper(BytesIO(), "utf-8"), TextIOWrapper(BytesIO(), "utf-8")
         with redirect_stdout(output), redirect_stderr(errors):
             try:
-                status = self._driver.main(["--endpoint-url", self._endpoint, "sqs", *arguments])
+                status = self._driver.main(["--endpoint-url", self._endpoint, self._service, *arguments])
             except SystemExit as ended:
                 status = int(ended.code or 0)
         texts = []
@@ -178,3 +181,53 @@ def test_as_a_program_with_nothing_but_the_environment(gateway: Gateway, account
     done = subprocess.run(command, env=os.environ | region, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"QueueUrl": f"{gateway.url}/{account}/orders"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:awscli")
+def test_lambda_is_configured_from_the_command(gateway: Gateway, environment: None, control: LambdaClient) -> None:
+    aws = Cli(gateway.url, "lambda")
+    arn = control.register()
+    mappings_of(aws, control)
+    settings_of_functions(aws)
+    aws("tag-resource", resource=arn, tags="team=a,stage=b")
+    aws("untag-resource", resource=arn, tag_keys="team")
+    assert aws("list-tags", resource=arn) == {"Tags": {"stage": "b"}}
+    assert aws("get-account-settings")["AccountUsage"]["FunctionCount"] == 1
+    assert {name.replace("-", "") for name in aws.used} == {each.name.lower() for each in CONFIGURATION}
+
+
+def mappings_of(aws: Cli, control: LambdaClient) -> None:
+    queue = control.queue()
+    scaling = "MaximumConcurrency=3"
+    made = aws(
+        "create-event-source-mapping",
+        function_name="work",
+        event_source_arn=queue,
+        batch_size="5",
+        scaling_config=scaling,
+        function_response_types="ReportBatchItemFailures",
+    )
+    assert (made["BatchSize"], made["State"]) == (5, "Creating")
+    uuid = made["UUID"]
+    aws("update-event-source-mapping", uuid=uuid, batch_size="100", maximum_batching_window_in_seconds="2")
+    found = aws("get-event-source-mapping", uuid=uuid)
+    assert (found["BatchSize"], found["MaximumBatchingWindowInSeconds"], found["State"]) == (100, 2, "Enabled")
+    assert [each["UUID"] for each in aws("list-event-source-mappings")["EventSourceMappings"]] == [uuid]
+    assert aws("delete-event-source-mapping", uuid=uuid)["State"] == "Deleting"
+
+
+def settings_of_functions(aws: Cli) -> None:
+    work = {"function_name": "work"}
+    assert [each["FunctionName"] for each in aws("list-functions")["Functions"]] == ["work"]
+    assert aws("update-function-configuration", **work, timeout="20")["Timeout"] == 20
+    assert aws("get-function-configuration", **work)["Timeout"] == 20
+    aws("put-function-concurrency", **work, reserved_concurrent_executions="7")
+    assert aws("get-function-concurrency", **work) == {"ReservedConcurrentExecutions": 7}
+    assert aws("get-function", **work)["Concurrency"] == {"ReservedConcurrentExecutions": 7}
+    aws("delete-function-concurrency", **work)
+    aws("put-function-event-invoke-config", **work, maximum_retry_attempts="1")
+    aws("update-function-event-invoke-config", **work, maximum_event_age_in_seconds="60")
+    found = aws("get-function-event-invoke-config", **work)
+    assert (found["MaximumRetryAttempts"], found["MaximumEventAgeInSeconds"]) == (1, 60)
+    assert len(aws("list-function-event-invoke-configs", **work)["FunctionEventInvokeConfigs"]) == 1
+    aws("delete-function-event-invoke-config", **work)

@@ -7,7 +7,9 @@ from typing import Final
 import msgspec
 
 from broker.gateway.aws.lambda_ import invoking, shapes
+from broker.gateway.aws.lambda_.configuration import CONFIGURATION
 from broker.gateway.aws.lambda_.errors import ERRORS, Action, too_large, translated
+from broker.gateway.aws.lambda_.failures import FAILURES
 from broker.gateway.aws.service import Operation, Route, Service
 from broker.limits import MAX_SYNC_PAYLOAD_BYTES
 
@@ -56,7 +58,7 @@ LAMBDA: Final = Service(
     target_prefix="",
     version="2015-03-31",
     xml_namespace="",
-    operations={operation.name: operation for operation in _INVOKING},
-    errors=ERRORS,
+    operations={operation.name: operation for operation in (*_INVOKING, *CONFIGURATION)},
+    errors={**ERRORS, **FAILURES},
 )
 """The service."""

@@ -1,0 +1,186 @@
+"""The operations on functions themselves: what is registered, and what may be changed of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
+
+import msgspec
+
+from broker import errors
+from broker.functions import change_function
+from broker.gateway.aws.lambda_.errors import invalid, unknown_function
+from broker.gateway.aws.lambda_.failures import STALE_REVISION
+from broker.gateway.aws.lambda_.function_shapes import (
+    Concurrency,
+    DeadLetterConfig,
+    FunctionConfiguration,
+    FunctionsPage,
+    GetFunctionResponse,
+    ListFunctionsRequest,
+    QualifiedRequest,
+    UpdateFunctionRequest,
+)
+from broker.gateway.aws.lambda_.members import described_function, resource_of, shown_arn, target_of
+from broker.gateway.aws.lambda_.names import LATEST, FunctionName
+from broker.gateway.aws.lambda_.paging import page_of
+from broker.gateway.aws.service import Call, ServiceError
+from broker.names import Queue, Resource, Target
+from broker.records import FunctionSettings
+from broker.store.directory import Described
+from broker.workers import LiveWorkers
+
+_PAGE: Final = 50
+_MEMORY_MB: Final = 128  # Lambda's default, as handlers see it; Penstock sets no such limit
+_IDLE: Final = "No live worker serves the function."
+_UNCHANGEABLE: Final = (
+    "{name} cannot be changed through the API: functions run in the process of their worker, with its code, "
+    "environment and resources. Change it where the worker is deployed."
+)
+_BAD_TARGET: Final = "The dead-letter target {arn} is invalid: the ARN of a standard queue, a function or a stream here"
+_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
+    "environment": ({}, {"Variables": {}}),
+    "vpc_config": ({}, {"SubnetIds": [], "SecurityGroupIds": []}),
+    "memory_size": (_MEMORY_MB,),
+    "kms_key_arn": ("",),
+    "tracing_config": ({}, {"Mode": "PassThrough"}),
+    "layers": ([],),
+    "file_system_configs": ([],),
+    "snap_start": ({"ApplyOn": "None"},),
+}
+"""What tools send that have nothing to change."""
+_UNCHANGING: Final = (
+    *("environment", "role", "handler", "memory_size", "vpc_config", "runtime", "kms_key_arn", "tracing_config"),
+    *("layers", "file_system_configs", "image_config", "ephemeral_storage", "snap_start", "logging_config"),
+    *("capacity_provider_config", "durable_config", "runtime_config", "accelerator_config"),
+)
+
+
+async def list_all(call: Call, given: ListFunctionsRequest) -> FunctionsPage:
+    """ListFunctions."""
+    names = await call.broker.functions()
+    page, marker = page_of(names, given.marker, size=min(given.max_items or _PAGE, _PAGE), key=lambda name: name)
+    served = await _served(call)
+    qualifier = LATEST if given.function_version == "ALL" else None
+    found: list[FunctionConfiguration] = []
+    for each in page:
+        described = await call.broker.core.directory.describe(call.broker.core.resource("function", each))
+        if described is not None:  # deleted meanwhile
+            found.append(configuration(call, FunctionName(each, qualifier), described, served=each in served))
+    return FunctionsPage(functions=found, next_marker=marker)
+
+
+async def get(call: Call, given: QualifiedRequest) -> GetFunctionResponse:
+    """GetFunction."""
+    name, _, described = await described_function(call, given.function_name, given.qualifier)
+    settings = settings_of(described)
+    return GetFunctionResponse(
+        configuration=configuration(call, name, described, served=name.name in await _served(call)),
+        code={},
+        tags=settings.tags or None,
+        concurrency=None if settings.concurrency is None else Concurrency(settings.concurrency),
+    )
+
+
+async def get_configuration(call: Call, given: QualifiedRequest) -> FunctionConfiguration:
+    """GetFunctionConfiguration."""
+    name, _, described = await described_function(call, given.function_name, given.qualifier)
+    return configuration(call, name, described, served=name.name in await _served(call))
+
+
+async def update_configuration(call: Call, given: UpdateFunctionRequest) -> FunctionConfiguration:
+    """UpdateFunctionConfiguration."""
+    name, resource, described = await described_function(call, given.function_name)
+    _check_unchanged(given)
+    if given.revision_id and given.revision_id != _revision(described):
+        raise ServiceError("PreconditionFailedException", STALE_REVISION)
+    changes: dict[str, Any] = {}
+    if given.description is not None:
+        changes["description"] = given.description
+    if given.timeout is not None:
+        changes["timeout_s"] = given.timeout
+    if given.dead_letter_config is not None:
+        arn = given.dead_letter_config.target_arn
+        changes["dead_letter"] = await _dead_letter(call, resource, arn) if arn else None
+    await changed(call, name, resource, changes)
+    return await get_configuration(call, QualifiedRequest(function_name=given.function_name))
+
+
+async def changed(call: Call, name: FunctionName, resource: Resource, changes: dict[str, Any]) -> FunctionSettings:
+    """The settings after these have been changed. Raises ServiceError where the function is gone."""
+
+    def change(stored: FunctionSettings) -> FunctionSettings:
+        return msgspec.structs.replace(stored, **changes)
+
+    try:
+        return await change_function(call.broker.core, resource, change)
+    except errors.FunctionNotFound as error:
+        raise unknown_function(shown_arn(call, name)) from error
+
+
+def settings_of(described: Described) -> FunctionSettings:
+    """The settings in force."""
+    return msgspec.json.decode(described.settings, type=FunctionSettings)
+
+
+def configuration(call: Call, name: FunctionName, described: Described, *, served: bool) -> FunctionConfiguration:
+    """The function as clients see it."""
+    settings, target = settings_of(described), None
+    if settings.dead_letter is not None:
+        target = DeadLetterConfig(target_arn=resource_of(call, settings.dead_letter).arn)
+    return FunctionConfiguration(
+        function_name=name.name,
+        function_arn=shown_arn(call, name),
+        code_size=0,
+        code_sha256="",
+        description=settings.description,
+        timeout=math.ceil(settings.timeout_s),
+        memory_size=_MEMORY_MB,
+        last_modified=_iso(described.changed_ms),
+        version=LATEST,
+        revision_id=_revision(described),
+        state="Active" if served else "Inactive",
+        state_reason=None if served else _IDLE,
+        state_reason_code=None if served else "Idle",
+        last_update_status="Successful",
+        package_type="Zip",
+        tracing_config={"Mode": "PassThrough"},
+        dead_letter_config=target,
+    )
+
+
+async def _served(call: Call) -> set[str]:
+    workers = await LiveWorkers(call.broker.core).all(fresh=True)
+    return {name for worker in workers if not worker.alone for name in worker.functions}
+
+
+def _revision(described: Described) -> str:
+    return str(uuid5(NAMESPACE_URL, f"{described.nonce}:{described.revision}"))
+
+
+def _iso(when_ms: int) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(when_ms // 1000))}.{when_ms % 1000:03d}+0000"
+
+
+def _check_unchanged(given: UpdateFunctionRequest) -> None:
+    shown = {field.name: field.encode_name for field in msgspec.structs.fields(UpdateFunctionRequest)}
+    for name in _UNCHANGING:
+        value = getattr(given, name)
+        if value is not None and value not in _NOTHING.get(name, ()):
+            raise invalid(_UNCHANGEABLE.format(name=shown[name]))
+
+
+async def _dead_letter(call: Call, function: Resource, arn: str) -> Target:
+    target = target_of(call, arn)
+    if target is None or resource_of(call, target) == function or not await exists(call, target):
+        raise invalid(_BAD_TARGET.format(arn=arn))
+    if isinstance(target, Queue) and resource_of(call, target).fifo:
+        raise invalid(_BAD_TARGET.format(arn=arn))
+    return target
+
+
+async def exists(call: Call, target: Target) -> bool:
+    """Whether a target is there."""
+    return await call.broker.core.directory.describe(resource_of(call, target)) is not None

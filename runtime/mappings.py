@@ -1,0 +1,116 @@
+"""The mappings that one worker polls for: those that its code declares, and those that the API makes, changes and
+deletes for its functions while it runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import anyio
+import anyio.abc
+import msgspec
+
+from broker.errors import PenstockError
+from broker.log import log
+from broker.mappings import read_mapping
+from broker.records import MAPPING_ARROW, MappingSettings
+from broker.store.channels import Listener
+from runtime.engine import Engine
+from runtime.handlers import HandlerFunction
+from runtime.poller import Pollers
+from runtime.sources.invocation import InvocationSource
+from runtime.sources.queue import QueueSource
+from runtime.waiter import Waiter
+
+_SLOW_S: Final = 60.0
+_GATHER_S: Final = 0.05
+_BROKEN_S: Final = 1.0
+
+
+class Mappings:
+    """Starts and ends the sources of mapped queues. ``sources`` is the worker's list, which it keeps up to date."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        pollers: Pollers,
+        functions: Mapping[str, HandlerFunction],
+        sources: list[InvocationSource | QueueSource],
+        group: anyio.abc.TaskGroup,
+    ) -> None:
+        self._engine: Final = engine
+        self._pollers: Final = pollers
+        self._functions: Final = functions
+        self._sources: Final = sources
+        self._group: Final = group
+        self._declared: Final = {each.mapping.name: each.mapping for each in functions.values() if each.mapping}
+        self._polled: Final[dict[str, tuple[QueueSource, Waiter]]] = {}
+        self._changed = anyio.Event()
+
+    def begin(self) -> Iterator[tuple[str, Listener]]:
+        """Starts what the code declares; answers all that is to be listened to."""
+        for mapping in self._declared.values():
+            yield from self._listeners(self._start(mapping))
+        yield self._engine.core.keys.mappings_channel, self._on_notice
+
+    async def run(self) -> None:
+        """Runs for ever: looks when a notice says that a mapping came or went, and now and then without one."""
+        while True:
+            try:
+                await self._look()
+            except (PenstockError, msgspec.MsgspecError) as error:
+                log.warning("mappings_unread", error_type=type(error).__name__, reason=str(error))
+                await anyio.sleep(_BROKEN_S)
+                continue
+            with anyio.move_on_after(_SLOW_S * random.uniform(0.8, 1.2)):
+                await self._changed.wait()
+                await anyio.sleep(_GATHER_S)  # who makes one often makes more
+            self._changed = anyio.Event()
+
+    def _on_notice(self, name: bytes | None) -> None:
+        if name is None or name.decode().rpartition(MAPPING_ARROW)[2] in self._functions:
+            self._changed.set()
+
+    async def _look(self) -> None:
+        stored = await self._engine.core.directory.mappings()
+        wanted = {name: mapping for name, text in stored.items() if (mapping := self._wanted(name, text))}
+        for name in self._polled.keys() - wanted.keys():
+            await self._end(name)
+        for name in wanted.keys() - self._polled.keys():
+            if self._pollers.stopping:
+                return
+            source = self._start(wanted[name])
+            for channel, listener in self._listeners(source):
+                await self._engine.core.channels.listen({channel: listener})
+            source.changed(None)  # what has changed since it began to poll may have been missed
+            log.info("mapping_polled", mapping=name)
+
+    def _wanted(self, name: str, text: bytes) -> MappingSettings | None:
+        if name.rpartition(MAPPING_ARROW)[2] not in self._functions:
+            return None
+        mapping = read_mapping(text)
+        return mapping if mapping.origin == "api" or name in self._declared else None
+
+    def _start(self, mapping: MappingSettings) -> QueueSource:
+        waiter = self._pollers.waiter()
+        source = QueueSource(self._engine, self._functions[mapping.function], mapping, waiter)
+        self._sources.append(source)
+        self._polled[mapping.name] = source, waiter
+        self._group.start_soon(self._pollers.poll_queue, source, waiter, name=f"poll {mapping.name}")
+        return source
+
+    async def _end(self, name: str) -> None:
+        """Nothing more is claimed for it; what runs ends as usual."""
+        source, waiter = self._polled.pop(name)
+        source.stop()
+        self._pollers.forget(waiter)
+        self._sources.remove(source)
+        for channel, listener in self._listeners(source):
+            await self._engine.core.channels.unlisten(channel, listener)
+        log.info("mapping_left", mapping=name)
+
+    def _listeners(self, source: QueueSource) -> Iterator[tuple[str, Listener]]:
+        yield self._engine.core.keys.of(source.resource).wake, source.changed
+        for channel in source.permit_channels:
+            yield channel, source.permit_given_back

@@ -1,0 +1,105 @@
+"""Inputs and outputs of Lambda's configuration against botocore's model: names, places, types, bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from inspect import unwrap
+from typing import Any, Final, get_type_hints
+
+import msgspec
+import pytest
+from botocore.session import Session
+from msgspec import inspect
+
+from broker.gateway.aws.lambda_.configuration import CONFIGURATION
+from broker.gateway.aws.lambda_.failures import FAILURES
+
+MODEL: Final = Session().get_service_model("lambda")
+OPERATIONS: Final = {operation.name: operation for operation in CONFIGURATION}
+PLACES: Final = {"uri": "path", "querystring": "query"}
+TYPES: Final[dict[str, type[inspect.Type]]] = {
+    "string": inspect.StrType,
+    "integer": inspect.IntType,
+    "long": inspect.IntType,
+    "boolean": inspect.BoolType,
+    "timestamp": inspect.FloatType,
+    "list": inspect.ListType,
+    "map": inspect.DictType,
+}
+NARROWER: Final = {"Timeout": {"min": 1, "max": 900}}
+"""Where the guide of functions says less than the model, which counts managed instances in."""
+BOUNDS: Final = ("min", "max", "pattern")
+
+
+def bare(kind: Any) -> tuple[Any, dict[str, Any]]:
+    """A type without what is noted beside it, and without None; and those notes."""
+    extra: dict[str, Any] = {}
+    while True:
+        if isinstance(kind, inspect.Metadata):
+            extra, kind = {**(kind.extra or {}), **extra}, kind.type
+        elif isinstance(kind, inspect.UnionType):
+            (kind,) = (each for each in kind.types if not isinstance(each, inspect.NoneType))
+        else:
+            return kind, extra
+
+
+def fields_of(struct: type[msgspec.Struct]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    described = inspect.type_info(struct)
+    assert isinstance(described, inspect.StructType)
+    for field in described.fields:
+        kind, extra = bare(field.type)
+        yield extra.get("name", field.encode_name), kind, extra
+
+
+def problems(shape: Any, struct: type[msgspec.Struct], where: str, *, output: bool) -> Iterator[str]:
+    members = {theirs.serialization.get("name", name): theirs for name, theirs in shape.members.items()}
+    for name, kind, extra in fields_of(struct):
+        theirs = members.get(name)
+        if theirs is None:
+            yield f"{where}.{name} is not in the model"
+            continue
+        if not output and extra.get("in", "body") != PLACES.get(theirs.serialization.get("location"), "body"):
+            yield f"{where}.{name} is in {extra.get('in', 'body')}"
+        if isinstance(kind, inspect.StructType):
+            yield from problems(theirs, kind.cls, f"{where}.{name}", output=output)
+        elif theirs.type_name in TYPES and not isinstance(kind, TYPES[theirs.type_name] | inspect.AnyType):
+            shown_as_text = output and theirs.type_name == "timestamp"
+            if not shown_as_text:
+                yield f"{where}.{name} is {kind}, not {theirs.type_name}"
+        expected = NARROWER.get(name, theirs.metadata)
+        for bound in set(BOUNDS) & extra.keys() & expected.keys():
+            if extra[bound] != expected[bound]:
+                yield f"{where}.{name}: {bound} is {expected[bound]}, here {extra[bound]}"
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_what_is_read_and_answered_is_in_the_model(name: str) -> None:
+    operation, theirs = OPERATIONS[name], MODEL.operation_model(name)
+    assert operation.route is not None
+    assert (operation.route.method, operation.route.path) == (
+        theirs.http["method"],
+        theirs.http["requestUri"].removesuffix("/"),
+    )
+    assert operation.route.status == theirs.http["responseCode"]
+    if theirs.input_shape is not None:
+        assert list(problems(theirs.input_shape, operation.input, name, output=False)) == []
+    answer = get_type_hints(unwrap(operation.run))["return"]
+    if theirs.output_shape is not None:
+        assert list(problems(theirs.output_shape, answer, name, output=True)) == []
+    else:
+        assert answer is type(None)
+
+
+@pytest.mark.parametrize(
+    "name", ["CreateEventSourceMapping", "UpdateEventSourceMapping", "UpdateFunctionConfiguration"]
+)
+def test_every_parameter_of_the_model_is_known(name: str) -> None:
+    known = {encoded for encoded, _, _ in fields_of(OPERATIONS[name].input)}
+    assert set(MODEL.operation_model(name).input_shape.members) - known == set()
+
+
+@pytest.mark.parametrize("name", sorted(FAILURES))
+def test_errors_are_written_as_the_model_says(name: str) -> None:
+    shape = MODEL.shape_for(name)
+    assert FAILURES[name].status == shape.metadata["error"]["httpStatusCode"]
+    assert FAILURES[name].message_key in shape.members
