@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import cache
 from typing import Any, Final
 
 import structlog
@@ -42,8 +43,18 @@ class Log:
         if structlog.is_configured():
             return structlog.get_logger(_NAME)
         return structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr), wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING)
+            structlog.PrintLogger(sys.stderr),
+            processors=_processors(colors=sys.stderr.isatty()),
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         )
+
+
+@cache
+def _processors(*, colors: bool) -> list[Any]:
+    """Those of structlog, without its tracebacks: where rich is installed they show local variables, payloads too."""
+    own = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+    return [*own[:-1], plain]
 
 
 log: Final = Log()

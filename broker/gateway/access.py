@@ -143,11 +143,19 @@ def read_access_keys(option: Path | None, environment: Mapping[str, str]) -> lis
     elif text.startswith("@"):
         keys = _from_file(Path(text[1:]), KEYS_VARIABLE)
     elif text.strip():
-        keys = _parse(text.replace(",", "\n"), KEYS_VARIABLE, "entry")
+        keys = _from_text(text)
     elif environment.get(KEYS_FILE_VARIABLE):
         keys = _from_file(Path(environment[KEYS_FILE_VARIABLE]), KEYS_FILE_VARIABLE)
     else:
         return []
+    return keys
+
+
+def _from_text(text: str) -> list[AccessKey]:
+    keys = _parse(text.replace(",", "\n"), KEYS_VARIABLE, "entry")
+    if not keys:
+        # As an empty file is. What stands there may be a secret behind a #.
+        raise InvalidOption(KEYS_VARIABLE, "...", "there is no key in it; leave it empty to have none")
     return keys
 
 

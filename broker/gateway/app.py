@@ -19,13 +19,22 @@ from broker.gateway.asgi import AsgiApp, Receive, Scope, Send, respond
 from broker.gateway.aws import errors, json, query, rest
 from broker.gateway.aws.protocols import REST, Answer, Speech, speech_of
 from broker.gateway.aws.service import Call, Operation, Protocol, Service, ServiceError
-from broker.gateway.bodies import MAX_BODY_BYTES, BodyTooLarge, ByteBudget, ClientGone, discard_body, read_body
+from broker.gateway.bodies import (
+    MAX_BODY_BYTES,
+    MAX_WAITING_BODY_BYTES,
+    Body,
+    BodyTooLarge,
+    ByteBudget,
+    ClientGone,
+    discard_body,
+    read_body,
+)
 from broker.gateway.catalogue import Catalogue, Prepared, Routed, check_path
 from broker.gateway.health import PATH_PREFIX, Health
 from broker.gateway.hosts import HostRefused, Hosts
 from broker.gateway.protocol import Ending, connection_of
 from broker.gateway.services import SERVICES
-from broker.gateway.sigv4 import Claim, Request, SignatureRefused, joined
+from broker.gateway.sigv4 import Claim, Request, SignatureRefused, check_credential_size, joined
 from broker.log import log
 
 _CACHED_SCOPES: Final = 1_024
@@ -42,23 +51,33 @@ def gateway_app(
     services: Sequence[Service] = SERVICES,
     hosts: Hosts | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    budget: ByteBudget | None = None,
 ) -> AsgiApp:
     """The application, on an open broker. The first service is that of requests which say nothing of theirs.
 
     ``hosts`` says by which names it is reached; by default localhost and addresses, and any name where requests have
-    to be signed.
+    to be signed. ``budget`` is for the bodies of all requests together; by default 256 MiB.
     """
-    return _Gateway(broker, access, Catalogue(services), hosts or Hosts(guarded=not access.verified), max_body_bytes)
+    hosts = hosts or Hosts(guarded=not access.verified)
+    return _Gateway(broker, access, Catalogue(services), hosts, max_body_bytes, budget or ByteBudget())
 
 
 class _Gateway:
-    def __init__(self, broker: Broker, access: Access, catalogue: Catalogue, hosts: Hosts, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        access: Access,
+        catalogue: Catalogue,
+        hosts: Hosts,
+        max_body_bytes: int,
+        budget: ByteBudget,
+    ) -> None:
         self._access: Final = access
         self._catalogue: Final = catalogue
         self._hosts: Final = hosts
         self._max_body_bytes: Final = max_body_bytes
         self._health: Final = Health(broker)
-        self._budget: Final = ByteBudget()
+        self._budget: Final = budget
         self._within: Final = lru_cache(maxsize=_CACHED_SCOPES)(broker.within)
         self._call: Final = lru_cache(maxsize=_CACHED_CALLERS)(self._new_call)
         self._claimed: Final = lru_cache(maxsize=_CACHED_CALLERS)(self._new_caller)
@@ -82,14 +101,14 @@ class _Gateway:
         request_id, routes = self._request_ids.next(), self._catalogue.with_routes(scope["path"], headers)
         speech: Speech = speech_of(headers) if routes is None else REST
         service, routed = routes or self._catalogue.default, None
-        body: bytes | bytearray | None = None
+        held_bytes: int | None = None  # until the body is there
         try:
             self._hosts.check_not_from_a_page(headers)
             base_url = self._hosts.base_url(headers.get(b"host"), scope["scheme"])
             signed = self._examined(scope) if self._access.verified else None
             if routes is not None:
                 routed = self._catalogue.by_route(routes, scope["method"], scope["raw_path"])
-            body = await read_body(receive, headers, self._budget, max_bytes=self._max_body_bytes)
+            body, held_bytes = await read_body(receive, headers, self._budget, max_bytes=self._max_body_bytes)
             caller = self._caller(scope, headers) if signed is None else self._access.verify(*signed, body)
             call = self._call(caller, base_url, speech.name)
             if routed is None:
@@ -99,13 +118,14 @@ class _Gateway:
             else:
                 operation, given = _read_routed(service, routed, scope, headers, body, caller)
                 call = msgspec.structs.replace(call, request_id=request_id)
+            del body  # an operation may take its time
             result = await self._run(operation, call, given, scope)
             if self._store_lost_at_s is not None:
                 self._store_is_back()
             return speech.success(service, operation.name, result, request_id)
         except _REFUSALS as error:
             answer = speech.failure(service, self._translated(error, service, request_id, routed), headers, request_id)
-            all_read = body is not None or (isinstance(error, BodyTooLarge) and error.all_read)
+            all_read = held_bytes is not None or (isinstance(error, BodyTooLarge) and error.all_read)
             return answer if all_read else await _without_body(answer, receive, headers)
         except ClientGone:
             raise
@@ -116,17 +136,22 @@ class _Gateway:
                 "request_failed", service=service.name, target=_asked(headers) or scope["path"], request_id=request_id
             )
             return speech.failure(service, errors.INTERNAL, headers, request_id)
+        finally:
+            if held_bytes:
+                self._budget.give_back(held_bytes)
 
     # -- who asks -----------------------------------------------------------------------------------------------------
 
     def _caller(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
         authorization = headers.get(b"authorization")
         if authorization is not None:
-            return self._claimed(credential_text(authorization))
-        if b"X-Amz-Credential" in scope["query_string"]:
-            parameters = query.read_form(scope["query_string"])
-            return self._claimed(parameters.get("X-Amz-Credential", "").encode())
-        return self._access.anonymous
+            credential = credential_text(authorization)
+        elif b"X-Amz-Credential" in scope["query_string"]:
+            credential = query.read_form(scope["query_string"]).get("X-Amz-Credential", "").encode()
+        else:
+            return self._access.anonymous
+        check_credential_size(credential)
+        return self._claimed(credential)
 
     def _new_caller(self, credential: bytes) -> Caller:
         if not credential:
@@ -150,7 +175,7 @@ class _Gateway:
         self,
         scope: Scope,
         headers: Mapping[bytes, bytes],
-        body: bytes | bytearray,
+        body: Body,
         speech: Speech,
         caller: Caller,
         base_url: str,
@@ -161,10 +186,12 @@ class _Gateway:
         if speech.name == "json":
             _check_method(method, ("POST",))
             prepared = self._catalogue.by_target(caller.service, headers.get(b"x-amz-target", b""))
+            _check_may_wait(prepared, body)
             return prepared, json.read_input(prepared.decoder, body)
         _check_method(method, ("GET", "POST"))
         parameters = query.read_form(scope["query_string"], body if method == "POST" else b"")
         prepared = self._catalogue.by_action(caller.service, parameters)
+        _check_may_wait(prepared, body)
         if names_queue and prepared.takes_queue_url:
             parameters.setdefault("QueueUrl", f"{base_url}{path}")
         return prepared, query.read_input(parameters, prepared.operation.input)
@@ -218,7 +245,7 @@ class _Gateway:
                 found = ServiceError("AccessDenied", str(error))
             case BodyTooLarge():
                 own_words = "" if routed is None else routed[0].route.too_large
-                message = own_words or errors.TOO_LARGE.format(limit=self._max_body_bytes)
+                message = own_words or errors.TOO_LARGE.format(limit=error.limit_bytes)
                 found = ServiceError("RequestEntityTooLarge", message)
             case StoreError():
                 found = self._from_store(error, request_id)
@@ -257,6 +284,11 @@ class _RequestIds:
 def _check_method(method: str, allowed: tuple[str, ...]) -> None:
     if method not in allowed:
         raise ServiceError("MethodNotAllowed", f"The method must be {' or '.join(allowed)}.")
+
+
+def _check_may_wait(prepared: Prepared, body: Body) -> None:
+    if len(body) > MAX_WAITING_BODY_BYTES and prepared.operation.when_ended is not None:
+        raise BodyTooLarge(MAX_WAITING_BODY_BYTES, all_read=True)
 
 
 def _asked(headers: Mapping[bytes, bytes]) -> str:

@@ -1,28 +1,34 @@
-"""Reading request bodies: never more than one may have, nor more than all may have together."""
+"""Request bodies in memory: never more than one may have, nor more than all may have together."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
 from broker.gateway.asgi import Receive
-from broker.limits import MIB
+from broker.limits import KIB, MIB
 
 MAX_BODY_BYTES: Final = 8 * MIB
-MAX_BYTES_BEING_READ: Final = 256 * MIB
+MAX_WAITING_BODY_BYTES: Final = 64 * KIB
+"""Of a request that may wait for long, such as a long poll."""
+MAX_BYTES_HELD: Final = 256 * MIB
+_FREE_BYTES: Final = 64 * KIB
 _MAX_DIGITS: Final = 18
 _MAX_DISCARDED_BYTES: Final = 64 * MIB
 _DISCARD_FOR_S: Final = 2.0
 
 
+Body: TypeAlias = bytes | bytearray
+
+
 class BodyTooLarge(Exception):
     """A request body over the limit; ``all_read`` when nothing of it is left on the connection."""
 
-    def __init__(self, *, all_read: bool) -> None:
-        super().__init__("the request body is too large")
+    def __init__(self, limit_bytes: int, *, all_read: bool) -> None:
+        super().__init__(f"the request body has more than {limit_bytes} bytes")
+        self.limit_bytes: Final = limit_bytes
         self.all_read: Final = all_read
 
 
@@ -31,26 +37,26 @@ class ClientGone(Exception):
 
 
 class ByteBudget:
-    """So many bytes may be on their way into the process at a time; who comes later waits, in order."""
+    """So many bytes of requests may be in the process at a time; who comes later waits, in order."""
 
-    def __init__(self, total_bytes: int = MAX_BYTES_BEING_READ) -> None:
+    def __init__(self, total_bytes: int = MAX_BYTES_HELD) -> None:
         self.total_bytes: Final = total_bytes
         self.free_bytes = total_bytes
         self._waiting: Final[deque[tuple[int, asyncio.Future[None]]]] = deque()
 
-    @asynccontextmanager
-    async def reserve(self, amount: int) -> AsyncIterator[None]:
-        """Holds so many bytes, or all of them where there are not so many."""
+    async def take(self, amount: int) -> int:
+        """Takes so many bytes, or all where there are not so many; answers how many are to be given back."""
         amount = min(amount, self.total_bytes)
         if self._waiting or amount > self.free_bytes:
             await self._wait(amount)
         else:
             self.free_bytes -= amount
-        try:
-            yield
-        finally:
-            self.free_bytes += amount
-            self._admit()
+        return amount
+
+    def give_back(self, amount: int) -> None:
+        """Frees what was taken, for whoever waits."""
+        self.free_bytes += amount
+        self._admit()
 
     async def _wait(self, amount: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -75,23 +81,30 @@ class ByteBudget:
 
 async def read_body(
     receive: Receive, headers: Mapping[bytes, bytes], budget: ByteBudget, *, max_bytes: int = MAX_BODY_BYTES
-) -> bytes | bytearray:
-    """The whole body. What did not come together with the head waits for its place in the budget.
+) -> tuple[Body, int]:
+    """The whole body, and what it takes of the budget until somebody gives that back.
 
-    Raises BodyTooLarge, from Content-Length before anything is read, and ClientGone.
+    A small one that comes together with its head takes nothing. Raises BodyTooLarge, from Content-Length before
+    anything is read, and ClientGone.
     """
     if declared_bytes(headers, 0) > max_bytes:
-        raise BodyTooLarge(all_read=False)
+        raise BodyTooLarge(max_bytes, all_read=False)
     message = await receive()
     if message["type"] != "http.request":
         raise ClientGone
     first: bytes = message["body"]
     if len(first) > max_bytes:
-        raise BodyTooLarge(all_read=not message["more_body"])
+        raise BodyTooLarge(max_bytes, all_read=not message["more_body"])
     if not message["more_body"]:
-        return first
-    async with budget.reserve(declared_bytes(headers, max_bytes)):
-        return await _gather(receive, first, max_bytes)
+        return first, await budget.take(len(first)) if len(first) > _FREE_BYTES else 0
+    taken = await budget.take(declared_bytes(headers, max_bytes))
+    kept = 0
+    try:
+        body = await _gather(receive, first, max_bytes)
+        kept = min(len(body), taken)
+    finally:
+        budget.give_back(taken - kept)
+    return body, kept
 
 
 def declared_bytes(headers: Mapping[bytes, bytes], otherwise: int) -> int:
@@ -110,7 +123,7 @@ async def _gather(receive: Receive, first: bytes, max_bytes: int) -> bytearray:
             raise ClientGone
         body += message["body"]
         if len(body) > max_bytes:
-            raise BodyTooLarge(all_read=not message["more_body"])
+            raise BodyTooLarge(max_bytes, all_read=not message["more_body"])
         if not message["more_body"]:
             return body
 

@@ -35,8 +35,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """From the first byte of a head to its end."""
     body_stall_s: float = 30.0
     """Without a byte of a body that is not complete."""
-    body_s: float = 300.0
-    """From the end of a head to the end of its body."""
+    body_s: float = 10.0
+    """From the end of a head to the end of its body, beside what ``body_bytes_per_s`` gives."""
+    body_bytes_per_s: int = 64 * KIB
+    """So many bytes of a body make its time a second longer: a slower one holds memory that others wait for."""
     write_stall_s: float = 30.0
     """Without the client reading any of an answer."""
     idle_s: float = 75.0
@@ -81,6 +83,8 @@ class _Exchange(RequestResponseCycle):
 
     def _write_whole(self, head: Mapping[str, Any], body: bytes) -> None:
         headers = head["headers"]
+        if self.more_body:  # nobody is going to read the rest
+            self.keep_alive = False
         if _CLOSE in headers:
             self.keep_alive = False
         elif not self.keep_alive:
@@ -117,6 +121,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._offered = False
         self._head_bytes = 0  # without the slice that it begins in
         self._bytes_without_body = 0
+        self._body_bytes = 0
         self._unwritten_bytes = 0
         self._written_at_s = clock.now_s
 
@@ -145,7 +150,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_head:
             if self._head_bytes > self._limits.head_bytes or len(self.headers) > self._limits.headers:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        elif self._bytes_without_body > 2 * self._limits.head_bytes and self._reads_body:
+        elif self._bytes_without_body > 2 * self._limits.head_bytes:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)  # trailers, or the like
 
     def _parse(self, data: bytes) -> bytes | None:
@@ -172,6 +177,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_since_s = self._clock.now_s
         self._head_bytes = 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. Trailers come here too: they are read behind the head, and nobody wants them."""
+        if self._in_head:
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         """A head is whole: the request begins, unless the head is over a limit."""
         limits = self._limits
@@ -187,10 +200,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._status = HTTPStatus.TOO_MANY_REQUESTS
             raise ValueError("too many pipelined requests")
         self._in_head = False
-        self._bytes_without_body = 0
+        self._bytes_without_body = self._body_bytes = 0
         self._body_since_s = self._clock.now_s
         self._begin()
-        self.headers = []  # trailers are not headers
 
     def _begin(self) -> None:
         """As uvicorn does it, without root path and limit of tasks, and with an exchange of our own."""
@@ -231,6 +243,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
         self._bytes_without_body = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     # -- what goes out ------------------------------------------------------------------------------------------------
@@ -267,6 +280,8 @@ class GuardedProtocol(HttpToolsProtocol):
         For the request that is being answered, which ends its watch before it answers.
         """
         self._on_ending = on_ending
+        if on_ending is not None:
+            self.flow.resume_reading()  # uvicorn pauses behind much of a body; the client's end would not be seen
 
     def _end(self, why: Ending) -> None:
         on_ending, self._on_ending = self._on_ending, None
@@ -296,6 +311,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def look_after(self) -> None:
         """Ends the connection when a limit of time is over; the server calls it about once a second."""
+        if self.flow.read_paused:
+            # Memory is short, or an answer is being made: the client is not to blame, and has its time from then on.
+            self._read_at_s = self._body_since_s = self._clock.now_s
+            self._body_bytes = 0
         if self._overdue():
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
         elif self._stalled_writing():
@@ -305,12 +324,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _overdue(self) -> bool:
         now_s, limits = self._clock.now_s, self._limits
-        # While we do not read, because memory is short or an answer is being made, the client is not to blame.
         if self._refusing or self.flow.read_paused:
             return False
         if self._in_head:
             return now_s - self._head_since_s > limits.head_s
-        stalled = now_s - self._read_at_s > limits.body_stall_s or now_s - self._body_since_s > limits.body_s
+        body_s = limits.body_s + self._body_bytes / limits.body_bytes_per_s
+        stalled = now_s - self._read_at_s > limits.body_stall_s or now_s - self._body_since_s > body_s
         return stalled and self._reads_body
 
     def _stalled_writing(self) -> bool:

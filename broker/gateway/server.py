@@ -106,7 +106,7 @@ class _Server:
         self._max_connections: Final = max_connections
         self._look_every_s: Final = look_every_s
         self._clock: Final = Clock()
-        self._full = False
+        self._full = self._stopping = False
         self._listener: asyncio.Server | None = None
         self._tick()
 
@@ -120,6 +120,8 @@ class _Server:
         return Bound(host, self._listener.sockets[0].getsockname()[1])
 
     def _connect(self) -> asyncio.Protocol:
+        if self._stopping:  # accepted just before: whoever stops does not know of it
+            return _ClosedAtOnce()
         full = len(self._state.connections) >= self._max_connections
         if full and not self._full:
             log.warning("gateway_full", connections=self._max_connections, reason="new connections are closed at once")
@@ -145,6 +147,7 @@ class _Server:
 
     async def stop(self, grace_s: float) -> int:
         """Ends in order; answers how many requests were cancelled."""
+        self._stopping = True
         if self._listener is not None:
             self._listener.close()
         for connection in self._connections():

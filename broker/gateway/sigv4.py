@@ -28,6 +28,9 @@ _EXPIRES: Final = re.compile(r"[0-9]{1,6}")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 _SCOPE_PARTS: Final = 5
 _MAX_SIGNED_HEADERS: Final = 200
+_MAX_SIGNED_HEADERS_CHARACTERS: Final = 8_192
+MAX_CREDENTIAL: Final = 512
+"""Characters of a credential scope; what is cached must be short."""
 _CACHED: Final = 1_024
 
 MISMATCH: Final = (
@@ -89,9 +92,20 @@ def joined(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return found
 
 
-@lru_cache(maxsize=_CACHED)
 def read_credential(text: str) -> Credential:
     """A credential scope, as ``KEY/20261121/us-east-1/sqs/aws4_request``. Raises SignatureRefused."""
+    check_credential_size(text)
+    return _credential(text)
+
+
+def check_credential_size(text: str | bytes) -> None:
+    """Raises SignatureRefused for what is longer than any credential scope."""
+    if len(text) > MAX_CREDENTIAL:
+        raise SignatureRefused("IncompleteSignature", f"Credential must have at most {MAX_CREDENTIAL} characters.")
+
+
+@lru_cache(maxsize=_CACHED)
+def _credential(text: str) -> Credential:
     parts = text.rsplit("/", _SCOPE_PARTS - 1)
     if len(parts) != _SCOPE_PARTS or not parts[0]:
         raise SignatureRefused(
@@ -161,9 +175,13 @@ def _header_date(request: Request) -> str | None:
         return None
     text = other.decode("latin-1")
     try:
-        return text if _DATE.fullmatch(text) else parsedate_to_datetime(text).strftime(_DATE_FORMAT)
-    except ValueError:
+        return text if _DATE.fullmatch(text) else _basic_format(parsedate_to_datetime(text))
+    except (ValueError, OverflowError):
         return text  # not a date: refused with the others that are none
+
+
+def _basic_format(stated: datetime) -> str:
+    return (stated if stated.tzinfo is None else stated.astimezone(UTC)).strftime(_DATE_FORMAT)
 
 
 def _from_query(parameters: Mapping[str, str]) -> Claim:
@@ -187,8 +205,15 @@ def _from_query(parameters: Mapping[str, str]) -> Claim:
     )
 
 
-@lru_cache(maxsize=_CACHED)
 def _signed_headers(text: str) -> tuple[bytes, ...]:
+    if len(text) > _MAX_SIGNED_HEADERS_CHARACTERS:
+        said = f"SignedHeaders must have at most {_MAX_SIGNED_HEADERS_CHARACTERS} characters."
+        raise SignatureRefused("IncompleteSignature", said)
+    return _names(text)
+
+
+@lru_cache(maxsize=_CACHED)
+def _names(text: str) -> tuple[bytes, ...]:
     names = tuple(text.split(";"))
     proper = text.isascii() and text == text.lower() and list(names) == sorted(set(names))
     if not proper or len(names) > _MAX_SIGNED_HEADERS:

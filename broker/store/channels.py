@@ -31,6 +31,7 @@ class Channels:
         self._confirmed: Final[dict[bytes, asyncio.Event]] = {}
         self._pubsub: redis.asyncio.client.PubSub | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._adding: Final[set[asyncio.Task[None]]] = set()
         self.steady_since: float | None = float("-inf")
         """When the connection came back after it was lost, by the monotonic clock; None while it is lost."""
         self.lost_at = float("-inf")
@@ -48,8 +49,11 @@ class Channels:
         if self._reader is None:
             self._reader = asyncio.create_task(self._read_for_ever(), name="penstock-channels")
         elif new and self._pubsub is not None:
-            with contextlib.suppress(*_LOST):  # the reader notices and subscribes again to everything
-                await self._pubsub.subscribe(*new)
+            # Not to be cancelled with this listener: those that came meanwhile wait for the same confirmation.
+            adding = asyncio.create_task(self._add(self._pubsub, new), name="penstock-subscribe")
+            self._adding.add(adding)
+            adding.add_done_callback(self._adding.discard)
+            await asyncio.shield(adding)
         for channel in listeners:
             event = self._confirmed.get(channel.encode())
             if event is not None:
@@ -58,6 +62,10 @@ class Channels:
                         await event.wait()
                 except TimeoutError:
                     return
+
+    async def _add(self, pubsub: redis.asyncio.client.PubSub, channels: Sequence[bytes]) -> None:
+        with contextlib.suppress(*_LOST):  # the reader notices and subscribes again to everything
+            await pubsub.subscribe(*channels)
 
     async def listen_all(self, listeners: Mapping[str, Sequence[Listener]]) -> None:
         """The same with several listeners a channel."""

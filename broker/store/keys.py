@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import msgspec
@@ -11,6 +11,9 @@ from broker.names import Resource
 
 CLOCK_OFFSET_KEY: Final = "penstock:test-clock"
 """Read only by a test server's scripts: milliseconds added to its clock."""
+
+
+_CACHED: Final = 4_096  # of about 5 KB each, of all keyspaces together: clients make up names, accounts and regions
 
 
 class ResourceKeys(msgspec.Struct, frozen=True):
@@ -87,18 +90,20 @@ class ResourceKeys(msgspec.Struct, frozen=True):
         )
 
 
+@lru_cache(maxsize=_CACHED)
+def _keys_of(prefix: str, resource: Resource) -> ResourceKeys:
+    base = f"{prefix}:{{{resource.tag}}}:"
+    names = [name for name in ResourceKeys.__struct_fields__ if name != "base"]
+    return ResourceKeys(**{name: base + name.replace("_", "-") for name in names}, base=base)
+
+
 class Keyspace:
     """Spells the keys under one prefix. The prefix stands outside the braces."""
 
     def __init__(self, prefix: str, account: str, region: str) -> None:
         self.prefix: Final = prefix
         self._scope: Final = f"{account}:{region}"
-        self.of = lru_cache(maxsize=65_536)(self._of)
-
-    def _of(self, resource: Resource) -> ResourceKeys:
-        base = f"{self.prefix}:{{{resource.tag}}}:"
-        names = [name for name in ResourceKeys.__struct_fields__ if name != "base"]
-        return ResourceKeys(**{name: base + name.replace("_", "-") for name in names}, base=base)
+        self.of: Final = partial(_keys_of, prefix)
 
     def directory(self, what: str) -> str:
         """The hash that lists one kind of resource of this account and region."""

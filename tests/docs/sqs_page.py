@@ -83,7 +83,9 @@ _DIFFERS: Final[Mapping[str, str]] = {
     "KmsMasterKeyId": _NOT_KEPT,
     "KmsDataKeyReusePeriodSeconds": _NOT_KEPT,
     "SqsManagedSseEnabled": _NOT_KEPT,
-    "Policy": "differs: Principal, Action and Resource are judged; a statement with a Condition allows nobody",
+    "Policy": "differs: Principal, Action and Resource are judged, for keys of other accounts alone: the queue's own "
+    "account may do everything, whatever is denied. A key is `arn:aws:iam::ACCOUNT:user/KEYID`; a Deny for any user or "
+    "role of an account is one for all of its keys. A statement with a Condition allows nobody",
     "FifoThroughputLimit": "differs: kept and answered; there is no limit to choose",
     "ApproximateNumberOfMessages": "differs: exact; with what is set apart after a crash of a worker",
     "ApproximateNumberOfMessagesNotVisible": "differs: exact; with what failed in a mapping and is not due yet",

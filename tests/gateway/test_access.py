@@ -30,7 +30,7 @@ def test_keys_are_separated_by_commas_or_lines() -> None:
         AccessKey("c", "d", "123456789012"),
         AccessKey("e", "f", "000000000000", "token"),
     ]
-    assert read("") == read(" \n,") == []
+    assert read("") == read(" \n") == []
 
 
 def test_keys_are_read_from_files(tmp_path: Path) -> None:
@@ -53,6 +53,8 @@ def test_keys_are_read_from_files(tmp_path: Path) -> None:
         ("a:hidden:12", "the account has twelve digits"),
         ("a:hidden:123456789012:", "the session token is missing"),
         ("a:hidden,b:hidden,a:hidden", "entry 3': the key a is there twice"),
+        (",", "there is no key in it"),
+        ("# a:hidden", "there is no key in it"),
         ("@/nowhere/keys", "cannot be read: No such file"),
     ],
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 import structlog.testing
@@ -304,6 +305,15 @@ async def test_requests_follow_each_other_on_one_connection_also_pipelined(broke
         assert await connection.ended()
 
 
+async def test_what_is_remembered_of_a_caller_is_short(broker: Broker) -> None:
+    async with running(broker) as (bound, given):
+        scope = SIGNED.format("K" * 600, "us-east-1", "sqs")
+        by_header = await asked(bound, json_request("Echo", URL, Authorization=scope))
+        by_query = await asked(bound, request("GET", f"/?Action=Nothing&X-Amz-Credential={'K' * 600}"))
+    assert [(each.status, each.code) for each in (by_header, by_query)] == [(400, "IncompleteSignature")] * 2
+    assert not given.calls
+
+
 async def test_an_offer_to_change_the_protocol_is_served_as_it_is(broker: Broker) -> None:
     offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"}
     async with running(broker) as (bound, _), connected(bound) as connection:
@@ -361,6 +371,24 @@ async def test_a_stop_closes_idle_connections_and_the_port(broker: Broker) -> No
         assert await connection.ended()
         with pytest.raises(ConnectionError):
             await asyncio.open_connection(bound.host, bound.port)
+
+
+async def test_who_is_accepted_while_the_gateway_stops_is_closed_at_once(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    create_server, made = loop.create_server, []
+
+    async def remember(connect: Callable[[], asyncio.Protocol], *args: Any, **options: Any) -> asyncio.Server:
+        made.append(connect)
+        return await create_server(connect, *args, **options)
+
+    monkeypatch.setattr(loop, "create_server", remember)
+    async with serving(tiny_app(broker, tiny())):
+        pass
+    server = await create_server(made[0], "127.0.0.1", 0)
+    async with server, connected(Bound(*server.sockets[0].getsockname()[:2])) as connection:
+        assert await connection.ended()
 
 
 async def test_a_taken_port_is_named(broker: Broker) -> None:

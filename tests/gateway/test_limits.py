@@ -169,6 +169,16 @@ async def test_a_body_that_trickles_ends_at_its_time(broker: Broker) -> None:
         trickling.cancel()
 
 
+async def test_a_body_that_comes_fast_enough_has_the_time_that_it_needs(broker: Broker) -> None:
+    limits = Limits(body_s=0.1, body_bytes_per_s=1)  # each byte of the trickle gives a second
+    async with limited(broker, limits) as bound, connected(bound) as connection:
+        await connection.send(json_request("Nothing", b"", Content_Length="20"))
+        for byte in b"{%18s}" % b"":
+            await connection.send(bytes([byte]))
+            await asyncio.sleep(0.02)
+        assert (await connection.answer()).status == 200
+
+
 async def trickle(writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"x")
@@ -237,9 +247,10 @@ async def test_bodies_wait_for_their_place_in_the_budget_in_order() -> None:
     release = asyncio.Event()
 
     async def hold(name: str, amount: int) -> None:
-        async with budget.reserve(amount):
-            order.append(name)
-            await release.wait()
+        taken = await budget.take(amount)
+        order.append(name)
+        await release.wait()
+        budget.give_back(taken)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(hold(name, amount)) for name, amount in (("a", 8), ("b", 5), ("c", 1), ("d", 99))]

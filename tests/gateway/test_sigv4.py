@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +16,16 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from broker.gateway.access import Access, AccessKey, Caller
-from broker.gateway.sigv4 import Request, SignatureRefused, canonical_path, canonical_query, joined
+from broker.gateway.sigv4 import (
+    Request,
+    SignatureRefused,
+    canonical_path,
+    canonical_query,
+    claim_of,
+    joined,
+    signing_key,
+    string_to_sign,
+)
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 KEY = AccessKey("AKIDEXAMPLE", SECRET, "123456789012")
@@ -195,6 +205,62 @@ def test_a_changed_authorization_header_has_aws_own_error(find: bytes, put: byte
     ]
     assert headers != list(original.headers)
     assert refusal(msgspec.structs.replace(original, headers=headers)) == name
+
+
+def dated(text: str) -> Sent:
+    """A request whose time stands in another form than the one that is signed."""
+    original = json_dated()
+    where = [name for name, _ in original.headers].index(b"date")
+    headers = replaced(original.headers, where, text.encode())
+    sent = Request(original.method, original.raw_path, original.raw_query, joined(headers))
+    claim = claim_of(sent, {})
+    assert claim is not None
+    key = signing_key(SECRET, claim.credential.day, claim.credential.region, claim.credential.service)
+    signature = hmac.new(key, string_to_sign(sent, claim, original.body), hashlib.sha256).hexdigest()
+    where = [name for name, _ in headers].index(b"authorization")
+    authorization = headers[where][1].replace(claim.signature.encode(), signature.encode())
+    return msgspec.structs.replace(original, headers=replaced(headers, where, authorization))
+
+
+@pytest.mark.parametrize("text", ["Sat, 21 Nov 2026 20:30:00 GMT", "Sat, 21 Nov 2026 22:30:00 +0200"])
+def test_a_date_header_says_the_time_in_its_zone(text: str) -> None:
+    assert judged(dated(text)).key_id == KEY.id
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mon, 1 Jan 99999999999999999999 00:00:00 GMT",
+        "Mon, 1 Jan 2026 00:00:00 +99999999999999999",
+        "Fri, 31 Dec 9999 23:59:59 -2300",
+        "Mon, 1 Jan 0001 00:00:00 +0100",
+        "",
+    ],
+)
+def test_a_date_that_is_none_is_refused(text: str) -> None:
+    original = json_dated()
+    where = [name for name, _ in original.headers].index(b"date")
+    headers = replaced(original.headers, where, text.encode())
+    assert refusal(msgspec.structs.replace(original, headers=headers)) in {
+        "IncompleteSignature",
+        "SignatureDoesNotMatch",
+    }
+
+
+@pytest.mark.parametrize(
+    ("find", "put", "said"),
+    [
+        (b"Credential=", b"Credential=" + b"x" * 512, "Credential must have at most 512 characters"),
+        (b"/sqs/", b"/" + b"s" * 512 + b"/", "Credential must have at most 512 characters"),
+        (b"SignedHeaders=", b"SignedHeaders=" + b"a" * 8_192 + b";", "SignedHeaders must have at most 8192 characters"),
+    ],
+)
+def test_a_claim_is_short(find: bytes, put: bytes, said: str) -> None:
+    original = json_call()
+    headers = [(name, value.replace(find, put)) for name, value in original.headers]
+    with pytest.raises(SignatureRefused, match=said) as refused:
+        judged(msgspec.structs.replace(original, headers=headers))
+    assert refused.value.name == "IncompleteSignature"
 
 
 def test_an_unsigned_request_is_told_so() -> None:

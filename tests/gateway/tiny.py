@@ -18,7 +18,6 @@ from broker.gateway.app import gateway_app
 from broker.gateway.asgi import AsgiApp
 from broker.gateway.aws.service import Call, ErrorKind, Operation, Service, ServiceError
 from broker.gateway.aws.sts import STS
-from broker.gateway.hosts import Hosts
 from broker.gateway.protocol import Limits
 from broker.gateway.server import Bound, serve
 
@@ -70,6 +69,8 @@ class Tiny:
     calls: list[Call]
     waiting: asyncio.Semaphore
     """Released by each call that begins to wait."""
+    release: asyncio.Event
+    """Ends the waits of all calls."""
     cancelled: int = 0
 
     async def echo(self, call: Call, given: EchoRequest) -> EchoResult:
@@ -95,7 +96,8 @@ class Tiny:
     async def wait(self, call: Call, given: Empty) -> Waited:
         self.waiting.release()
         try:
-            await asyncio.sleep(60)
+            async with asyncio.timeout(60):
+                await self.release.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -126,14 +128,14 @@ class Tiny:
 
 
 def tiny() -> Tiny:
-    return Tiny([], asyncio.Semaphore(0))
+    return Tiny([], asyncio.Semaphore(0), asyncio.Event())
 
 
 def tiny_app(
-    broker: Broker, given: Tiny, access: Access | None = None, *, hosts: Hosts | None = None, max_body_bytes: int = 8192
+    broker: Broker, given: Tiny, access: Access | None = None, *, max_body_bytes: int = 8192, **options: Any
 ) -> AsgiApp:
     services = [given.service(), STS]
-    return gateway_app(broker, access or Access(), services=services, hosts=hosts, max_body_bytes=max_body_bytes)
+    return gateway_app(broker, access or Access(), services=services, max_body_bytes=max_body_bytes, **options)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,17 @@ def test_no_two_keys_are_the_same() -> None:
     assert len(spelled) == len(set(spelled))
 
 
+def test_few_keys_are_remembered_however_many_names_clients_make_up() -> None:
+    scopes = [Keyspace("many", str(number), "us-east-1") for number in range(10)]
+    first = scopes[0].of(_resource("queue", "n"))
+    for scope in scopes:
+        for number in range(500):
+            scope.of(_resource("queue", f"{scope.directory('')}{number}"))
+    again = scopes[0].of(_resource("queue", "n"))
+    assert again == first
+    assert again is not first
+
+
 def test_accounts_and_regions_are_apart() -> None:
     tags = {Resource("queue", account, region, "q").tag for account in ("1", "2") for region in ("a", "b")}
     assert len(tags) == 4

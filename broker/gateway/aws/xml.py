@@ -17,8 +17,9 @@ _DECLARATION: Final = '<?xml version="1.0"?>'
 # XML 1.0 has no form for these, not even an escaped one.
 _FORBIDDEN: Final = "\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff"
 _SPECIAL: Final = re.compile(f"[&<>\"'\r{_FORBIDDEN}]")
+_RUN: Final = re.compile(f"[{_FORBIDDEN}]+")
 _ESCAPES: Final = {
-    "&": "&amp;",
+    "&": "&amp;",  # first, so that it does not escape the others
     "<": "&lt;",
     ">": "&gt;",
     '"': "&quot;",
@@ -32,7 +33,9 @@ def escaped(text: str) -> str:
     """The text as it can stand in a document; what XML forbids becomes U+FFFD."""
     if _SPECIAL.search(text) is None:
         return text
-    return _SPECIAL.sub(lambda found: _ESCAPES.get(found.group(), _REPLACEMENT), text)
+    for character, form in _ESCAPES.items():  # far quicker than one character at a time
+        text = text.replace(character, form)
+    return _RUN.sub(lambda found: _REPLACEMENT * len(found.group()), text)
 
 
 def success(operation: str, result: msgspec.Struct | None, *, namespace: str, request_id: str) -> bytes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from broker.errors import InvalidOption, StoreFault, StoreFull, StoreUnavailable
 from broker.gateway.aws.service import ServiceError
 from broker.gateway.aws.sqs.batches import check_entries
+from broker.gateway.aws.sqs.errors import from_broker, invalid_value, unknown_attribute
 from broker.gateway.aws.sqs.message_shapes import (
     DeleteMessageBatchRequestEntry,
     MessageAttributeValue,
@@ -16,14 +19,19 @@ from broker.gateway.aws.sqs.message_shapes import (
     SendMessageBatchRequestEntry,
     SendMessageRequest,
 )
-from broker.gateway.aws.sqs.messages import Draft, draft, size_of
+from broker.gateway.aws.sqs.messages import MAX_TRACE_BYTES, Draft, draft, size_of
 from broker.gateway.aws.sqs.paging import page_of
-from broker.gateway.aws.sqs.receiving import chosen, read_receive, system_names
+from broker.gateway.aws.sqs.receiving import MAX_NAMES, chosen, read_receive, selection_of, system_names
+from broker.gateway.aws.sqs.redrive import read_redrive
+from broker.gateway.aws.sqs.sending import batch_result
+from broker.gateway.aws.sqs.settling import problem_error
 from broker.names import Resource
 from broker.records import Attribute, pack, unpack
+from broker.store.values import Accepted
 
 STANDARD = Resource("queue", "000000000000", "us-east-1", "orders")
 FIFO = Resource("queue", "000000000000", "us-east-1", "orders.fifo")
+QUEUE_ARN = "arn:aws:sqs:us-east-1:000000000000:dead"
 NOT_FOR_KIND = "is invalid. Reason: The request include parameter that is not valid for this queue type."
 BAD_ID = "is invalid. Reason: {0} can only include alphanumeric and punctuation characters. 1 to 128 in length."
 
@@ -181,6 +189,17 @@ def test_an_attempt_is_for_fifo_queues() -> None:
         read_receive(ReceiveMessageRequest(queue_url="", receive_request_attempt_id="a"), STANDARD)
 
 
+@pytest.mark.parametrize(("size", "good"), [(MAX_TRACE_BYTES, True), (MAX_TRACE_BYTES + 1, False)])
+def test_a_trace_header_has_a_size(size: int, *, good: bool) -> None:
+    trace = MessageSystemAttributeValue(data_type="String", string_value="é" * (size // 2) + "x" * (size % 2))
+    if good:
+        assert unpack(made(STANDARD, message_system_attributes={"AWSTraceHeader": trace}).message.blob)[0].trace
+        return
+    with pytest.raises(ServiceError, match="'AWSTraceHeader' must be shorter than 4097 bytes") as caught:
+        made(STANDARD, message_system_attributes={"AWSTraceHeader": trace})
+    assert caught.value.name == "InvalidParameterValue"
+
+
 def test_both_lists_of_system_attributes_are_united() -> None:
     assert system_names(["SenderId"], None, ["SentTimestamp", "SenderId"]) == ("SenderId", "SentTimestamp")
     assert len(system_names(["All"])) == 9
@@ -201,7 +220,67 @@ def test_both_lists_of_system_attributes_are_united() -> None:
 )
 def test_attributes_are_chosen_by_name_or_prefix(asked: list[str] | None, expected: str) -> None:
     attributes = {name: Attribute("String", b"x") for name in ("a", "a.b", "b")}
-    assert " ".join(chosen(attributes, asked)) == expected
+    assert " ".join(chosen(attributes, selection_of(asked))) == expected
+
+
+def test_as_many_names_of_attributes_as_a_program_needs_can_be_asked_for() -> None:
+    assert len(selection_of([f"n{number}.*" for number in range(MAX_NAMES)]).prefixes) == MAX_NAMES
+    with pytest.raises(ServiceError, match=r"names \[257\] exceeds the allowed maximum \[256\]") as caught:
+        selection_of(["a"] * 257)
+    assert caught.value.name == "InvalidParameterValue"
+
+
+# -- errors ---------------------------------------------------------------------------------------------------------
+
+
+LONG = "<" * 100_000
+SYSTEM = {LONG: MessageSystemAttributeValue(data_type="String", string_value="x")}
+TOLD: dict[str, Callable[[], object]] = {
+    "value": lambda: invalid_value("MessageGroupId", LONG, "No."),
+    "attribute": lambda: unknown_attribute(LONG),
+    "invalid handle": lambda: problem_error("invalid", LONG),
+    "expired handle": lambda: problem_error("expired", LONG),
+    "broker's": lambda: from_broker(InvalidOption("x", LONG, "no"), "json"),
+    "policy": lambda: read_redrive(f'{{"a":"{LONG}"}}', STANDARD),
+    "count": lambda: read_redrive(f'{{"deadLetterTargetArn":"{QUEUE_ARN}","maxReceiveCount":"{LONG}"}}', STANDARD),
+    "name": lambda: made(STANDARD, message_attributes={LONG: text("x")}),
+    "system name": lambda: made(STANDARD, message_system_attributes=SYSTEM),
+}
+
+
+@pytest.mark.parametrize("which", TOLD)
+def test_an_error_tells_the_beginning_of_a_long_value(which: str) -> None:
+    try:
+        error = TOLD[which]()
+    except ServiceError as raised:
+        error = raised
+    assert isinstance(error, ServiceError)
+    assert "…" in error.message
+    assert len(error.message) < 1_500
+
+
+def drafted(*bodies: str) -> tuple[list[SendMessageBatchRequestEntry], list[Draft | ServiceError]]:
+    entries = [
+        SendMessageBatchRequestEntry(id=f"i{number}", message_body=body) for number, body in enumerate(bodies, start=1)
+    ]
+    return entries, [made(STANDARD, body) for body in bodies]
+
+
+def test_entries_that_the_store_did_not_take_are_told_where_it_took_others() -> None:
+    stored = Accepted(id="id", entry="1-1")
+    outcomes: list[Accepted | BaseException] = [StoreUnavailable("gone"), stored, StoreFull("full"), StoreFault("ERR")]
+    result = batch_result(STANDARD, *drafted("a", "b", "c", "d"), outcomes)
+    assert [each.id for each in result.successful or ()] == ["i2"]
+    assert [(each.id, each.code, each.sender_fault) for each in result.failed or ()] == [
+        ("i1", "ServiceUnavailable", False),
+        ("i3", "ServiceUnavailable", False),
+        ("i4", "InternalFailure", False),
+    ]
+
+
+def test_a_batch_of_which_the_store_took_nothing_fails_as_a_whole() -> None:
+    with pytest.raises(StoreUnavailable):
+        batch_result(STANDARD, *drafted("a", "b"), [StoreUnavailable("gone"), StoreUnavailable("gone")])
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from broker.gateway.aws.sqs.policies import check_policy_text, judge, with_permi
 
 ARN = "arn:aws:sqs:us-east-1:000000000000:orders"
 ONE = "111122223333"
+KEY = "AKIAIOSFODNN7EXAMPLE"
+USER = f"arn:aws:iam::{ONE}:user/{KEY}"
 ROOT = f"arn:aws:iam::{ONE}:root"
 ALLOW: dict[str, Any] = {"Effect": "Allow", "Principal": "*", "Action": "SQS:*", "Resource": ARN}
 DENY = ALLOW | {"Effect": "Deny"}
@@ -20,10 +22,12 @@ NO_PRINCIPAL = {name: value for name, value in ALLOW.items() if name != "Princip
 
 def judged(*statements: dict[str, Any], action: str = "SendMessage") -> str:
     policy = {"Version": "2012-10-17", "Statement": list(statements)}
-    return judge(json.dumps(policy), account=ONE, action=action, arn=ARN)
+    return judge(json.dumps(policy), account=ONE, key_id=KEY, action=action, arn=ARN)
 
 
-@pytest.mark.parametrize("principal", ["*", {"AWS": "*"}, {"AWS": ONE}, {"AWS": ROOT}, {"AWS": ["x", ROOT]}])
+@pytest.mark.parametrize(
+    "principal", ["*", {"AWS": "*"}, {"AWS": ONE}, {"AWS": ROOT}, {"AWS": ["x", ROOT]}, {"AWS": USER}]
+)
 @pytest.mark.parametrize(
     "action", ["SQS:SendMessage", "sqs:sendmessage", "sqs:*", "*", "SQS:Send*", ["x", "sqs:S?nd*"]]
 )
@@ -51,12 +55,33 @@ def test_a_statement_allows_nothing_else(changed: dict[str, object]) -> None:
 
 
 def test_without_a_policy_nothing_is_said() -> None:
-    assert judge("", account=ONE, action="SendMessage", arn=ARN) == "not said"
+    assert judge("", account=ONE, key_id=KEY, action="SendMessage", arn=ARN) == "not said"
 
 
 @pytest.mark.parametrize("deny", [DENY, DENY | {"Condition": {"Bool": {"x": "y"}}}, DENY | {"Action": "sqs:send*"}])
 def test_a_deny_wins_wherever_it_stands(deny: dict[str, Any]) -> None:
     assert judged(ALLOW, deny) == judged(deny, ALLOW) == "denied"
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [USER, f"arn:aws:iam::{ONE}:user/somebody", f"arn:aws:iam::{ONE}:role/r", f"arn:aws:sts::{ONE}:assumed-role/r/s"],
+)
+def test_a_deny_for_anybody_of_an_account_is_one_for_its_keys(principal: str) -> None:
+    assert judged(ALLOW, DENY | {"Principal": {"AWS": principal}}) == "denied"
+
+
+@pytest.mark.parametrize("principal", ["arn:aws:iam::444455556666:user/u", "arn:aws:iam", "AIDAEXAMPLE"])
+def test_a_deny_for_somebody_else_does_not_matter(principal: str) -> None:
+    assert judged(ALLOW, DENY | {"Principal": {"AWS": principal}}) == "allowed"
+
+
+def test_a_deny_for_all_but_one_user_spares_that_user_alone() -> None:
+    def but(user: str) -> dict[str, Any]:
+        return NO_PRINCIPAL | {"NotPrincipal": {"AWS": f"arn:aws:iam::{ONE}:user/{user}"}, "Effect": "Deny"}
+
+    assert judged(ALLOW, but(KEY)) == "allowed"
+    assert judged(ALLOW, but("somebody")) == "denied"
 
 
 def test_a_deny_of_something_else_does_not_matter() -> None:
@@ -117,8 +142,8 @@ def test_a_permission_is_written_as_sqs_writes_it_and_allows() -> None:
             }
         ],
     }
-    assert judge(text, account=ONE, action="SendMessage", arn=ARN) == "allowed"
-    assert judge(text, account=ONE, action="ReceiveMessage", arn=ARN) == "not said"
+    assert judge(text, account=ONE, key_id=KEY, action="SendMessage", arn=ARN) == "allowed"
+    assert judge(text, account=ONE, key_id=KEY, action="ReceiveMessage", arn=ARN) == "not said"
 
 
 def test_permissions_go_by_their_labels() -> None:

@@ -78,7 +78,7 @@ async def check_policy(call: Call, queue: Resource, action: str) -> None:
     """Raises AccessDenied unless the queue's Policy lets the caller's account do it; QueueDoesNotExist."""
     described = await describe_queue(call.broker.core, queue)
     permission = _BATCHES.get(action, action)
-    match judge(described.settings.policy, account=call.account, action=permission, arn=queue.arn):
+    match judge(described.settings.policy, account=call.account, key_id=call.key_id, action=permission, arn=queue.arn):
         case "allowed":
             return
         case "denied":

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from broker.errors import StoreError
+from broker.gateway.aws.errors import COMMON, INTERNAL, from_store
 from broker.gateway.aws.service import ServiceError
 from broker.gateway.aws.sqs.errors import code_of
 from broker.gateway.aws.sqs.message_shapes import BatchResultErrorEntry
@@ -46,5 +48,12 @@ def check_entries(entries: Sequence[Entry], kind: str) -> None:
 
 
 def failed(entry_id: str, error: ServiceError) -> BatchResultErrorEntry:
-    """How an entry that failed is told; every error of an entry is the sender's."""
+    """How an entry that failed by the sender's fault is told."""
     return BatchResultErrorEntry(id=entry_id, sender_fault=True, code=code_of(error), message=error.message)
+
+
+def failed_in_store(entry_id: str, error: StoreError) -> BatchResultErrorEntry:
+    """How an entry that the store did not take is told, where it took others: its sender may try again."""
+    told = from_store(error) or INTERNAL
+    code = COMMON[told.name].code
+    return BatchResultErrorEntry(id=entry_id, sender_fault=False, code=code, message=told.message)

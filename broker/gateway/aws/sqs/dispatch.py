@@ -137,7 +137,8 @@ _OPERATIONS: Final = _by_name(
             "ReceiveMessage",
             message_shapes.ReceiveMessageRequest,
             receiving.receive,
-            "A short poll sees all messages; standard queues keep the order as long as nothing is handed out again.",
+            "A short poll sees all messages; standard queues keep the order as long as nothing is handed out again; at "
+            "most 256 MessageAttributeNames, and 64 KiB of body.",
             when_ended=message_shapes.NOTHING_RECEIVED,
         ),
         _operation(
@@ -150,7 +151,7 @@ _OPERATIONS: Final = _by_name(
             "SendMessage",
             message_shapes.SendMessageRequest,
             sending.send,
-            "There is no limit on the rate, so nothing is throttled.",
+            "There is no limit on the rate, so nothing is throttled; AWSTraceHeader has at most 4096 bytes.",
         ),
         _operation(
             "SendMessageBatch",

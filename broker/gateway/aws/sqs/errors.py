@@ -61,10 +61,17 @@ WRONG_FOR_KIND: Final = "The request include parameter that is not valid for thi
 NO_DEDUPLICATION: Final = (
     "The queue should either have ContentBasedDeduplication enabled or MessageDeduplicationId provided explicitly"
 )
+_MAX_TOLD: Final = 500
 _UNKNOWN_QUEUE: Final[Mapping[Protocol, str]] = {
     "json": "The specified queue does not exist.",
     "query": "The specified queue does not exist for this wsdl version.",
 }
+
+
+def told(value: object) -> str:
+    """What a client sent, short enough to be told back; what is longer ends in an ellipsis."""
+    text = str(value)
+    return text if len(text) <= _MAX_TOLD else f"{text[:_MAX_TOLD]}…"
 
 
 def invalid(message: str) -> ServiceError:
@@ -74,7 +81,7 @@ def invalid(message: str) -> ServiceError:
 
 def invalid_value(parameter: str, value: object, reason: str) -> ServiceError:
     """A parameter's value breaks a rule."""
-    return invalid(f"Value {value} for parameter {parameter} is invalid. Reason: {reason}")
+    return invalid(f"Value {told(value)} for parameter {parameter} is invalid. Reason: {reason}")
 
 
 def missing(parameter: str) -> ServiceError:
@@ -84,7 +91,7 @@ def missing(parameter: str) -> ServiceError:
 
 def unknown_attribute(name: str) -> ServiceError:
     """There is no such attribute, or it cannot be set."""
-    return ServiceError("InvalidAttributeName", f"Unknown Attribute {name}.")
+    return ServiceError("InvalidAttributeName", f"Unknown Attribute {told(name)}.")
 
 
 def invalid_attribute(name: str, reason: str = "") -> ServiceError:
@@ -138,4 +145,4 @@ def from_broker(error: errors.PenstockError, protocol: Protocol) -> ServiceError
         case errors.TooManyInFlight():
             return ServiceError("OverLimit", f"Too many messages of queue {error.name} are in flight.")
         case _:
-            return invalid(f"One or more parameters are invalid. Reason: {error}")
+            return invalid(f"One or more parameters are invalid. Reason: {told(error)}")

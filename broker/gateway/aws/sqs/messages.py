@@ -10,7 +10,7 @@ import msgspec
 from broker import limits
 from broker.digests import attributes_md5, body_md5
 from broker.gateway.aws.service import ServiceError
-from broker.gateway.aws.sqs.errors import WRONG_FOR_KIND, invalid, invalid_value, missing
+from broker.gateway.aws.sqs.errors import WRONG_FOR_KIND, invalid, invalid_value, missing, told
 from broker.gateway.aws.sqs.message_shapes import (
     MessageAttributeValue,
     SendMessageBatchRequestEntry,
@@ -23,6 +23,8 @@ from broker.store.values import NewMessage
 
 Wanted: TypeAlias = SendMessageRequest | SendMessageBatchRequestEntry
 
+MAX_TRACE_BYTES: Final = 4 * limits.KIB
+"""Of AWSTraceHeader, which counts to no other limit; a real one has some hundred."""
 _CONTROLS: Final = bytes(value for value in range(32) if value not in b"\t\n\r")
 _TRACE: Final = "AWSTraceHeader"
 _RESERVED: Final = ("aws.", "amazon.")
@@ -125,9 +127,9 @@ def _checked_name(name: str) -> str:
     if ATTRIBUTE_NAME.fullmatch(name) and not name.lower().startswith(_RESERVED):
         return name
     raise invalid(
-        f"The message attribute name '{name}' is invalid. Attribute name can contain A-Z, a-z, 0-9, underscore (_), "
-        "hyphen (-), and period (.) characters, at most 256, without a period at either end or two in a row, and must "
-        "not start with AWS. or Amazon."
+        f"The message attribute name '{told(name)}' is invalid. Attribute name can contain A-Z, a-z, 0-9, underscore "
+        "(_), hyphen (-), and period (.) characters, at most 256, without a period at either end or two in a row, and "
+        "must not start with AWS. or Amazon."
     )
 
 
@@ -161,9 +163,11 @@ def _empty(name: str, kind: str) -> ServiceError:
 def _system_attributes(given: Mapping[str, MessageAttributeValue]) -> dict[str, Attribute]:
     for name, value in given.items():
         if name != _TRACE:
-            raise invalid(f"Message system attribute name '{name}' is invalid.")
+            raise invalid(f"Message system attribute name '{told(name)}' is invalid.")
         if value.data_type != "String":
             raise invalid(f"The data type of message system attribute '{name}' must be String.")
+        if len((value.string_value or "").encode(errors="replace")) > MAX_TRACE_BYTES:
+            raise invalid(f"Message system attribute '{name}' must be shorter than {MAX_TRACE_BYTES + 1} bytes.")
     return {name: _attribute(name, value) for name, value in given.items()}
 
 

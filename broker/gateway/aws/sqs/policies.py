@@ -109,13 +109,13 @@ def _single_or_list(values: list[str]) -> str | list[str]:
 # -- judging ----------------------------------------------------------------------------------------------------------
 
 
-def judge(text: str, *, account: str, action: str, arn: str) -> Judgement:
-    """What a policy says about an account's doing an action on the queue of that ARN. A Deny wins."""
+def judge(text: str, *, account: str, key_id: str, action: str, arn: str) -> Judgement:
+    """What a policy says about an account's key doing an action on the queue of that ARN. A Deny wins."""
     if not text:
         return "not said"
     said: Judgement = "not said"
     for statement in _statements(_read(text)):
-        if not _applies(statement, account=account, action=action, arn=arn):
+        if not _applies(statement, account=account, key_id=key_id, action=action, arn=arn):
             continue
         if statement["Effect"] == "Deny":
             return "denied"
@@ -124,10 +124,12 @@ def judge(text: str, *, account: str, action: str, arn: str) -> Judgement:
     return said
 
 
-def _applies(statement: Statement, *, account: str, action: str, arn: str) -> bool:
+def _applies(statement: Statement, *, account: str, key_id: str, action: str, arn: str) -> bool:
     wanted = f"sqs:{action}".lower()
+    # Of an account's users and roles we know those that are keys. Whoever denies others may well mean a key of ours.
+    broadly = statement["Effect"] == "Deny" and "Principal" in statement
     return (
-        _element(statement, "Principal", lambda value: _names(value, account))
+        _element(statement, "Principal", lambda value: _names(value, account, key_id, broadly=broadly))
         and _element(statement, "Action", lambda value: any(_matches(each.lower(), wanted) for each in _texts(value)))
         and _element(statement, "Resource", lambda value: any(_matches(each, arn) for each in _texts(value)))
     )
@@ -142,9 +144,16 @@ def _element(statement: Statement, name: str, fits: Callable[[Any], bool]) -> bo
     return name == "Resource"  # the policy is the queue's
 
 
-def _names(principal: Any, account: str) -> bool:
+def _names(principal: Any, account: str, key_id: str, *, broadly: bool) -> bool:
+    """Whether a principal is the account or the key's user; ``broadly`` also anybody else of the account."""
     found = principal.get("AWS", []) if isinstance(principal, dict) else principal
-    return any(each in {"*", account, f"arn:aws:iam::{account}:root"} for each in _texts(found))
+    named = {"*", account, f"arn:aws:iam::{account}:root", f"arn:aws:iam::{account}:user/{key_id}"}
+    return any(each in named or (broadly and _account_of(each) == account) for each in _texts(found))
+
+
+def _account_of(arn: str) -> str:
+    parts = arn.split(":", 5)
+    return parts[4] if len(parts) > 5 and parts[0] == "arn" else ""  # noqa: PLR2004 - arn:aws:iam::ACCOUNT:user/NAME
 
 
 def _texts(value: Any) -> list[str]:

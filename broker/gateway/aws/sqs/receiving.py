@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
+
+import msgspec
 
 from broker import limits
 from broker.digests import attributes_md5, body_md5
 from broker.gateway.aws.service import Call
 from broker.gateway.aws.sqs import message_shapes as shapes
 from broker.gateway.aws.sqs.access import usable_queue
-from broker.gateway.aws.sqs.errors import WRONG_FOR_KIND, invalid_value, unknown_attribute
+from broker.gateway.aws.sqs.errors import WRONG_FOR_KIND, invalid, invalid_value, unknown_attribute
 from broker.gateway.aws.sqs.messages import check_id
 from broker.message import Message
 from broker.names import Resource
@@ -18,6 +20,8 @@ from broker.receiving import Receive
 from broker.records import Attribute
 
 MAX_COUNT: Final = 10
+MAX_NAMES: Final = 256
+"""Of MessageAttributeNames; a message has ten attributes."""
 _ALL: Final = "All"
 _EVERY: Final = frozenset((_ALL, ".*"))
 _PREFIX_END: Final = ".*"
@@ -35,16 +39,27 @@ _SYSTEM: Final[Mapping[str, Callable[[Message, Resource], str | None]]] = {
 }
 
 
+class Selection(msgspec.Struct, frozen=True):
+    """The attributes of messages that a receive asks for."""
+
+    everything: bool
+    exact: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+
+
+_NONE: Final = Selection(everything=False)
+
+
 async def receive(call: Call, wanted: shapes.ReceiveMessageRequest) -> shapes.ReceiveMessageResult:
     """Hands out messages, and waits for one where asked to."""
     queue = await usable_queue(call, wanted.queue_url, "ReceiveMessage")
     asked = read_receive(wanted, queue)
     system = system_names(wanted.attribute_names, wanted.message_system_attribute_names)
+    selection = selection_of(wanted.message_attribute_names)
     messages = await call.broker.receiver.receive(queue, asked)
     if not messages:
         return shapes.NOTHING_RECEIVED
-    names = wanted.message_attribute_names
-    return shapes.ReceiveMessageResult(messages=[_shown(message, queue, system, names) for message in messages])
+    return shapes.ReceiveMessageResult(messages=[_shown(message, queue, system, selection) for message in messages])
 
 
 def read_receive(wanted: shapes.ReceiveMessageRequest, queue: Resource) -> Receive:
@@ -82,22 +97,28 @@ def system_names(*lists: Iterable[str] | None) -> tuple[str, ...]:
     return tuple(name for name in _SYSTEM if name in asked or _ALL in asked)
 
 
-def chosen(attributes: Mapping[str, Attribute], names: Iterable[str] | None) -> dict[str, Attribute]:
-    """The attributes that are asked for: ``All``, ``.*``, by name, or by what comes before ``.*``."""
-    if not attributes or not names:
-        return {}
+def selection_of(names: Sequence[str] | None) -> Selection:
+    """What names ask for: ``All``, ``.*``, by name, or by what comes before ``.*``. Raises InvalidParameterValue."""
+    if not names:
+        return _NONE
+    if len(names) > MAX_NAMES:
+        raise invalid(f"Number of message attribute names [{len(names)}] exceeds the allowed maximum [{MAX_NAMES}].")
     exact = frozenset(names)
-    if not exact.isdisjoint(_EVERY):
-        return dict(attributes)
     prefixes = tuple(name.removesuffix(_PREFIX_END) for name in exact if name.endswith(_PREFIX_END))
+    return Selection(not exact.isdisjoint(_EVERY), exact, prefixes)
+
+
+def chosen(attributes: Mapping[str, Attribute], asked: Selection) -> dict[str, Attribute]:
+    """The attributes that are asked for."""
+    if asked.everything or not attributes:
+        return dict(attributes)
+    exact, prefixes = asked.exact, asked.prefixes
     return {name: value for name, value in attributes.items() if name in exact or name.startswith(prefixes)}
 
 
-def _shown(
-    message: Message, queue: Resource, system: tuple[str, ...], names: Iterable[str] | None
-) -> shapes.ReceivedMessage:
+def _shown(message: Message, queue: Resource, system: tuple[str, ...], selection: Selection) -> shapes.ReceivedMessage:
     told = {name: text for name in system if (text := _SYSTEM[name](message, queue))}
-    attributes = chosen(message.header.attributes, names)
+    attributes = chosen(message.header.attributes, selection)
     return shapes.ReceivedMessage(
         message_id=message.id,
         receipt_handle=message.receipt,

@@ -10,7 +10,7 @@ import msgspec
 from broker import limits
 from broker.errors import InvalidName, PayloadNotJson
 from broker.gateway.aws.service import ServiceError
-from broker.gateway.aws.sqs.errors import invalid, invalid_value
+from broker.gateway.aws.sqs.errors import invalid, invalid_value, told
 from broker.names import Resource, check_name
 from broker.records import QueueSettings, RedrivePermission, decode_json, encode_json
 
@@ -51,7 +51,7 @@ def _max_receives(text: str, policy: dict[str, Any]) -> int:
         count = int(count)
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= limits.MAX_RECEIVES:
         allowed = f"valid values are from 1 to {limits.MAX_RECEIVES} both inclusive."
-        raise _bad(text, f"Invalid value for maxReceiveCount: {count}, {allowed}")
+        raise _bad(text, f"Invalid value for maxReceiveCount: {told(count)}, {allowed}")
     return count
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from broker import limits
-from broker.errors import DeduplicationIdMissing, PayloadTooLarge
+from broker.errors import DeduplicationIdMissing, PayloadTooLarge, StoreError
 from broker.gateway.aws.service import Call, ServiceError
 from broker.gateway.aws.sqs import message_shapes as shapes
 from broker.gateway.aws.sqs.access import usable_queue
-from broker.gateway.aws.sqs.batches import check_entries, failed
+from broker.gateway.aws.sqs.batches import check_entries, failed, failed_in_store
 from broker.gateway.aws.sqs.errors import NO_DEDUPLICATION, invalid, too_large
 from broker.gateway.aws.sqs.messages import Draft, draft, size_of
+from broker.log import log
 from broker.names import Resource
 from broker.queue_settings import describe_queue
 from broker.store.values import Accepted
@@ -50,13 +52,26 @@ async def send_batch(call: Call, wanted: shapes.SendMessageBatchRequest) -> shap
     _check_sum(wanted.entries, made)
     good = [each for each in made if isinstance(each, Draft)]
     sends = (call.broker.sender.send(queue, each.message) for each in good)
-    outcomes = iter(await asyncio.gather(*sends, return_exceptions=True))
-    answer = _Answer(queue)
-    for entry, each in zip(wanted.entries, made, strict=True):
+    return batch_result(queue, wanted.entries, made, await asyncio.gather(*sends, return_exceptions=True))
+
+
+def batch_result(
+    queue: Resource,
+    entries: Sequence[shapes.SendMessageBatchRequestEntry],
+    made: Sequence[Draft | ServiceError],
+    outcomes: Sequence[Accepted | BaseException],
+) -> shapes.SendMessageBatchResult:
+    """What became of a batch; ``outcomes`` are those of its drafts, in their order.
+
+    Raises what is no fault of an entry alone; of the store only where nothing was stored.
+    """
+    answer = _Answer(queue, in_part=any(isinstance(outcome, Accepted) for outcome in outcomes))
+    left = iter(outcomes)
+    for entry, each in zip(entries, made, strict=True):
         if isinstance(each, ServiceError):
             answer.failed.append(failed(entry.id, each))
         else:
-            answer.add(entry.id, each, next(outcomes))
+            answer.add(entry.id, each, next(left))
     return answer.written()
 
 
@@ -92,8 +107,9 @@ def _check_sum(entries: list[shapes.SendMessageBatchRequestEntry], made: list[Dr
 
 
 class _Answer:
-    def __init__(self, queue: Resource) -> None:
+    def __init__(self, queue: Resource, *, in_part: bool) -> None:
         self._queue = queue
+        self._in_part = in_part
         self._successful: list[shapes.SendMessageBatchResultEntry] = []
         self.failed: list[shapes.BatchResultErrorEntry] = []
 
@@ -103,6 +119,9 @@ class _Answer:
             reason = f"Message must be shorter than {outcome.limit_bytes} bytes."
             error = invalid(f"One or more parameters cannot be validated. Reason: {reason}")
             self.failed.append(failed(entry_id, error))
+        elif isinstance(outcome, StoreError) and self._in_part:
+            log.warning("send_failed", queue=self._queue.name, code=outcome.code, reason=str(outcome))
+            self.failed.append(failed_in_store(entry_id, outcome))
         elif isinstance(outcome, DeduplicationIdMissing):
             raise invalid(NO_DEDUPLICATION)
         elif isinstance(outcome, BaseException):

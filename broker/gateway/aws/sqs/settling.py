@@ -10,7 +10,7 @@ from broker.gateway.aws.service import Call, ServiceError
 from broker.gateway.aws.sqs import message_shapes as shapes
 from broker.gateway.aws.sqs.access import usable_queue
 from broker.gateway.aws.sqs.batches import check_entries, failed
-from broker.gateway.aws.sqs.errors import invalid_value, missing
+from broker.gateway.aws.sqs.errors import invalid_value, missing, told
 from broker.settling import Problem, VisibilityChange, change_visibility, delete
 
 
@@ -18,7 +18,7 @@ def problem_error(problem: Problem, handle: str, timeout_s: int = 0) -> ServiceE
     """SQS's words for what is wrong with a handle, or with the time for it."""
     match problem:
         case "invalid":
-            said = f'The input receipt handle "{handle}" is not a valid receipt handle.'
+            said = f'The input receipt handle "{told(handle)}" is not a valid receipt handle.'
             return ServiceError("ReceiptHandleIsInvalid", said)
         case "expired":
             return invalid_value("ReceiptHandle", handle, "The receipt handle has expired.")
