@@ -159,7 +159,7 @@ async def test_sts_says_who_asks(broker: Broker) -> None:
             form_request("Action=Echo", Authorization=SIGNED.format("a", "us-east-1", "s3")),
             400,
             "InvalidAction",
-            "sqs and sts are",
+            "there are: sqs, sts",
         ),
     ],
 )
