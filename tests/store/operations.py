@@ -218,6 +218,14 @@ async def _enlist(s: Situation) -> object:
     return None
 
 
+async def _rename(s: Situation) -> object:
+    directory = s.core.directory
+    if await directory.mapping("orders->g") is None:
+        await directory.put_mapping("orders->f", b"{}", queue=s.queue)
+    await directory.rename_mapping("orders->f", "orders->g", b'{"new":1}', queue=s.queue, instead_of=b"{}")
+    return None
+
+
 async def _take_turn(s: Situation) -> object:
     await s.core.directory.take_turn("chore", for_ms=LONG_MS)
     return None
@@ -303,6 +311,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "discard": Operation(command="discard", run=_discard, ends=frozenset(_DISCARDED)),
     "end_move": Operation(command="end_move", run=_end_move),
     "enlist": Operation(command="enlist", run=_enlist),
+    "rename": Operation(command="rename", run=_rename),
     "expire": Operation(command="expire", run=_expire, ends=frozenset(TOO_OLD)),
     "extend": Operation(command="extend", run=_extend),
     "finish": Operation(command="finish", run=_finish, ends=frozenset(_LIVE)),
