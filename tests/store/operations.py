@@ -237,6 +237,14 @@ async def _enlist(s: Situation) -> object:
     return None
 
 
+async def _rename(s: Situation) -> object:
+    directory = s.core.directory
+    if await directory.mapping("orders->g") is None:
+        await directory.put_mapping("orders->f", b"{}", queue=s.queue)
+    await directory.rename_mapping("orders->f", "orders->g", b'{"new":1}', queue=s.queue, instead_of=b"{}")
+    return None
+
+
 async def _take_turn(s: Situation) -> object:
     await s.core.directory.take_turn("chore", for_ms=LONG_MS)
     return None
@@ -324,6 +332,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "end_move": Operation(command="end_move", run=_end_move),
     "end_once": Operation(command="end_once", run=_end_once),
     "enlist": Operation(command="enlist", run=_enlist),
+    "rename": Operation(command="rename", run=_rename),
     "expire": Operation(command="expire", run=_expire, ends=frozenset(TOO_OLD)),
     "extend": Operation(command="extend", run=_extend),
     "finish": Operation(command="finish", run=_finish, ends=frozenset(_LIVE)),
