@@ -31,7 +31,8 @@ _PARCEL_SPARE_MS: Final = 60_000
 class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker's inbox receives. ``payload`` None: it waits as a parcel under the call's id."""
 
-    kind: Literal["call", "cancel"] = "call"
+    kind: Literal["call", "cancel", "drop"] = "call"
+    """``drop``: the event under the lease ``id`` was cancelled."""
     id: str
     function: str = ""
     reply_to: str = ""

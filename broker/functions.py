@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -100,6 +101,7 @@ def function_fields(settings: FunctionSettings) -> dict[str, str]:
         "limit": "" if settings.concurrency is None else str(settings.concurrency),
         "paused": "1" if settings.paused else "",
         "max_crashes": str(settings.max_crashes),
+        "keep_ms": str(math.ceil(settings.keep_status_s * 1000)) if settings.keep_status_s else "",
     }
 
 
@@ -115,6 +117,9 @@ async def register_function(core: Core, name: str, settings: FunctionSettings) -
             await ensure_target(core, target)
     encoded = msgspec.json.encode(settings)
     done = await core.directory.configure(resource, encoded, function_fields(settings), mode="replace")
+    if done.before is None:
+        core.directory.forget(resource)  # one of that name may have been there before
+    await core.directory.note_nonce(resource)
     if done.before is None:
         return Registered(created=True, changes=[])
     before = msgspec.json.decode(done.before, type=FunctionSettings)
