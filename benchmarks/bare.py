@@ -20,7 +20,7 @@ from broker.core import Core
 from broker.names import Kind, Resource
 from broker.records import pack
 from broker.settings import Address, Settings
-from broker.store.messages import Claim, NewMessage, member_of
+from broker.store.values import Claim, NewMessage, member_of
 
 PAGE = 1_000
 

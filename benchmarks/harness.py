@@ -20,7 +20,7 @@ from broker.functions import register_function, register_mapping
 from broker.limits import MAX_SEND_MESSAGES
 from broker.names import Resource
 from broker.outgoing import event_message
-from broker.store.messages import NewMessage
+from broker.store.values import NewMessage
 from runtime import App
 
 ROOT: Final = Path(__file__).resolve().parent.parent

@@ -1,7 +1,7 @@
-"""How an event ended, as it is kept for ``keep_status`` seconds: written by the worker's process, read by whoever asks. Pure.
+"""How an event ended, as it is kept for ``keep_status`` seconds. Pure.
 
-Kept are one letter, the time, the number of tries, and the result (where the function keeps results) or the error's type
-and the beginning of its message.
+Kept are one letter, the time, the number of tries, and the result (where the function keeps results) or the error's
+type and the beginning of its message.
 """
 
 from __future__ import annotations

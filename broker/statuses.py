@@ -13,8 +13,15 @@ import msgspec
 from broker.calls import CallNotice
 from broker.core import Core
 from broker.endings import EndState, cancelled, error_text, parse_end
-from broker.errors import EventNotFound, EventPending, FunctionError, FunctionNotFound, InvalidOption, ResultNotKept
-from broker.errors import StoreFault
+from broker.errors import (
+    EventNotFound,
+    EventPending,
+    FunctionError,
+    FunctionNotFound,
+    InvalidOption,
+    ResultNotKept,
+    StoreFault,
+)
 from broker.ids import TOKEN_OWNER_LENGTH, entry_of, message_id
 from broker.invocation_records import Condition, InvocationEnd, onward_records
 from broker.names import Resource, check_name
@@ -111,7 +118,7 @@ class Statuses:
                 if not attempt:
                     raise EventNotFound(request_id)
                 return False
-            done = await self._take_out(request_id, resource, key, seen)
+            done = await self._take_out(request_id, resource, seen)
             if done is not None:
                 return done
             await asyncio.sleep(0.01 * attempt)
@@ -192,7 +199,7 @@ class Statuses:
 
     # -- cancelling ---------------------------------------------------------------------------------------------------
 
-    async def _take_out(self, request_id: str, resource: Resource, key: EventKey, seen: Standing) -> bool | None:
+    async def _take_out(self, request_id: str, resource: Resource, seen: Standing) -> bool | None:
         """None when it moved on between the look and the step."""
         lease = await self._core.statuses.lease_of(resource, seen.entry) if seen.place == "leased" else None
         member = lease[0] if lease else ""

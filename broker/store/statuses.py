@@ -49,7 +49,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusStore:
-    """Looks at single events, takes them out, and registers those who wait for an end. Errors: the StoreError family."""
+    """Looks at single events, takes them out, and notes who waits for an end. Errors: the StoreError family."""
 
     def __init__(self, runner: ScriptRunner, keyspace: Keyspace) -> None:
         self._runner: Final = runner
