@@ -160,7 +160,8 @@ def _cancel(label: str) -> Callable[[Situation], Awaitable[object]]:
 
 
 async def _await_end(s: Situation) -> object:
-    return await s.core.statuses.await_end(s.queue, "1-1", for_ms=LONG_MS)
+    await s.core.statuses.await_end(s.queue, "1-1", for_ms=LONG_MS)
+    return None
 
 
 def _forget_ends(periods: float) -> Callable[[Situation], Awaitable[object]]:

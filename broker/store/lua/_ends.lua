@@ -21,6 +21,7 @@ end
 -- Tells those who wait for one of these ends.
 local function tell_ended(awaited, channel, names)
   if #names == 0 or redis.call('EXISTS', awaited) == 0 then return end
+  redis.call('ZREMRANGEBYSCORE', awaited, '-inf', now)
   for i, until_ms in ipairs(redis.call('ZMSCORE', awaited, unpack(names))) do
     if until_ms then
       redis.call('PUBLISH', channel, names[i])
