@@ -36,7 +36,7 @@ async def measure(stage: Stage) -> list[Figure]:
             target=_TARGET,
         ),
         figure(
-            "invocations, status kept",
+            "invocations",
             "the same with every status kept, beside the same without",
             unit="events/s",
             aof=stage.aof,

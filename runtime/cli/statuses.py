@@ -24,9 +24,9 @@ async def status(
 ) -> int:
     """Say where an event is, or how it ended.
 
-    How it ended is known for as long as the function's keep_status says. With --wait
-    the exit status is 1 when it has not ended by then. With --json one object with
-    all fields.
+    How it ended is known for as long as the function's keep_status says.
+    With --wait the exit status is 1 when it has not ended by then. With
+    --json one object with all fields.
     """
     async with Broker(common.url) as broker:
         found = await broker.status(request_id, function=function, wait=wait)
