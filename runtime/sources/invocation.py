@@ -306,7 +306,9 @@ class InvocationSource:
         self, event: Event, condition: Condition, tries: int, response: bytes | None, *, keep_permit: bool = False
     ) -> None:
         settings, end = self._function.settings, None
-        if settings.keep_status_s:
+        if settings.keep_status_s and (  # the usual end needs no word; asked here, as a call costs half a microsecond
+            condition != "Success" or tries > 1 or settings.keep_result_bytes or event.own_id
+        ):
             end = how_it_ended(
                 condition, tries, response, own_id=event.own_id, keep_result_bytes=settings.keep_result_bytes
             )

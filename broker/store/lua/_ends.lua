@@ -18,10 +18,12 @@ local function drop_name(named, own, entry)
   if redis.call('HGET', named, own) == entry then redis.call('HDEL', named, own) end
 end
 
--- Tells those who wait for one of these ends.
-local function tell_ended(awaited, channel, names)
-  if #names == 0 or redis.call('EXISTS', awaited) == 0 then return end
+-- Tells those who wait for one of these ends: name, end, name, end, …
+local function tell_ended(awaited, channel, ends)
+  if redis.call('EXISTS', awaited) == 0 then return end
   redis.call('ZREMRANGEBYSCORE', awaited, '-inf', now)
+  local names = {}
+  for at = 1, #ends, 2 do names[#names + 1] = ends[at] end
   for i, until_ms in ipairs(redis.call('ZMSCORE', awaited, unpack(names))) do
     if until_ms then
       redis.call('PUBLISH', channel, names[i])

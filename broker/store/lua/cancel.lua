@@ -43,5 +43,5 @@ redis.call('HDEL', KEYS[12], entry)
 redis.call('HDEL', KEYS[8], entry)
 redis.call('HDEL', KEYS[7], entry) -- last: a message without its facts would start anew
 redis.call('HINCRBY', KEYS[9], 'cancelled', 1)
-tell_ended(KEYS[17], ARGV[6], { name })
+tell_ended(KEYS[17], ARGV[6], { name, '' })
 return 1

@@ -30,28 +30,33 @@ for i = 1, n do
 end
 -- Before the bodies go: what a broken-off script leaves behind runs again, and ends anew.
 local function keep_ends()
-  local told, names, fields, count = {}, {}, {}, 0
-  for at = told_from, onward_from - 1, 4 do told[tonumber(ARGV[at])] = at end
   local stamp = end_stamp()
-  local usual = 'S' .. stamp .. '1'
-  for i = 1, n do
-    local at = told[i]
-    if scores[i] and (at or counter == 'done') then
-      local name, text = ARGV[5 + n + i], usual
-      if at then
-        text = ARGV[at + 2] .. stamp .. ARGV[at + 3]
-        if ARGV[at + 1] ~= '' then
-          drop_name(KEYS[13], ARGV[at + 1], name)
-          name = '=' .. ARGV[at + 1]
+  local usual, fields, count = 'S' .. stamp .. '1', {}, 0
+  if onward_from == told_from and counter == 'done' then
+    for i, entry in ipairs(entries) do fields[2 * i - 1], fields[2 * i] = entry, usual end
+    count = #entries
+  else
+    local told = {}
+    for at = told_from, onward_from - 1, 4 do told[tonumber(ARGV[at])] = at end
+    for i = 1, n do
+      local at = told[i]
+      if scores[i] and (at or counter == 'done') then
+        local name, text = ARGV[5 + n + i], usual
+        if at then
+          text = ARGV[at + 2] .. stamp .. ARGV[at + 3]
+          if ARGV[at + 1] ~= '' then
+            drop_name(KEYS[13], ARGV[at + 1], name)
+            name = '=' .. ARGV[at + 1]
+          end
         end
+        count = count + 1
+        fields[2 * count - 1], fields[2 * count] = name, text
       end
-      count = count + 1
-      names[count], fields[2 * count - 1], fields[2 * count] = name, name, text
     end
   end
   if count == 0 then return end
   redis.call('HSET', ends_of(KEYS[6], { KEYS[11], KEYS[12] }, m[4], tonumber(m[3])), unpack(fields))
-  tell_ended(KEYS[14], ARGV[4], names)
+  tell_ended(KEYS[14], ARGV[4], fields)
 end
 
 local finished = 0
