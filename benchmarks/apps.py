@@ -9,6 +9,7 @@ from typing import Any, Final
 from runtime import App, Context
 
 NOOP: Final = "noop"
+KEPT: Final = "kept"
 STAMP: Final = "stamp"
 STRAGGLERS: Final = "stragglers"
 FAIL_EVERY: Final = 33  # about 3 %
@@ -44,10 +45,17 @@ async def straggle(event: dict[str, Any], context: Context) -> None:
 
 
 def noop_app(functions: int = 1) -> App:
-    """So many functions that do nothing."""
+    """So many functions that do nothing, and keep nothing of it."""
     app = App()
     for index in range(functions):
-        app.function(name=NOOP if index == 0 else f"{NOOP}-{index}")(noop)
+        app.function(name=NOOP if index == 0 else f"{NOOP}-{index}", keep_status=0)(noop)
+    return app
+
+
+def kept_app() -> App:
+    """A function that does nothing; how its events ended is kept for the usual hour."""
+    app = App()
+    app.function(name=KEPT)(noop)
     return app
 
 
@@ -79,6 +87,7 @@ def stragglers_app() -> App:
 
 _APPS: Final[dict[str, Callable[..., App]]] = {
     NOOP: noop_app,
+    KEPT: kept_app,
     "batch": batch_app,
     STAMP: stamp_app,
     STRAGGLERS: stragglers_app,

@@ -17,6 +17,7 @@ from broker.errors import (
 )
 from broker.message import Message
 from broker.names import Function, Queue, Stream
+from broker.statuses import Status
 
 __all__ = [
     "Broker",
@@ -32,6 +33,7 @@ __all__ = [
     "NotFound",
     "PenstockError",
     "Queue",
+    "Status",
     "StoreError",
     "Stream",
 ]

@@ -34,7 +34,8 @@ _MOST_TIMEOUTS: Final = 1_000
 class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker's inbox receives. ``payload`` None: it waits as a parcel under the call's id."""
 
-    kind: Literal["call", "cancel"] = "call"
+    kind: Literal["call", "cancel", "drop"] = "call"
+    """``drop``: the event under the lease ``id`` was cancelled."""
     id: str
     """Of the call; the function sees it as its request id."""
     function: str = ""

@@ -15,6 +15,7 @@ from broker.receiving import Receiver
 from broker.routing import Relay
 from broker.sending import Sender
 from broker.settings import Settings, find_redis
+from broker.statuses import Status, Statuses
 from broker.streams import StreamClient
 
 DEFAULT_CALL_TIMEOUT_S: Final = 60.0
@@ -77,6 +78,29 @@ class Broker:
         CallTimeout after ``timeout`` seconds, NoLiveWorker, FunctionNotFound, InvalidInput, StoreError.
         """
         return await self._open.caller.call(function, event, timeout_s=timeout)
+
+    async def status(self, request_id: str, *, function: str | None = None, wait: float = 0) -> Status:
+        """Where an event is, or how it ended, for as long as its function's ``keep_status`` says.
+
+        Waits up to ``wait`` seconds for its end. An id of your own needs the name of the ``function``. Raises
+        EventNotFound, FunctionNotFound, InvalidInput, StoreError.
+        """
+        return await self._open.statuses.status(request_id, function=function, wait_s=wait)
+
+    async def result(self, request_id: str, *, function: str | None = None, wait: float = 0) -> Any:
+        """What the handler answered to an event, of a function that keeps results (``keep_result``).
+
+        Waits up to ``wait`` seconds for its end. Raises FunctionError when it failed for good, EventPending when it
+        has not ended, ResultNotKept, and the errors of :meth:`status`.
+        """
+        return await self._open.statuses.result(request_id, function=function, wait_s=wait)
+
+    async def cancel(self, request_id: str, *, function: str | None = None) -> bool:
+        """Takes an event out: it does not run (again), and a running call is cancelled.
+
+        Answers False when it had ended otherwise before. Errors as :meth:`status`.
+        """
+        return await self._open.statuses.cancel(request_id, function=function)
 
     def function(self, name: str) -> FunctionClient:
         """One function: invoke, counts, pause, resume, purge, delete. Raises InvalidName."""
@@ -146,6 +170,7 @@ class _Opened:
         self.relay = Relay(core, self.sender)
         self.receiver = Receiver(core, self.relay)
         self.caller = Caller(core)
+        self.statuses: Final = Statuses(core, self.relay)
 
     def within(self, account: str, region: str) -> _Opened:
         """For another account and region; what works on any resource is shared."""

@@ -26,6 +26,7 @@ from broker.store.parcels import ParcelStore
 from broker.store.permits import PermitStore
 from broker.store.repair import RepairStore
 from broker.store.scripts import ScriptRunner, load_scripts
+from broker.store.statuses import StatusStore
 
 _CLOSE_GRACE_S: Final = 1.0
 
@@ -53,6 +54,7 @@ class Core:
         self.directory = DirectoryStore(self.runner, self.keys)
         self.logs = LogStore(self.runner, self.keys)
         self.parcels = ParcelStore(self.runner, self.keys)
+        self.statuses = StatusStore(self.runner, self.keys)
         self.repairs = RepairStore(self.runner, self.keys)
 
     def within(self, account: str, region: str) -> Core:

@@ -11,9 +11,9 @@
     │   ├── PayloadTooLarge
     │   └── DeduplicationIdMissing   a FIFO queue that does not go by content needs one
     ├── NotFound                     QueueNotFound · FunctionNotFound · StreamNotFound · MoveNotFound ·
-    │                                MappingNotFound
+    │                                MappingNotFound · EventNotFound
     ├── Conflict                     QueueExists · QueueDeletedRecently · PurgeInProgress · TooManyInFlight ·
-    │                                MoveInProgress · ResourceBusy · MappingExists
+    │                                MoveInProgress · ResourceBusy · MappingExists · EventPending · ResultNotKept
     ├── LeaseLost                    the message belongs to a newer lease, or is finished
     ├── CallError                    a synchronous call gave no result
     │   ├── FunctionError            the handler failed: Lambda's error type, message and stack
@@ -145,6 +145,13 @@ class MoveNotFound(NotFound):
     code, thing = "MoveNotFound", "running move task"
 
 
+class EventNotFound(NotFound):
+    """No event has this id, or it ended longer ago than its function keeps that."""
+
+    code, thing = "EventNotFound", "event"
+    hint = ": its id is wrong, or it ended longer ago than its function's keep_status says"
+
+
 class Conflict(PenstockError):
     """The thing exists in a state that forbids what was asked."""
 
@@ -219,6 +226,27 @@ class ResourceBusy(Conflict):
     def __init__(self, what: str, name: str, messages: int) -> None:
         super().__init__(f'{what} "{name}" still holds {messages} messages: purge it first, or delete it with force')
         self.what, self.name, self.messages = what, name, messages
+
+
+class EventPending(Conflict):
+    """The result of an event was asked for, and it has not ended."""
+
+    code = "EventPending"
+
+    def __init__(self, request_id: str, state: str) -> None:
+        super().__init__(f"event {request_id} has not ended: it is {state}")
+        self.request_id, self.state = request_id, state
+
+
+class ResultNotKept(Conflict):
+    """The event succeeded, and its function did not keep the result."""
+
+    code = "ResultNotKept"
+
+    def __init__(self, request_id: str, function: str, *, too_large: bool) -> None:
+        why = "it is larger than the function's keep_result" if too_large else "the function has no keep_result"
+        super().__init__(f'event {request_id} of function "{function}" succeeded; its result was not kept: {why}')
+        self.request_id, self.function, self.too_large = request_id, function, too_large
 
 
 class LeaseLost(PenstockError):

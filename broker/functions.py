@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -98,6 +99,7 @@ def function_fields(settings: FunctionSettings) -> dict[str, str]:
         "limit": "" if settings.concurrency is None else str(settings.concurrency),
         "paused": "1" if settings.paused else "",
         "max_crashes": str(settings.max_crashes),
+        "keep_ms": str(math.ceil(settings.keep_status_s * 1000)) if settings.keep_status_s else "",
     }
 
 
@@ -115,7 +117,10 @@ async def register_function(core: Core, name: str, settings: FunctionSettings) -
         encoded = msgspec.json.encode(settings)
         done = await core.directory.configure(resource, encoded, function_fields(settings), mode="create")
         if done.status == "created":
+            core.directory.forget(resource)  # one of that name may have been there before
+            await core.directory.note_nonce(resource)
             return Registered(created=True, changes=[])
+    await core.directory.note_nonce(resource)
     before, after = await _change(core, resource, described, lambda stored: declared_anew(stored, settings))
     return Registered(created=False, changes=overruled(before, after), held=held(after))
 

@@ -1,7 +1,8 @@
 """Invocation records (version 1.0) and dead letters: what a function's destinations and dead-letter queue receive.
 
 Pure. Source: Lambda Developer Guide, "Retaining records of asynchronous invocations"; conditions as recorded from the
-service, plus ``Quarantined`` for an event that kept killing its worker.
+service, plus ``Quarantined`` for an event that kept killing its worker and ``Cancelled`` for one that somebody took out
+(that is no dead letter: nobody is to send it again).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from broker.names import Resource, Target
 from broker.records import Attribute, Delivery, DeliveryKind, FunctionSettings, Header, pack
 
 Condition: TypeAlias = Literal[
-    "Success", "RetriesExhausted", "EventAgeExceeded", "ZeroReservedConcurrency", "Quarantined"
+    "Success", "RetriesExhausted", "EventAgeExceeded", "ZeroReservedConcurrency", "Quarantined", "Cancelled"
 ]
 _VERSION: Final = "$LATEST"
 _PAYLOADS: Final = ("responsePayload", "requestPayload")
@@ -100,7 +101,7 @@ def onward_records(end: InvocationEnd, settings: FunctionSettings) -> tuple[tupl
     target = settings.on_failure if end.failed else settings.on_success
     if target is not None:
         deliveries.append(("r", record_delivery(end, target)))
-    if end.failed and settings.dead_letter is not None:
+    if end.failed and end.condition != "Cancelled" and settings.dead_letter is not None:
         deliveries.append(("d", dead_letter_delivery(end, settings.dead_letter)))
     return tuple((suffix, msgspec.msgpack.encode(delivery)) for suffix, delivery in deliveries)
 

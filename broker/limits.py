@@ -43,6 +43,10 @@ DEFAULT_RETRY_DELAYS_S: Final = (60.0, 120.0)
 DEFAULT_MAX_EVENT_AGE_S: Final = 21_600.0
 DEFAULT_MAX_CRASHES: Final = 3  # ours
 MAX_CONCURRENCY: Final = 100_000
+DEFAULT_KEEP_STATUS_S: Final = 3_600.0  # ours
+MAX_KEEP_STATUS_S: Final = 604_800.0
+MAX_KEEP_RESULT_BYTES: Final = MIB
+KEPT_ERROR_CHARACTERS: Final = 512  # of an error's message, as long as its status is kept
 SYSTEM_BACKOFF_FIRST_S: Final = 1.0  # Lambda: throttles and system errors go back with 1 s to 5 min
 SYSTEM_BACKOFF_LAST_S: Final = 300.0
 

@@ -33,7 +33,9 @@ def event_message(function: str, event: object, own_id: str | None = None) -> Ne
     """An event for the asynchronous queue of a function. Raises PayloadNotJson, PayloadTooLarge, InvalidOption."""
     body = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_ASYNC_EVENT_BYTES)
     identity = check_own_id(own_id)
-    return NewMessage(pack(body, Header(id=identity) if identity else None), len(body), None, identity)
+    return NewMessage(
+        pack(body, Header(id=identity) if identity else None), len(body), None, identity, named=bool(identity)
+    )
 
 
 def event_messages(function: str, events: Iterable[object]) -> list[NewMessage]:

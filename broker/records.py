@@ -297,6 +297,9 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     on_success: Target | None = None
     on_failure: Target | None = None
     dead_letter: Target | None = None
+    keep_status_s: float = limits.DEFAULT_KEEP_STATUS_S
+    keep_result_bytes: int = 0
+    """The largest result that is kept with the status; larger ones are not, and 0 keeps none."""
     description: str = ""
     tags: dict[str, str] = {}
     invoke_config: InvokeConfig | None = None
@@ -314,6 +317,10 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         if self.concurrency is not None:
             check_whole("concurrency", self.concurrency, 0, limits.MAX_CONCURRENCY)
         check_whole("max_crashes", self.max_crashes, 0, 1_000)
+        check_range("keep_status", self.keep_status_s, 0, limits.MAX_KEEP_STATUS_S)
+        check_whole("keep_result", self.keep_result_bytes, 0, limits.MAX_KEEP_RESULT_BYTES)
+        if self.keep_result_bytes and not self.keep_status_s:
+            raise InvalidOption("keep_result", self.keep_result_bytes, "goes with a keep_status above 0")
         for option in ("on_success", "on_failure", "dead_letter"):
             target: Target | None = getattr(self, option)
             if isinstance(target, Queue) and target.name.endswith(".fifo"):

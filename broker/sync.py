@@ -21,6 +21,7 @@ from broker.client import DEFAULT_CALL_TIMEOUT_S
 from broker.errors import PenstockError
 from broker.records import FunctionSettings
 from broker.settings import Settings
+from broker.statuses import Status
 from broker.store.values import Counts
 from broker.streams import StreamRecord
 from broker.sync_queues import Message, QueueClient, Runs
@@ -86,6 +87,29 @@ class Broker:
         CallTimeout after ``timeout`` seconds, NoLiveWorker, FunctionNotFound, InvalidInput, StoreError.
         """
         return self._run(lambda: self._broker.call(function, event, timeout=timeout))
+
+    def status(self, request_id: str, *, function: str | None = None, wait: float = 0) -> Status:
+        """Where an event is, or how it ended, for as long as its function's ``keep_status`` says.
+
+        Waits up to ``wait`` seconds for its end. An id of your own needs the name of the ``function``. Raises
+        EventNotFound, FunctionNotFound, InvalidInput, StoreError.
+        """
+        return self._run(lambda: self._broker.status(request_id, function=function, wait=wait))
+
+    def result(self, request_id: str, *, function: str | None = None, wait: float = 0) -> Any:
+        """What the handler answered to an event, of a function that keeps results (``keep_result``).
+
+        Waits up to ``wait`` seconds for its end. Raises FunctionError when it failed for good, EventPending when it
+        has not ended, ResultNotKept, and the errors of :meth:`status`.
+        """
+        return self._run(lambda: self._broker.result(request_id, function=function, wait=wait))
+
+    def cancel(self, request_id: str, *, function: str | None = None) -> bool:
+        """Takes an event out: it does not run (again), and a running call is cancelled.
+
+        Answers False when it had ended otherwise before. Errors as :meth:`status`.
+        """
+        return self._run(lambda: self._broker.cancel(request_id, function=function))
 
     def function(self, name: str) -> FunctionClient:
         """One function: invoke, counts, pause, resume, purge, delete. Raises InvalidName."""

@@ -36,13 +36,17 @@ class App:
         on_success: Target | None = None,
         on_failure: Target | None = None,
         dead_letter: Target | None = None,
+        keep_status: float = limits.DEFAULT_KEEP_STATUS_S,
+        keep_result: int = 0,
     ) -> Callable[[H], H]:
         """Registers a function under its own name, or ``name``. All times in seconds; Lambda's defaults.
 
         ``retries`` more tries follow an error or timeout, each after its delay of ``retry_delays`` (the last one
         repeats); an event older than ``max_event_age`` is given up. ``concurrency`` limits running calls over all
         workers and sources; 0 gives events up at once; ``paused`` keeps them queued. An event whose worker dies
-        ``max_crashes`` more times while it runs alone is quarantined. Raises InvalidOption, InvalidName.
+        ``max_crashes`` more times while it runs alone is quarantined. How an event ended can be asked for
+        ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. Raises InvalidOption,
+        InvalidName.
         """
         settings = FunctionSettings(
             timeout_s=timeout,
@@ -55,6 +59,8 @@ class App:
             on_success=_target("on_success", on_success),
             on_failure=_target("on_failure", on_failure),
             dead_letter=_target("dead_letter", dead_letter),
+            keep_status_s=keep_status,
+            keep_result_bytes=keep_result,
         )
 
         def register(handler: H) -> H:

@@ -106,8 +106,9 @@ class Engine:
         await self.core.messages.release_claim(resource, token)
 
     def lease_token(self) -> str:
-        """A token for one claim: its first letter tells how the lease is held, what follows names this process."""
-        return f"{'s' if self.alone else 'w'}{self.tokens.next()}"
+        """A token for one claim: its first letter tells how the lease is held, what follows names this process; behind
+        the dot stands when, in milliseconds, for who asks since when an event runs."""
+        return f"{'s' if self.alone else 'w'}{self.tokens.next()}.{time.time_ns() // 1_000_000:x}"
 
     def settler(self, resource: Resource) -> Settler:
         """The settler of a resource; made when it is first asked for."""

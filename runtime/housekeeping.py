@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from broker.client import Broker
+from broker.endings import End, how_it_ended
 from broker.errors import PenstockError
 from broker.invocation_records import InvocationEnd, onward_records
 from broker.log import log
@@ -54,6 +55,7 @@ class Housekeeping:
         for name in await self._broker.functions():
             if name not in served:
                 await self.expire(name)
+            await self._broker.core.statuses.forget(self._broker.core.resource("function", name))
         await self._mark_undeclared(declared)
 
     async def expire(self, name: str) -> int:
@@ -85,6 +87,7 @@ class Housekeeping:
         notes = await core.messages.notes(resource, [claimed.entry for claimed in claim.messages])
         ended: list[str] = []
         released: list[Deferral] = []
+        ends: dict[int, End] = {}
         onward: list[Onward] = []
         for claimed, note in zip(claim.messages, notes, strict=True):
             letter, member = open_letter(claimed, claim.nonce), member_of(claimed.entry, token)
@@ -95,10 +98,16 @@ class Housekeeping:
             response = note if verdict.condition == "EventAgeExceeded" else await self._cause_of_death(letter)
             records = onward_records(_end(resource, letter, verdict, response, claim.now_ms), settings)
             onward += [Onward(len(ended), suffix, record) for suffix, record in records]
+            if settings.keep_status_s:
+                end = how_it_ended(
+                    verdict.condition, verdict.tries, response, own_id=letter.header.id or "", keep_result_bytes=0
+                )
+                if end is not None:
+                    ends[len(ended)] = end
             ended.append(member)
         if released:
             await core.messages.defer(resource, released, counter="released")
-        await core.messages.finish(resource, ended, counter="failed", onward=onward)
+        await core.messages.finish(resource, ended, counter="failed", onward=onward, ends=ends)
         if onward:
             self._engine.relays.kick(resource)
         return len(ended)

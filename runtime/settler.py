@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 from broker.core import Core
+from broker.endings import End
 from broker.errors import StoreError, StoreFault
 from broker.log import log
 from broker.names import Resource
@@ -17,8 +18,8 @@ from runtime.keeper import LeaseKeeper
 _FAULTS: Final = 5
 _PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
-_Ending: TypeAlias = tuple[str, tuple[tuple[str, bytes], ...]]
-"""A member, and what to send on because it ended."""
+_Ending: TypeAlias = tuple[str, tuple[tuple[str, bytes], ...], End | None]
+"""A member, what to send on because it ended, and how it ended where that is kept and not the usual."""
 
 
 class Settler:
@@ -38,10 +39,16 @@ class Settler:
         self._idle.set()
 
     def finish(
-        self, member: str, *, counter: str, onward: tuple[tuple[str, bytes], ...] = (), keep_permit: bool = False
+        self,
+        member: str,
+        *,
+        counter: str,
+        onward: tuple[tuple[str, bytes], ...] = (),
+        keep_permit: bool = False,
+        end: End | None = None,
     ) -> None:
         """Ends a message for good; ``onward`` is what to send on: suffix and record each."""
-        self._finished.setdefault((counter, keep_permit), []).append((member, onward))
+        self._finished.setdefault((counter, keep_permit), []).append((member, onward, end))
         self._waiting.set()
         self._idle.clear()
 
@@ -72,14 +79,15 @@ class Settler:
         await self._idle.wait()
 
     async def _finish(self, counter: str, items: Sequence[_Ending], *, keep_permit: bool) -> None:
-        members = [member for member, _ in items]
+        members = [member for member, _, _ in items]
         onward = [
-            Onward(index, suffix, record) for index, (_, records) in enumerate(items) for suffix, record in records
+            Onward(index, suffix, record) for index, (_, records, _) in enumerate(items) for suffix, record in records
         ]
+        ends = {index: end for index, (_, _, end) in enumerate(items) if end is not None}
 
         async def settle() -> Settlement:
             return await self._core.messages.finish(
-                self._resource, members, counter=counter, onward=onward, keep_permits=keep_permit
+                self._resource, members, counter=counter, onward=onward, keep_permits=keep_permit, ends=ends
             )
 
         await self._until_done(settle, members)
@@ -117,7 +125,8 @@ class Settler:
 
 
 def _bytes_onward(ending: _Ending) -> int:
-    return sum(len(record) for _, record in ending[1]) if ending[1] else 0
+    onward, end = ending[1], ending[2]
+    return sum(len(record) for _, record in onward) + (len(end.rest) if end is not None else 0)
 
 
 def _bytes_noted(deferral: Deferral) -> int:

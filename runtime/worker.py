@@ -160,7 +160,7 @@ class Worker:
     async def _serve(self, broker: Broker, engine: Engine, functions: dict[str, HandlerFunction]) -> None:
         pollers = Pollers(engine)
         sources = self._sources
-        calls = CallSource(engine, functions)
+        calls = CallSource(engine, functions, on_dropped=self._cancelled)
         async with anyio.create_task_group() as group:
             mappings = Mappings(engine, pollers, functions, sources, group)
             listeners: dict[str, list[Listener]] = {}
@@ -250,6 +250,16 @@ class Worker:
 
     def _lost(self, resource: Resource, members: list[str]) -> None:
         """Leases that somebody else has now: their calls are ended, their results would be refused anyway."""
+        affected, lost = self._end_calls(resource, members)
+        if affected:
+            log.warning("leases_lost", resource=resource.arn, count=len(lost), calls_or_events=affected)
+
+    def _cancelled(self, function: Resource, member: str) -> None:
+        """An event of this process was taken out by somebody."""
+        if self._end_calls(function, [member])[0]:
+            log.info("event_cancelled", function=function.name)
+
+    def _end_calls(self, resource: Resource, members: list[str]) -> tuple[int, frozenset[str]]:
         keeper, invoker = self._engine.keeper, self._engine.invoker
         lost = keeper.holding(resource).intersection(members)  # without those that were settled meanwhile
         keeper.drop(resource, lost)
@@ -261,8 +271,7 @@ class Worker:
             if not lost.isdisjoint(needs) and held.isdisjoint(needs):
                 invoker.abandon(call)
                 affected += 1
-        if affected:
-            log.warning("leases_lost", resource=resource.arn, count=len(lost), calls_or_events=affected)
+        return affected, lost
 
     # -- stop ---------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ _COUNTERS: Final = (
     "restored",
     "moved",
     "filtered",
+    "cancelled",
 )
 
 
@@ -141,6 +142,17 @@ class DirectoryStore:
         described = await self.describe(resource)
         return described.nonce if described else None
 
+    async def note_nonce(self, function: Resource) -> None:
+        """Lists a function by its random number, so that an id of one of its events finds it."""
+        nonce = await self.nonce(function)
+        if nonce is not None:
+            await self._runner.run("enlist", (self._keys.directory("nonces"),), (str(nonce), function.name))
+
+    async def function_of(self, nonce: int) -> str | None:
+        """The name of the function whose ids hold this random number; None where there is none."""
+        name: bytes | None = await self._runner.fetch("HGET", self._keys.directory("nonces"), str(nonce))
+        return name.decode() if name else None
+
     def forget(self, resource: Resource) -> None:
         """Drops what was remembered of a resource that may have been deleted and made again."""
         self._nonces.pop(resource, None)
@@ -149,8 +161,11 @@ class DirectoryStore:
         """Removes a resource; without ``force`` only an empty one. Answers how many messages it held."""
         k = self._keys.of(resource)
         arguments = ("force" if force else "", k.wake, _GONE_REMEMBERED_MS)
+        nonce = await self.nonce(resource) if resource.kind == "function" else None
         status, held = await self._runner.run("delete", (*k.every(), k.gone), arguments)
         word: Literal["deleted", "unknown", "busy"] = status.decode()
+        if word != "busy" and nonce is not None:
+            await self._runner.run("delist", (self._keys.directory("nonces"),), (str(nonce), resource.name))
         if word != "busy":
             await self._runner.fetch("HDEL", self._keys.directory(_DIRECTORY_OF[resource.kind]), resource.name)
             self.forget(resource)

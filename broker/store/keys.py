@@ -17,7 +17,7 @@ _CACHED: Final = 4_096  # of about 5 KB each, of all keyspaces together: clients
 
 
 class ResourceKeys(msgspec.Struct, frozen=True):
-    """The keys and the wake-up channel of one resource."""
+    """The keys of one resource, and its channels ``wake`` and ``ended``."""
 
     ready: str
     leases: str
@@ -39,11 +39,16 @@ class ResourceKeys(msgspec.Struct, frozen=True):
     holders: str
     accepted_even: str
     accepted_odd: str
+    named: str
+    ended_1: str
+    ended_2: str
+    awaited: str
     gone: str
     moves: str
     log: str
     repair_lock: str
     wake: str
+    ended: str
     base: str
 
     def tokens(self, bucket: str) -> str:
@@ -72,14 +77,14 @@ class ResourceKeys(msgspec.Struct, frozen=True):
             *(self.meta, self.bodies, self.ready, self.outbox, self.leases, self.waiting, self.delayed),
             *(self.suspects, self.facts, self.notes, self.outgoing, self.permits, self.seen, self.log),
             *(self.groups, self.order, self.open, self.blocked, self.holders, self.accepted_even),
-            *(self.accepted_odd, self.moves),
+            *(self.accepted_odd, self.moves, self.named, self.ended_1, self.ended_2, self.awaited),
         )
 
     def held(self) -> tuple[str, ...]:
         """The keys of its messages, without settings, remembered ids and what is to be sent on."""
         return (
             *(self.ready, self.bodies, self.leases, self.waiting, self.delayed, self.suspects, self.facts, self.notes),
-            *(self.groups, self.order, self.open, self.blocked, self.holders),
+            *(self.groups, self.order, self.open, self.blocked, self.holders, self.named),
         )
 
     def fifo(self) -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from broker import limits
+from broker.endings import End
 from broker.names import Resource
 from broker.records import Facts
 from broker.store.fifo import ClaimOfGroups, FifoStore
@@ -27,6 +28,7 @@ from broker.store.values import (
 )
 
 _TOO_SOON: Final = -2
+_NO_ENDS: Final[Mapping[int, End]] = {}
 _MEMBERS_A_CALL: Final = 1_000
 _LOOKED_AT_TO_EXPIRE: Final = 500
 
@@ -58,9 +60,10 @@ class MessageStore:
             for message in messages:
                 delay = "" if message.delay_ms is None else message.delay_ms
                 arguments += (message.blob, delay, message.own_id, message.facts, message.size, message.group)
+                arguments.append("1" if message.named else "")
         keys = (
             *(k.ready, k.meta, k.tokens(bucket), k.delayed, k.bodies, k.facts, k.seen),
-            *(k.groups, k.order, k.open),
+            *(k.groups, k.order, k.open, k.named),
         )
         reply = await self._runner.run("send", keys, arguments)
         match reply[0]:
@@ -131,10 +134,12 @@ class MessageStore:
         counter: str,
         onward: Iterable[Onward] = (),
         keep_permits: bool = False,
+        ends: Mapping[int, End] = _NO_ENDS,
     ) -> Settlement:
         """Ends up to 1,000 leased messages for good, with what is to be sent on because of it.
 
-        With ``keep_permits`` their permits stay taken: code that does not stop at its timeout still runs.
+        With ``keep_permits`` their permits stay taken: code that does not stop at its timeout still runs. ``ends`` says
+        by index how they ended, where it is kept; what is counted as ``done`` succeeded at the first try otherwise.
         """
         k = self._keys.of(resource)
         command: Command = "finish"
@@ -149,11 +154,20 @@ class MessageStore:
             k.outgoing,
             k.permits,
             k.groups,
+            k.ended_1,
+            k.ended_2,
+            k.named,
+            k.awaited,
         )
         if resource.fifo:
             command, keys = "fifo_finish", (*k.fifo(), k.outbox, k.outgoing)
         entries = [member.partition("|")[0] for member in members]
-        arguments: list[Argument] = [k.wake, _counted(counter, keep_permits), len(members), *members, *entries]
+        arguments: list[Argument] = [k.wake, _counted(counter, keep_permits), len(members)]
+        if not resource.fifo:
+            arguments += (k.ended, len(ends))
+        arguments += (*members, *entries)
+        for index, end in ends.items():
+            arguments += (index + 1, end.own_id, end.letter, end.rest)
         for item in onward:
             arguments += (item.index + 1, item.suffix, item.record)
         return read_settlement(await self._runner.run(command, keys, arguments))

@@ -16,12 +16,12 @@ from broker.store.connection import translated
 from broker.store.keys import CLOCK_OFFSET_KEY
 
 Command: TypeAlias = Literal[
-    "append", "begin_once", "call", "cancel_move", "claim", "configure", "counts", "defer", "delete", "delist",
-    "discard", "end_move", "end_once", "enlist", "expire", "extend", "fifo_claim", "fifo_counts", "fifo_defer",
-    "fifo_expire", "fifo_extend", "fifo_finish", "fifo_peek", "fifo_release_claim", "fifo_restore", "fifo_send",
-    "finish", "heartbeat", "hold", "lead_move", "moves", "now", "peek", "places", "purge", "release_claim",
-    "release_permits", "rename", "renew_permits", "restore", "send", "settle_outbox", "start_move", "take_outbox",
-    "take_permits", "take_turn",
+    "append", "await_end", "begin_once", "call", "cancel", "cancel_move", "claim", "configure", "counts", "defer",
+    "delete", "delist", "discard", "end_move", "end_once", "enlist", "expire", "extend", "fifo_claim", "fifo_counts",
+    "fifo_defer", "fifo_expire", "fifo_extend", "fifo_finish", "fifo_peek", "fifo_release_claim", "fifo_restore",
+    "fifo_send", "finish", "forget_ends", "heartbeat", "hold", "lead_move", "moves", "now", "peek", "places", "purge",
+    "release_claim", "release_permits", "rename", "renew_permits", "restore", "send", "settle_outbox", "start_move",
+    "status", "take_outbox", "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 
@@ -41,11 +41,13 @@ def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
     clock = (folder / "_clock.lua").read_text() + (_TEST_CLOCK if test_clock else "")
     facts = (folder / "_facts.lua").read_text()
     groups = (folder / "_groups.lua").read_text()
+    ends = (folder / "_ends.lua").read_text()
     scripts: dict[Command, Script] = {}
     for name in get_args(Command):
         body = (folder / f"{name}.lua").read_text()
         text = clock + (facts if "_facts" in body or "entry_ms" in body else "")
-        text += (groups if "groups_of" in body else "") + body
+        text += (groups if "groups_of" in body else "") + (ends if "ends_of" in body or "is_behind" in body else "")
+        text += body
         scripts[name] = Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
     return scripts
 

@@ -31,6 +31,8 @@ class NewMessage(msgspec.Struct, frozen=True):
     """Orders it in a FIFO queue, where it must be given; lets it take turns in a standard queue."""
     deduplication_id: str = ""
     """For FIFO queues: accepted once within five minutes, in the queue or in its group."""
+    named: bool = False
+    """Its own id is what its sender asks for its status by."""
 
     @property
     def plain(self) -> bool:

@@ -108,6 +108,15 @@ _COMMANDS: Final[dict[str, _Command]] = {
         "Show functions: queued, running, workers, mappings.",
         ("penstock functions", "penstock functions thumbnail --json"),
     ),
+    "status": _Command(
+        _LOOK,
+        "statuses:status",
+        "Say where an event is, or how it ended.",
+        (
+            "penstock status 01a20061-4078-8000-8000-0000dae205bb",
+            "penstock status upload-17 --function thumbnail --wait 30 --json",
+        ),
+    ),
     "stream": _Command(
         _LOOK,
         "streams:stream",
@@ -157,6 +166,12 @@ _COMMANDS: Final[dict[str, _Command]] = {
         "redriving:moves",
         "Show or cancel the move tasks of a queue.",
         ("penstock moves dead", "penstock moves dead --cancel HANDLE"),
+    ),
+    "cancel": _Command(
+        _CHANGE,
+        "statuses:cancel",
+        "Take an event out; end its running call.",
+        ("penstock cancel 01a20061-4078-8000-8000-0000dae205bb", "penstock cancel upload-17 --function thumbnail"),
     ),
     "pause": _Command(_CHANGE, "functions:pause", "Pause a function; its events wait.", ("penstock pause thumbnail",)),
     "resume": _Command(_CHANGE, "functions:resume", "End a pause.", ("penstock resume thumbnail",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -27,9 +28,12 @@ _CALLER_GRACE_S: Final = 1.0
 class CallSource:
     """Runs the calls that this process is handed and answers each once."""
 
-    def __init__(self, engine: Engine, functions: dict[str, HandlerFunction]) -> None:
+    def __init__(
+        self, engine: Engine, functions: dict[str, HandlerFunction], *, on_dropped: Callable[[Resource, str], None]
+    ) -> None:
         self._engine: Final = engine
         self._functions: Final = functions
+        self._on_dropped: Final = on_dropped
         self._running: Final[dict[str, Call]] = {}
         self._arriving: Final[set[str]] = set()
         self.stopping = False
@@ -42,6 +46,9 @@ class CallSource:
             notice = msgspec.msgpack.decode(data, type=CallNotice)
         except msgspec.MsgspecError as error:
             log.warning("notice_unreadable", reason=str(error))
+            return
+        if notice.kind == "drop":
+            self._on_dropped(self._engine.core.resource("function", notice.function), notice.id)
             return
         if notice.kind == "cancel":
             call = self._running.get(notice.id)

@@ -11,9 +11,10 @@ from typing import Final
 
 import msgspec
 
+from broker.endings import how_it_ended
 from broker.errors import StoreError
 from broker.ids import message_id
-from broker.invocation_records import InvocationEnd, onward_records
+from broker.invocation_records import Condition, InvocationEnd, onward_records
 from broker.log import log
 from broker.names import Resource
 from broker.records import FIRST_FACTS, Facts, FunctionSettings, Header, unpack
@@ -60,6 +61,11 @@ class Event:
     def request_id(self) -> str:
         """The caller's own id, or the one that the entry gives."""
         return self.identity if isinstance(self.identity, str) else message_id(*self.identity)
+
+    @property
+    def own_id(self) -> str:
+        """The caller's own id, '' where it gave none."""
+        return self.identity if isinstance(self.identity, str) else ""
 
     def age_s(self) -> float:
         """Seconds since it was accepted, by Redis's clock at the claim plus ours since then."""
@@ -273,11 +279,9 @@ class InvocationSource:
         response = _response_of(outcome)
         match verdict:
             case Finish(tries):
-                onward = self._records(event, "Success", tries, response)
-                self._settler.finish(event.member, counter="done", onward=onward, keep_permit=keep_permit)
+                self._finish(event, "Success", tries, response, keep_permit=keep_permit)
             case GiveUp(condition, tries):
-                onward = self._records(event, condition, tries, response)
-                self._settler.finish(event.member, counter="failed", onward=onward, keep_permit=keep_permit)
+                self._finish(event, condition, tries, response, keep_permit=keep_permit)
             case Retry(delay_s):
                 note = response if response is not None and len(response) <= _MAX_NOTE_BYTES else b"null"
                 deferral = Deferral(event.member, round(delay_s * 1000), adds_try=True, note=note)
@@ -301,8 +305,21 @@ class InvocationSource:
             tries=verdict.tries,
             crashes=event.facts.crashes,
         )
-        onward = self._records(event, verdict.condition, verdict.tries, response)
-        self._settler.finish(event.member, counter="failed", onward=onward)
+        self._finish(event, verdict.condition, verdict.tries, response)
+
+    def _finish(
+        self, event: Event, condition: Condition, tries: int, response: bytes | None, *, keep_permit: bool = False
+    ) -> None:
+        settings, end = self._function.settings, None
+        if settings.keep_status_s and (  # the usual end needs no word; asked here, as a call costs half a microsecond
+            condition != "Success" or tries > 1 or settings.keep_result_bytes or event.own_id
+        ):
+            end = how_it_ended(
+                condition, tries, response, own_id=event.own_id, keep_result_bytes=settings.keep_result_bytes
+            )
+        onward = self._records(event, condition, tries, response)
+        counter = "done" if condition == "Success" else "failed"
+        self._settler.finish(event.member, counter=counter, onward=onward, keep_permit=keep_permit, end=end)
 
     async def _last_response(self, event: Event, verdict: GiveUp) -> bytes | None:
         if verdict.condition == "Quarantined":
@@ -316,7 +333,7 @@ class InvocationSource:
         return exit_error(await self._engine.end_of(event.facts.culprit), event.request_id)
 
     def _records(
-        self, event: Event, condition: str, tries: int, response: bytes | None
+        self, event: Event, condition: Condition, tries: int, response: bytes | None
     ) -> tuple[tuple[str, bytes], ...]:
         """What the end of an event sends on: suffix and stored record each."""
         settings = self._function.settings
@@ -326,7 +343,7 @@ class InvocationSource:
         end = InvocationEnd(
             function=self.resource,
             request_id=event.request_id,
-            condition=condition,  # type: ignore[arg-type]  # a condition of the policy, or Success
+            condition=condition,
             tries=tries,
             event=event.body,
             response=response,

@@ -119,6 +119,30 @@ async def test_call_prints_the_result_or_lambdas_error_object(
     assert gone.json["error"] == "NoLiveWorker"
 
 
+async def test_status_follows_an_event_and_cancel_takes_it_out(
+    shell: Shell, broker: Broker, redis_url: str, settings: Settings
+) -> None:
+    await register(broker, redis_url, settings)
+    waits, mine = await broker.invoke("greet", {"name": "Ada"}), await broker.invoke("greet", {}, id="mine")
+    assert (await shell.run("status", waits)).out == "greet: queued\n"
+    assert (await shell.run("status", waits, "--wait", "0.01", status=1)).out == "greet: queued\n"
+    assert "needed with an id of your own" in (await shell.run("status", mine, status=1)).err
+    gone = await shell.run("cancel", mine, "--function", "greet")
+    assert gone.out == "event mine is cancelled\n"
+    assert (await shell.run("status", mine, "--function", "greet")).out.startswith("greet: cancelled, at 2")
+    async with serving(redis_url, settings):
+        failed = await broker.invoke("greet", {"bad": True})
+        shown = await shell.run("status", waits, "--wait", "20", "--json")
+        assert (shown.json["state"], shown.json["attempt"], shown.json["condition"]) == ("succeeded", 1, "Success")
+        shown = await shell.run("status", failed, "--wait", "20")
+        assert shown.out.startswith("greet: failed, attempt 1, at 2")
+        assert shown.out.endswith("RetriesExhausted, ValueError: a bad event\n")
+    late = await shell.run("cancel", waits, "--json", status=1)
+    assert late.json == {"id": waits, "cancelled": False}
+    unknown = await shell.run("status", "01a20061-4078-8000-8000-0000dae205bb", "--json", status=1)
+    assert unknown.json["error"] == "EventNotFound"
+
+
 async def test_functions_shows_what_is_held_served_paused_and_mapped(
     shell: Shell, broker: Broker, redis_url: str, settings: Settings
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 import broker
 import broker.sync
 import runtime
-from broker import Broker, InvalidInput, Message, PenstockError
+from broker import Broker, InvalidInput, Message, PenstockError, Status
 from broker.functions import FunctionClient
 from broker.gateway.aws.errors import COMMON
 from broker.gateway.aws.sqs.attributes import KNOWN
@@ -185,6 +185,7 @@ def test_settings_of_a_stream_are_those_of_the_page() -> None:
         (QUEUES, "## Move tasks", MoveTask),
         (QUEUES, "## Counts", Counts),
         (FUNCTIONS, "## Context", Context),
+        (FUNCTIONS, "## Status", Status),
         (FUNCTIONS, "## The batch event", Record),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

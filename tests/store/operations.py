@@ -9,10 +9,12 @@ from typing import Final
 
 import msgspec
 
+from broker.endings import End
 from broker.records import Facts
 from broker.store.logs import NewRecord
 from broker.store.outbox import OutboxSettlement
 from broker.store.scripts import Command
+from broker.store.statuses import EventKey, Standing
 from broker.store.values import ClaimMode, Deferral, Onward, member_of
 from tests.store.situation import FIELDS, LIMIT, LONG_MS, TOO_OLD, Situation, message
 
@@ -106,7 +108,8 @@ async def _finish(s: Situation) -> object:
         Onward(3, "s", b"result\x00received from hash"),
         Onward(len(_LIVE), "s", b"result\x00nobody's"),
     ]
-    await s.core.messages.finish(s.queue, [*members, *stale], counter="done", onward=onward)
+    ends = {1: End("known", "R", b"3-{}"), 2: End("", "S", b"2"), len(_LIVE): End("", "R", b"1")}
+    await s.core.messages.finish(s.queue, [*members, *stale], counter="done", onward=onward, ends=ends)
     return None
 
 
@@ -134,6 +137,45 @@ async def _discard(s: Situation) -> object:
     for label in _DISCARDED:
         await s.core.messages.discard(s.queue, await s.entry(label))
     return None
+
+
+def _cancel(label: str) -> Callable[[Situation], Awaitable[object]]:
+    async def run(s: Situation) -> object:
+        entry = await s.entry_anywhere(label)
+        seen = await s.core.statuses.look(s.queue, EventKey(entry))
+        if isinstance(seen, Standing):
+            lease = await s.core.statuses.lease_of(s.queue, entry)
+            done = await s.core.statuses.cancel(
+                s.queue,
+                seen,
+                member=lease[0] if lease else "",
+                own_id="known" if label == "own id" else "",
+                rest=b"0",
+                onward=[("r", b"result\x00" + label.encode())],
+            )
+            assert done == "cancelled"
+        return None
+
+    return run
+
+
+async def _await_end(s: Situation) -> object:
+    await s.core.statuses.await_end(s.queue, "1-1", for_ms=LONG_MS)
+    return None
+
+
+def _forget_ends(periods: float) -> Callable[[Situation], Awaitable[object]]:
+    """Ends in both hashes, the newer of which was begun so many periods ago."""
+
+    async def run(s: Situation) -> object:
+        now_ms = await s.core.messages.now_ms()
+        await s.core.runner.fetch("HSET", s.keys.meta, "ended_turn", f"{now_ms - round(periods * LONG_MS)} 1")
+        await s.core.runner.fetch("HSET", s.keys.ended_1, "1-1", "S000000000001")
+        await s.core.runner.fetch("HSET", s.keys.ended_2, "2-2", "S000000000001")
+        await s.core.statuses.forget(s.queue)
+        return None
+
+    return run
 
 
 async def _purge(s: Situation) -> object:
@@ -307,6 +349,10 @@ async def _append(s: Situation) -> object:
 
 
 _DISCARDED: Final = ("retry due", "retry not due", "set apart", "in turn 2", "retry due, of a group")
+_CANCELLED: Final = (
+    *("retry not due", "delayed not due", "set apart", "working from stream", "working from hash", "fresh", "own id"),
+    *("in turn 2", "working, of a group"),
+)
 _SENT_PLAIN: Final = frozenset({"new 1", "new 2", "new 3"})
 _SENT_FULL: Final = frozenset(
     {"new", "new delayed", "new own id", "new own id, delayed", "new moved", "new moved, delayed"}
@@ -317,7 +363,12 @@ _EVERYTHING: Final = frozenset({"*"})
 OPERATIONS: Final[dict[str, Operation]] = {
     "append": Operation(command="append", run=_append),
     "begin_once": Operation(command="begin_once", run=_begin_once),
+    "await_end": Operation(command="await_end", run=_await_end),
     "call": Operation(command="call", run=_call),
+    **{
+        f"cancel, {label}": Operation(command="cancel", run=_cancel(label), ends=frozenset({label}))
+        for label in _CANCELLED
+    },
     "cancel_move": Operation(command="cancel_move", run=_cancel_move),
     "claim to work": Operation(command="claim", run=_claim("wnew", "work")),
     "claim to run alone": Operation(command="claim", run=_claim("snew", "alone")),
@@ -336,6 +387,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "expire": Operation(command="expire", run=_expire, ends=frozenset(TOO_OLD)),
     "extend": Operation(command="extend", run=_extend),
     "finish": Operation(command="finish", run=_finish, ends=frozenset(_LIVE)),
+    "forget_ends, the older": Operation(command="forget_ends", run=_forget_ends(1.5)),
+    "forget_ends, all": Operation(command="forget_ends", run=_forget_ends(2.5)),
     "heartbeat": Operation(command="heartbeat", run=_heartbeat),
     "heartbeat, leaving": Operation(command="heartbeat", run=_leave),
     "hold": Operation(command="hold", run=_hold),

@@ -25,6 +25,7 @@ FIELDS: Final = {
     "max_receives": str(MAX_RECEIVES),
     "max_crashes": str(MAX_CRASHES),
     "retention_ms": str(14 * 86_400_000),
+    "keep_ms": str(LONG_MS),
 }
 TOO_OLD: Final = {"too old", "too old, delayed", "too old, of a group"}
 """Their time of sending is past the retention: whoever meets them drops them."""
@@ -34,7 +35,7 @@ def message(
     label: str, *, delay_ms: int | None = None, own_id: str = "", facts: str = "", group: str = ""
 ) -> NewMessage:
     """A message whose body is its label."""
-    return NewMessage(pack(label.encode()), len(label), delay_ms, own_id, facts, group)
+    return NewMessage(pack(label.encode()), len(label), delay_ms, own_id, facts, group, named=bool(own_id))
 
 
 def same(one: dict[str, object], other: dict[str, object]) -> bool:
@@ -109,6 +110,13 @@ class Situation:
         flat = await self.core.runner.fetch("HGETALL", self.keys.bodies)
         found = [flat[i].decode() for i in range(0, len(flat), 2) if label_of(flat[i + 1]) == label]
         return found[0] if found else "0-0"
+
+    async def entry_anywhere(self, label: str) -> str:
+        """The same, also where its body is in the stream."""
+        for entry, fields in await self.core.runner.fetch("XRANGE", self.keys.ready, "-", "+"):
+            if label_of(fields[1]) == label:
+                return str(entry.decode())
+        return await self.entry(label)
 
     async def advance(self, seconds: float) -> None:
         """Lets time pass."""

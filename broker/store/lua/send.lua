@@ -1,12 +1,13 @@
 -- Stores messages of one resource: what is due at the end of `ready`, what is delayed in `delayed` and `bodies`.
--- KEYS   1 ready  2 meta  3 tokens  4 delayed  5 bodies  6 facts  7 seen  8 groups  9 order  10 open
+-- KEYS   1 ready  2 meta  3 tokens  4 delayed  5 bodies  6 facts  7 seen  8 groups  9 order  10 open  11 named
 -- ARGV   1 token ('' = not remembered)  2 wake channel  3 seconds a token lives  4 milliseconds an own id is remembered
 --        5 'urgent' lets a full server store it (dead letters and destinations), else ''
---        6 'plain': a blob each | 'full': six values each: blob, delay ms ('' = the resource's), own id, facts, size, group ('' = none)
+--        6 'plain': a blob each | 'full': seven values each: blob, delay ms ('' = the resource's), own id, facts, size, group ('' = none),
+--        '1': its own id is what its sender asks for its status by
 -- Reply  {'stored', first ms, first sequence, the resource's random number}: message i has sequence first + i, stored or recognised as a repeat
 --        {'unknown'} | {'too_large', row, size, limit}
 -- State  -> ready | delayed | in its group's turn
-local m = redis.call('HMGET', KEYS[2], 'kind', 'last_ms', 'last_seq', 'asleep', 'delay_ms', 'max_bytes', 'sent', 'nonce', 'turn')
+local m = redis.call('HMGET', KEYS[2], 'kind', 'last_ms', 'last_seq', 'asleep', 'delay_ms', 'max_bytes', 'sent', 'nonce', 'turn', 'keep_ms')
 if not m[1] then return { 'unknown' } end
 local token, plain = ARGV[1], ARGV[6] == 'plain'
 if token ~= '' then
@@ -17,7 +18,7 @@ if token ~= '' then
   end
 end
 
-local first_row, width = 7, plain and 1 or 6
+local first_row, width = 7, plain and 1 or 7
 local rows = (#ARGV - first_row + 1) / width
 local limit = tonumber(m[6] or -1)
 if limit >= 0 then
@@ -74,6 +75,7 @@ for row = 0, rows - 1 do
     else
       redis.call('XADD', KEYS[1], entry, 'm', ARGV[at])
     end
+    if m[10] and not plain and ARGV[at + 6] == '1' then redis.call('HSET', KEYS[11], own, entry) end
     -- Only now: an own id that is known without its message would make the sender's second attempt lose it.
     if own ~= '' then redis.call('ZADD', KEYS[7], now + tonumber(ARGV[4]), own) end
   end
