@@ -110,10 +110,13 @@ class FifoReference:
         return any(message is other for other in self.groups.get(message.group, ()))
 
     def holds(self, message: FifoMessage, token: str) -> bool:
-        """Whether this is still the message's lease: a worker's until the next one, a receiver's until its end."""
+        """Whether this is still the message's lease: a receiver's until its end; a worker's until somebody else, or
+        nobody, has the head of its group."""
         if not self.is_there(message) or message.token != token:
             return False
-        return not token.startswith("r") or message.until_s > self._time.now_s
+        if message.until_s > self._time.now_s:
+            return True
+        return not token.startswith("r") and self.groups[message.group][0].token == token
 
     def extend(self, message: FifoMessage, lease_s: int) -> None:
         """Moves the end of the lease."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import structlog
 from awscli.clidriver import create_clidriver  # type: ignore[import-untyped]
 from botocore.session import Session
 
@@ -84,6 +85,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, account: str, tmp_path: Path) -
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    structlog.reset_defaults()  # another test may have had it write to standard output, where the command does
 
 
 @pytest.fixture
