@@ -20,7 +20,9 @@ _INTRODUCTION: Final = """\
 What the gateway (`penstock broker`, and `penstock dev` with it) serves of AWS Lambda, version {version}, and where it
 differs. Functions are registered by their workers; whoever runs `boto3.client("lambda")` or `aws lambda` against the
 gateway can run them. Its settings, access keys and limits: [the gateway](gateway.md). The same from Python without
-HTTP: [functions](functions.md). This page is made of the gateway's own tables, and a test holds it to them.
+HTTP: [functions](functions.md). Settings of functions and mappings that the API changes, and which of code and API
+wins: [configuration](lambda-configuration.md). This page is made of the gateway's own tables, and a test holds it to
+them.
 
 ```sh
 export AWS_ENDPOINT_URL=http://127.0.0.1:4566
