@@ -334,12 +334,13 @@ class QueueSource:
 
     def _send_back(self, held: list[Held]) -> None:
         """What failed is visible again when the queue's visibility timeout, counted from its claim, is over."""
+        now = time.monotonic()  # once, so that what was claimed together comes back together
         for item in held:
             delay_s = visible_again_s(
                 visibility_timeout_s=self._visibility_s,
                 batch_window_s=self._mapping.batch_window_s,
                 timeout_s=self._function.settings.timeout_s,
-                since_claim_s=time.monotonic() - item.claimed_at,
+                since_claim_s=now - item.claimed_at,
             )
             deferral = Deferral(item.member, round(delay_s * 1000), adds_try=True)
             self._settler.defer(deferral, counter="retried")
