@@ -26,7 +26,7 @@ LAYERS: dict[str, Layers] = {
         ("errors", "log", "locks", "event_rules"),
         ("event_patterns",),
         ("filter_criteria",),
-        ("limits", "names", "ids", "receipts", "embedded", "dev_directory"),
+        ("limits", "names", "ids", "receipts", "embedded", "dev_directory", "store.pipe"),
         ("records", "settings"),
         ("declarations",),
         ("invocation_records", "digests", "store.keys", "store.connection"),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 import redis
-import redis.asyncio
 from redis.exceptions import NoScriptError
 
-from broker.store.connection import translated
+from broker.store.connection import Client, translated
 from broker.store.keys import CLOCK_OFFSET_KEY
 
 Command: TypeAlias = Literal[
@@ -55,14 +54,12 @@ def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
 class ScriptRunner:
     """Runs commands on the event loop's connections. Errors: the StoreError family."""
 
-    def __init__(
-        self, client: redis.asyncio.Redis, scripts: dict[Command, Script], *, url: str, chosen_by: str
-    ) -> None:
+    def __init__(self, client: Client, scripts: dict[Command, Script], *, url: str, chosen_by: str) -> None:
         self.client: Final = client
         self.url: Final = url
         self.chosen_by: Final = chosen_by
         self._scripts: Final = scripts
-        self._execute: Final = cast("Callable[..., Awaitable[Any]]", client.execute_command)
+        self._execute: Final = client.execute
 
     async def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command, as the client decodes it: bytes, integers and lists of them."""
