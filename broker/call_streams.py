@@ -22,6 +22,7 @@ from broker.core import Core
 from broker.names import check_name
 from broker.outgoing import event_json
 from broker.records import check_range, decode_json
+from broker.workers import Serves
 
 _LOOK_S: Final = 1.0
 _MISSED_LOOKS: Final = 2
@@ -90,15 +91,16 @@ class ChunkReader:
 
     async def _something(self) -> None:
         """Returns when something has come. A worker that is gone has answered, too. Raises CallTimeout."""
-        worker, missed = self._call.worker, 0
-        while worker is not None and not (self._parts or self._answer or self._last):
+        missed = 0
+        while not (self._parts or self._answer or self._last):
             self._came.clear()
             left_s = self._call.left_ms() / 1000
             try:
                 async with asyncio.timeout(min(left_s, _LOOK_S)):
                     await self._came.wait()
             except TimeoutError:
-                if await self._is_there():
+                worker = self._call.worker
+                if worker is None or await self._is_there(worker):
                     missed = 0
                     self._ask_again()
                     continue
@@ -107,9 +109,9 @@ class ChunkReader:
                     self._lost = True
                     self._answer = await self._caller.exited(self._call, worker)
 
-    async def _is_there(self) -> bool:
+    async def _is_there(self, worker: Serves) -> bool:
         try:
-            return self._call.worker is None or await self._caller.is_listening(self._call.worker)
+            return await self._caller.is_listening(worker)
         except errors.StoreError:
             return True  # nobody knows; the deadline holds all the same
 

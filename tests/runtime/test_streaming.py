@@ -24,6 +24,8 @@ from runtime import App, Context
 from runtime.idempotency import idempotent
 from tests.runtime.scene import Serve, empty, eventually, received, serving
 
+WAIT_S = 30
+
 
 class Teller:
     """Functions that yield, and what has become of them."""
@@ -180,7 +182,7 @@ async def test_a_handler_waits_while_its_reader_is_a_window_behind(
             for number in range(1, 201):
                 assert (await chunks.next() or b"")[:8] == b"%08d" % number
             assert teller.yielded <= 200 + ahead
-        await asyncio.wait_for(teller.closed.wait(), 5)
+        await asyncio.wait_for(teller.closed.wait(), WAIT_S)
         await empty(broker, "endless")
 
 
@@ -190,16 +192,16 @@ async def test_a_reader_that_leaves_closes_the_generator(broker: Broker, serve: 
             assert chunk.startswith(b"00000001")
             break
         await chunks.__aexit__()
-        await asyncio.wait_for(teller.closed.wait(), 5)
+        await asyncio.wait_for(teller.closed.wait(), WAIT_S)
         await empty(broker, "endless")
 
 
 async def test_a_reader_that_is_cancelled_closes_the_generator(broker: Broker, serve: Serve, teller: Teller) -> None:
     async with serve(teller.app):
         reading = asyncio.create_task(whole(broker, "silent", 1))
-        await asyncio.wait_for(teller.begun.wait(), 5)
+        await asyncio.wait_for(teller.begun.wait(), WAIT_S)
         reading.cancel()
-        await asyncio.wait_for(teller.closed.wait(), 5)
+        await asyncio.wait_for(teller.closed.wait(), WAIT_S)
         await empty(broker, "silent")
 
 
@@ -219,7 +221,7 @@ async def test_a_caller_that_dies_without_a_word_closes_the_generator(
             await dying.call_stream(function, 10).__aenter__()
             await eventually(lambda: teller.yielded or teller.begun.is_set(), what="it runs")
             await dying.core.channels.close()
-            await asyncio.wait_for(teller.closed.wait(), 5)
+            await asyncio.wait_for(teller.closed.wait(), WAIT_S)
         await empty(broker, function)
 
 
@@ -227,7 +229,7 @@ async def test_the_callers_deadline_closes_the_generator(broker: Broker, serve: 
     async with serve(teller.app):
         with pytest.raises(CallTimeout, match=r'function "silent" gave no answer within 0\.2 s'):
             await whole(broker, "silent", 1, timeout=0.2)
-        await asyncio.wait_for(teller.closed.wait(), 5)
+        await asyncio.wait_for(teller.closed.wait(), WAIT_S)
         await empty(broker, "silent")
 
 
@@ -314,7 +316,7 @@ async def test_an_event_keeps_and_sends_on_all_chunks_as_json(broker: Broker, se
     async with serve(teller.app):
         for chunks, result in ((["once ", '"upon"'], 'once "upon"'), (['{"a":', "1}"], {"a": 1})):
             request_id = await broker.invoke("each", chunks)
-            assert await broker.result(request_id, wait=5) == result
+            assert await broker.result(request_id, wait=20) == result
             (record,) = await received(broker, "told")
             assert record.json()["responsePayload"] == result
             await record.delete()
@@ -331,7 +333,7 @@ async def test_bytes_that_are_no_text_stay_bytes_for_a_call_and_are_base64_for_a
 
     async with serve(app):
         assert await broker.call("binary", 1) == b"\xff\x00"
-        assert await broker.result(await broker.invoke("binary", 1), wait=5) == "/wA="
+        assert await broker.result(await broker.invoke("binary", 1), wait=20) == "/wA="
 
 
 async def test_all_chunks_in_one_may_be_six_megabytes(broker: Broker, serve: Serve) -> None:
@@ -459,7 +461,7 @@ async def test_a_stream_waits_while_redis_is_away(tmp_path: Path, teller: Teller
                         await asyncio.to_thread(redis.stop)
                     if number == 51:  # what had come before the outage can be read during it
                         await asyncio.to_thread(redis.start)
-            await asyncio.wait_for(teller.closed.wait(), 5)
+            await asyncio.wait_for(teller.closed.wait(), WAIT_S)
     finally:
         redis.stop()
 
@@ -510,11 +512,11 @@ async def test_a_stream_whose_worker_dies_hears_so_long_before_its_deadline(
         except (NoLiveWorker, FunctionNotFound):
             return None
 
-    chunks = await eventually(begun, what="the worker serves")
+    chunks = await eventually(begun, what="the worker serves", timeout_s=WAIT_S)
     assert await chunks.next() == b"alive"
     process.send_signal(signal.SIGKILL)
     with pytest.raises(FunctionError, match="Runtime exited without providing a reason"):
-        await asyncio.wait_for(chunks.next(), 10)
+        await asyncio.wait_for(chunks.next(), WAIT_S)
     await chunks.__aexit__()
 
 
@@ -539,4 +541,4 @@ async def test_the_synchronous_face_reads_the_same_stream(
         assert everything == [b"a", b'{"b":1}']
         assert len(some) == 100
         assert all(int(before) + 1 == int(after) for before, after in pairwise(some))
-        await asyncio.wait_for(teller.closed.wait(), 5)
+        await asyncio.wait_for(teller.closed.wait(), WAIT_S)

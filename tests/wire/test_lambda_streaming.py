@@ -16,6 +16,7 @@ import pytest
 from botocore.eventstream import EventStreamBuffer
 
 from broker.embedded import EmbeddedRedis
+from broker.gateway.aws.lambda_ import invoking
 from broker.settings import Settings
 from runtime import App, Context
 from tests.wire.clients import Refused
@@ -39,6 +40,7 @@ class Tellers:
         for handler in (self.each, self.gated, self.endless, self.fails, self.plain, self.context):
             self.app.function(timeout=WAIT_S)(handler)
         self.app.function(timeout=0.05)(self.silent)
+        self.app.function(timeout=0.05)(self.deaf)
         self.app.function(timeout=WAIT_S, concurrency=0, name="none")(self.each)
         self.app.function(timeout=WAIT_S, name="waits")(self.silent)
 
@@ -71,6 +73,10 @@ class Tellers:
             yield "never"
         finally:
             self.closed.set()
+
+    async def deaf(self, event: Any, context: Context) -> AsyncIterator[str]:
+        self.release.wait(WAIT_S)  # and so the loop of its worker stands still
+        yield "late"
 
     async def plain(self, event: Any, context: Context) -> Any:
         if event == "bad":
@@ -195,6 +201,18 @@ def test_a_timeout_is_told_at_the_end(aws_lambda: Lambda, telling: Tellers) -> N
     assert chunks == []
     assert json.loads(end["ErrorDetails"])["errorType"] == "Sandbox.Timedout"
     assert telling.closed.wait(WAIT_S)
+
+
+def test_a_worker_that_says_nothing_is_a_timeout_at_the_end(
+    aws_lambda: Lambda, telling: Tellers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invoking, "CALL_MARGIN_S", 0.2)
+    try:
+        chunks, end = read(aws_lambda, "deaf")
+    finally:
+        telling.release.set()
+    assert chunks == []
+    assert json.loads(end["ErrorDetails"])["errorMessage"].endswith("Task timed out after 0.05 seconds")
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import msgspec
 from broker.call_streams import ChunkReader
 from broker.errors import CallTimeout, StoreError
 from broker.gateway.aws import event_stream
+from broker.gateway.aws.errors import INTERNAL, from_store
 from broker.limits import KIB
+from broker.log import log
 
 _UNHANDLED: Final = "Unhandled"
 _TOGETHER_BYTES: Final = 64 * KIB
@@ -58,7 +60,8 @@ class EventFrames:
             return self._complete(self._timed_out, b"")
         except StoreError as error:
             self._ended = True
-            return event_stream.error("ServiceException", str(error))
+            log.warning("stream_broken_off", request_id=self._reader.request_id, code=error.code, reason=str(error))
+            return event_stream.error("ServiceException", (from_store(error) or INTERNAL).message)
         if chunk is not None:
             return event_stream.event("PayloadChunk", chunk, content_type="application/octet-stream")
         end = self._reader.end
