@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker import Broker, CallThrottled, CallTimeout, FunctionError, NoLiveWorker, Queue, sync
+from broker.call_streams import ChunkReader
+from broker.calls import CallNotice, CallReply
 from broker.chunks import PIECE_BYTES, WINDOW_BYTES
 from broker.embedded import EmbeddedRedis
 from broker.errors import FunctionNotFound, InvalidOption, PayloadNotJson, PenstockError
@@ -22,6 +24,7 @@ from broker.limits import MAX_RESPONSE_BYTES, MAX_STREAM_BYTES
 from broker.settings import Settings
 from runtime import App, Context
 from runtime.idempotency import idempotent
+from runtime.outlets import Outlets
 from tests.runtime.scene import Serve, empty, eventually, received, serving
 
 WAIT_S = 30
@@ -37,13 +40,13 @@ class Teller:
         self.closed = asyncio.Event()
         self.gate = asyncio.Event()
         self.app.function(timeout=30, retries=0, on_success=Queue("told"), keep_result=10_000)(self.each)
-        self.app.function(timeout=30, concurrency=1)(self.endless)
-        self.app.function(timeout=30)(self.gated)
-        self.app.function(timeout=30)(self.breaks)
+        self.app.function(timeout=300, concurrency=1)(self.endless)
+        self.app.function(timeout=300)(self.gated)
+        self.app.function(timeout=300)(self.breaks)
         self.app.function(timeout=0.05, name="brief")(self.silent)
-        self.app.function(timeout=30)(self.silent)
+        self.app.function(timeout=300)(self.silent)
         self.app.function(timeout=0.05)(self.stubborn)
-        self.app.function(timeout=30)(self.plain)
+        self.app.function(timeout=300)(self.plain)
 
     async def each(self, event: list[Any], context: Context) -> AsyncIterator[Any]:
         for value in event:
@@ -75,7 +78,7 @@ class Teller:
     async def silent(self, event: Any, context: Context) -> AsyncIterator[str]:
         self.begun.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(300)
             yield "never"
         finally:
             self.closed.set()
@@ -434,6 +437,34 @@ async def test_a_lost_subscription_loses_no_chunk(broker: Broker, serve: Serve, 
             assert chunk[:8] == b"%08d" % number
             if number % 100 == 0:  # the caller's and the worker's
                 await broker.core.runner.fetch("CLIENT", "KILL", "TYPE", "pubsub")
+
+
+async def test_what_is_lost_on_its_way_is_sent_again(
+    broker: Broker, serve: Serve, teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts, the last one too, and every other word of the reader's."""
+    heard, taken = ChunkReader._heard, Outlets.taken
+    lost_parts, words = {2, 3, 7, 12}, count()
+
+    def lossy(reader: ChunkReader, reply: CallReply | None) -> None:
+        if reply is not None and (reply.part in lost_parts or (reply.last and 0 not in lost_parts)):
+            lost_parts.discard(reply.part)
+            lost_parts.update({0} if reply.last else ())
+            return
+        heard(reader, reply)
+
+    def half_deaf(outlets: Outlets, notice: CallNotice) -> None:
+        if next(words) % 2:
+            taken(outlets, notice)
+
+    monkeypatch.setattr(ChunkReader, "_heard", lossy)
+    monkeypatch.setattr(Outlets, "taken", half_deaf)
+    monkeypatch.setattr("broker.call_streams._LOOK_S", 0.02)
+    values = [f"{number:06d}" * 2_000 for number in range(300)]
+    async with serve(teller.app):
+        chunks = await whole(broker, "each", values)
+    assert [chunk.decode() for chunk in chunks] == values
+    assert lost_parts == {0}, "all that was to be lost was"
 
 
 async def test_the_end_of_a_stream_is_not_lost_with_the_subscription(
