@@ -189,6 +189,16 @@ async def test_a_handler_waits_while_its_reader_is_a_window_behind(
         await empty(broker, "endless")
 
 
+async def test_a_reader_that_takes_chunks_is_sent_more_without_asking(
+    broker: Broker, serve: Serve, teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.call_streams._LOOK_S", 1_000.0)  # when it would ask
+    values = ["x" * 50_000] * 100
+    async with serve(teller.app):
+        chunks = await whole(broker, "each", values, timeout=WAIT_S)
+    assert sum(map(len, chunks)) == 5_000_000
+
+
 async def test_a_reader_that_leaves_closes_the_generator(broker: Broker, serve: Serve, teller: Teller) -> None:
     async with serve(teller.app):
         async for chunk in (chunks := await broker.call_stream("endless", 10).__aenter__()):
