@@ -26,6 +26,7 @@ from tests.wire.raw import RawClient
 
 STREAM = "/2021-11-15/functions/{}/response-streaming-invocations"
 WAIT_S = 20
+LONG_S = 300
 
 
 class Tellers:
@@ -38,11 +39,11 @@ class Tellers:
         self.release = threading.Event()
         self.closed = threading.Event()
         for handler in (self.each, self.gated, self.endless, self.fails, self.plain, self.context):
-            self.app.function(timeout=WAIT_S)(handler)
+            self.app.function(timeout=LONG_S)(handler)
         self.app.function(timeout=0.05)(self.silent)
         self.app.function(timeout=0.05)(self.deaf)
-        self.app.function(timeout=WAIT_S, concurrency=0, name="none")(self.each)
-        self.app.function(timeout=WAIT_S, name="waits")(self.silent)
+        self.app.function(timeout=LONG_S, concurrency=0, name="none")(self.each)
+        self.app.function(timeout=LONG_S, name="waits")(self.silent)
 
     async def each(self, event: list[Any], context: Context) -> AsyncIterator[Any]:
         self.seen.append(context.aws_request_id)
@@ -69,7 +70,7 @@ class Tellers:
 
     async def silent(self, event: Any, context: Context) -> AsyncIterator[str]:
         try:
-            await asyncio.sleep(WAIT_S)
+            await asyncio.sleep(LONG_S)
             yield "never"
         finally:
             self.closed.set()
