@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, Self
 
+from broker.call_streams import CallStream
 from broker.calls import Caller
 from broker.core import Core
 from broker.errors import PenstockError
@@ -78,6 +79,17 @@ class Broker:
         CallTimeout after ``timeout`` seconds, NoLiveWorker, FunctionNotFound, InvalidInput, StoreError.
         """
         return await self._open.caller.call(function, event, timeout_s=timeout)
+
+    def call_stream(self, function: str, event: object, *, timeout: float = DEFAULT_CALL_TIMEOUT_S) -> CallStream:
+        """Runs the function on a live worker and gives what it yields as it comes, as bytes; never tried again.
+
+        ``async with broker.call_stream("tell", event) as chunks: async for chunk in chunks: ...``
+
+        A handler waits while its reader is 256 KiB behind, and is cancelled when its reader leaves. A chunk of up to
+        64 KiB comes as it was yielded, a larger one in pieces. What a handler returns is one chunk of JSON. Entering
+        and reading raise the errors of :meth:`call`.
+        """
+        return CallStream(self._open.core, self._open.caller, function, event, timeout_s=timeout)
 
     async def status(self, request_id: str, *, function: str | None = None, wait: float = 0) -> Status:
         """Where an event is, or how it ended, for as long as its function's ``keep_status`` says.

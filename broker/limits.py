@@ -11,6 +11,7 @@ MIB: Final = 1024 * KIB
 MAX_ASYNC_EVENT_BYTES: Final = MIB  # Lambda asynchronous request, 1 MB since 2026-01
 MAX_SYNC_PAYLOAD_BYTES: Final = 6 * MIB  # Lambda synchronous request and response
 MAX_RESPONSE_BYTES: Final = 6_291_556  # Lambda's hard check on a response
+MAX_STREAM_BYTES: Final = 200 * MIB  # Lambda's streamed response
 MAX_MESSAGE_BYTES: Final = MIB  # SQS body and attributes, since 2025-08
 MAX_STREAM_RECORD_BYTES: Final = MIB
 MAX_BATCH_PAYLOAD_BYTES: Final = 6 * MIB  # what one invocation of a mapping may carry

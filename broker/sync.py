@@ -24,6 +24,7 @@ from broker.settings import Settings
 from broker.statuses import Status
 from broker.store.values import Counts
 from broker.streams import StreamRecord
+from broker.sync_calls import CallStream
 from broker.sync_queues import Message, QueueClient, Runs
 
 __all__ = ["Broker", "FunctionClient", "Message", "QueueClient", "StreamClient"]
@@ -87,6 +88,15 @@ class Broker:
         CallTimeout after ``timeout`` seconds, NoLiveWorker, FunctionNotFound, InvalidInput, StoreError.
         """
         return self._run(lambda: self._broker.call(function, event, timeout=timeout))
+
+    def call_stream(self, function: str, event: object, *, timeout: float = DEFAULT_CALL_TIMEOUT_S) -> CallStream:
+        """Runs the function on a live worker and gives what it yields as it comes, as bytes; never tried again.
+
+        ``with broker.call_stream("tell", event) as chunks: for chunk in chunks: ...``
+
+        As :meth:`broker.Broker.call_stream`.
+        """
+        return CallStream(self._run, self._broker, function, event, timeout_s=timeout)
 
     def status(self, request_id: str, *, function: str | None = None, wait: float = 0) -> Status:
         """Where an event is, or how it ended, for as long as its function's ``keep_status`` says.

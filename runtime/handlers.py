@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import typing
@@ -16,6 +17,7 @@ from broker.errors import InvalidOption, PayloadNotJson
 from broker.names import check_name
 from broker.records import FunctionSettings, MappingSettings, encode_json
 from runtime.shaping import Record
+from runtime.yielding import Take, as_bytes, as_json, gathering, passing_on
 
 Handler: TypeAlias = Callable[[Any, Any], Any]
 _UNTYPED: Final = (inspect.Parameter.empty, Any, dict, object)
@@ -44,20 +46,27 @@ class HandlerFunction:
         what = name or name_of(handler)
         if not callable(handler):
             raise InvalidOption(f'handler of function "{what}"', handler, "must be a coroutine function or a function")
-        if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
-            raise InvalidOption(f'handler of function "{what}"', handler, "must return its result, not yield it")
+        self.yields: Final = _is(inspect.isasyncgenfunction, handler)
+        """Whether its result comes in chunks."""
+        if _is(inspect.isgeneratorfunction, handler):
+            rule = "must return its result; one that yields it is written with async def"
+            raise InvalidOption(f'handler of function "{what}"', handler, rule)
+        if self.yields and mapping_of:
+            rule = "a batch handler must return its result, not yield it"
+            raise InvalidOption(f'handler of function "{what}"', handler, rule)
         self.name: Final = check_name("function", what)
-        self.handler: Final = handler
+        self._declared: Final = handler
+        self.handler: Handler = gathering(handler) if self.yields else handler
         self.settings: FunctionSettings = settings
         """Those in force: the code's until a newer registration is seen."""
-        self.on_loop: Final = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
-        )
+        self.on_loop: Final = self.yields or _is(inspect.iscoroutinefunction, handler)
         self.mapping: MappingSettings | None = mapping_of
         # Lambda hands over what the JSON says, whatever the handler's annotations mean to those who check types.
         annotation = Any if as_lambda else _event_annotation(self.name, handler)
-        self.encode_result: Final = encode_as_lambda if as_lambda else partial(encode_json, "result")
-        """The JSON of what the handler returned. Raises PayloadNotJson."""
+        self.encode_result: Callable[[Any], bytes] = encode_as_lambda if as_lambda else partial(encode_json, "result")
+        """The JSON of what the handler returned. Raises PayloadNotJson, ResultTooLarge."""
+        if self.yields:
+            self.encode_result = as_json
         self.record_type: Final = _record_type(annotation) if mapping_of else None
         """T of a batch handler that takes ``list[Record[T]]``; None for any other."""
         self._event_type: Final = Any if self.takes_records or _is_untyped(annotation) else annotation
@@ -71,6 +80,15 @@ class HandlerFunction:
     def takes_records(self) -> bool:
         """Whether it is a batch handler that takes ``list[Record[T]]`` instead of the Lambda-shaped event."""
         return self.record_type is not None
+
+    def for_call(self, take: Take | None) -> HandlerFunction:
+        """The same for one call of a handler that yields: its chunks go where ``take`` puts them; without that, its
+        result is the chunks as they are, whether they are JSON or not."""
+        function = copy.copy(self)
+        function.encode_result = as_bytes
+        if take is not None:
+            function.handler = passing_on(self._declared, take)
+        return function
 
     def _decoder(self, wanted: Any) -> Callable[[bytes], Any]:
         try:
@@ -103,6 +121,11 @@ class HandlerFunction:
             return msgspec.convert(event, self._event_type)
         except Exception as error:
             raise Unreadable(error) from error
+
+
+def _is(kind: Callable[[Any], bool], handler: Handler) -> bool:
+    """Whether a handler, or the ``__call__`` of an object that is one, is a function of a kind."""
+    return kind(handler) or kind(getattr(handler, "__call__", None))  # noqa: B004 - it is looked at, not for
 
 
 def encode_as_lambda(result: object) -> bytes:

@@ -19,7 +19,19 @@ from broker.log import log
 from runtime import call_log
 from runtime.context import Context
 from runtime.handlers import HandlerFunction
-from runtime.outcomes import Abandoned, Completed, Failed, Outcome, Throttled, TimedOut, failed, failed_with, timed_out
+from runtime.outcomes import (
+    Abandoned,
+    Completed,
+    Failed,
+    Outcome,
+    ResultTooLarge,
+    Throttled,
+    TimedOut,
+    failed,
+    failed_with,
+    timed_out,
+    too_large,
+)
 
 DEFAULT_THREADS: Final = 32
 _TICK_S: Final = 0.02
@@ -262,9 +274,10 @@ def _completed(result: Any, call: Call) -> Completed | Failed:
     except PayloadNotJson as error:
         problem = f"Unable to marshal response: {error.reason}"
         return failed("Runtime.MarshalError", problem, call.context.aws_request_id, [])
+    except ResultTooLarge as error:
+        return too_large(error.limit_bytes, call.context.aws_request_id)
     if len(encoded) > MAX_RESPONSE_BYTES:
-        message = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
-        return failed("Function.ResponseSizeTooLarge", message, call.context.aws_request_id)
+        return too_large(MAX_RESPONSE_BYTES, call.context.aws_request_id)
     return Completed(encoded)
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Final, TypeAlias
 
 import msgspec
 
-_HIDDEN_FRAMES: Final = ("runtime/invoker.py", "concurrent/futures/thread.py")
+_HIDDEN_FRAMES: Final = ("runtime/invoker.py", "runtime/yielding.py", "concurrent/futures/thread.py")
 _MAX_MESSAGE_CHARACTERS: Final = 64 * 1024
 
 
@@ -44,6 +44,14 @@ class Throttled(msgspec.Struct, frozen=True):
 
 class Abandoned(msgspec.Struct, frozen=True):
     """The worker stopped before it ended, or its lease was lost: no try is used up."""
+
+
+class ResultTooLarge(Exception):
+    """What a handler yields is over the limit of what may be answered."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"more than {limit_bytes} bytes")
+        self.limit_bytes: Final = limit_bytes
 
 
 Outcome: TypeAlias = Completed | Failed | TimedOut | Throttled | Abandoned
@@ -90,6 +98,12 @@ def failed_with(error: BaseException, request_id: str) -> Failed:
     except Exception as unprintable:  # noqa: BLE001 - the handler's own __str__ may do anything
         message = f"<error text unavailable: {type(unprintable).__name__}>"
     return failed(type(error).__name__, message, request_id, _stack(error.__traceback__))
+
+
+def too_large(limit_bytes: int, request_id: str) -> Failed:
+    """A result over a limit, in Lambda's words."""
+    message = f"Response payload size exceeded maximum allowed payload size ({limit_bytes} bytes)."
+    return failed("Function.ResponseSizeTooLarge", message, request_id)
 
 
 def timed_out(timeout_s: float, request_id: str) -> TimedOut:

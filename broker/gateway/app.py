@@ -18,7 +18,7 @@ from broker.gateway.access import Access, AccessKey, Caller, credential_text, un
 from broker.gateway.asgi import AsgiApp, Receive, Scope, Send, respond
 from broker.gateway.aws import errors, json, query, rest
 from broker.gateway.aws.protocols import REST, Answer, Speech, speech_of
-from broker.gateway.aws.service import Call, Operation, Protocol, Service, ServiceError
+from broker.gateway.aws.service import Call, Operation, Protocol, Service, ServiceError, Streamed
 from broker.gateway.bodies import (
     MAX_BODY_BYTES,
     MAX_WAITING_BODY_BYTES,
@@ -32,6 +32,7 @@ from broker.gateway.bodies import (
 from broker.gateway.catalogue import Catalogue, Prepared, Routed, check_path
 from broker.gateway.health import PATH_PREFIX, Health
 from broker.gateway.hosts import HostRefused, Hosts
+from broker.gateway.pieces import StreamedAnswer
 from broker.gateway.protocol import Ending, connection_of
 from broker.gateway.services import SERVICES
 from broker.gateway.sigv4 import Claim, Request, SignatureRefused, check_credential_size, joined
@@ -91,12 +92,15 @@ class _Gateway:
             await self._health(scope, send)
             return
         try:
-            status, headers, body = await self._answer(scope, receive)
+            answer = await self._answer(scope, receive)
         except ClientGone:
             return
-        await respond(send, status, headers, body)
+        if isinstance(answer, StreamedAnswer):
+            await answer.send(send, connection_of(scope))
+        else:
+            await respond(send, *answer)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer | StreamedAnswer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id, routes = self._request_ids.next(), self._catalogue.with_routes(scope["path"], headers)
         speech: Speech = speech_of(headers) if routes is None else REST
@@ -122,6 +126,9 @@ class _Gateway:
             result = await self._run(operation, call, given, scope)
             if self._store_lost_at_s is not None:
                 self._store_is_back()
+            if isinstance(result, Streamed):
+                status, head, _ = speech.success(service, operation.name, result.head, request_id)
+                return StreamedAnswer(status, head, result.frames)
             return speech.success(service, operation.name, result, request_id)
         except _REFUSALS as error:
             answer = speech.failure(service, self._translated(error, service, request_id, routed), headers, request_id)

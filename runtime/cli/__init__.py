@@ -76,7 +76,11 @@ _COMMANDS: Final[dict[str, _Command]] = {
         _SEND,
         "sending:call",
         "Run a function and wait for its result.",
-        ("""penstock call thumbnail '{"path": "cat.jpg"}' --timeout 10""", "penstock call thumbnail @event.json"),
+        (
+            """penstock call thumbnail '{"path": "cat.jpg"}' --timeout 10""",
+            "penstock call thumbnail @event.json",
+            """penstock call tell '{"about": "cats"}' --stream""",
+        ),
     ),
     "send": _Command(
         _SEND,

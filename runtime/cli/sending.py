@@ -55,15 +55,24 @@ async def call(
     /,
     *,
     timeout: Annotated[float, Parameter(help="Seconds to wait for the answer.")] = 60.0,
+    stream: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Print what the function yields as it comes.")
+    ] = False,
     common: Common = COMMON,
 ) -> int:
     """Run a function on a live worker and print its result as JSON; never tried again.
 
     PAYLOAD is JSON, @FILE, or - for standard input. When the function fails,
-    Lambda's error object is printed instead, and the exit status is 1.
+    Lambda's error object is printed instead, and the exit status is 1. With
+    --stream the output is the chunks as they are, and what goes wrong is told
+    on standard error.
     """
     event = read_payload(payload)
     output = common.output
+    if stream:
+        from runtime.cli.chunks import print_chunks
+
+        return await print_chunks(common, function, event, timeout_s=timeout)
     async with Broker(common.url) as broker:
         try:
             result = await broker.call(function, event, timeout=timeout)

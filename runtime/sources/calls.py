@@ -18,6 +18,7 @@ from runtime.engine import Engine
 from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, failed
+from runtime.outlets import Outlets
 
 _PARCEL_TTL_MS: Final = 60_000
 _MAX_TEXT: Final = 300
@@ -36,6 +37,7 @@ class CallSource:
         self._on_dropped: Final = on_dropped
         self._running: Final[dict[str, Call]] = {}
         self._arriving: Final[set[str]] = set()
+        self._outlets: Final = Outlets(engine.core, on_gone=self._cancel)
         self.stopping = False
 
     def on_notice(self, data: bytes | None) -> None:
@@ -50,14 +52,21 @@ class CallSource:
         if notice.kind == "drop":
             self._on_dropped(self._engine.core.resource("function", notice.function), notice.id)
             return
+        if notice.kind == "more":
+            self._outlets.taken(notice)
+            return
         if notice.kind == "cancel":
-            call = self._running.get(notice.id)
-            if call is not None:
-                self._engine.invoker.abandon(call)
-            self._arriving.discard(notice.id)
+            self._outlets.close(notice.id)
+            self._cancel(notice.id)
             return
         self._arriving.add(notice.id)
         self._engine.core.in_background(self._take(notice, time.monotonic()), name="call")
+
+    def _cancel(self, call_id: str) -> None:
+        call = self._running.get(call_id)
+        if call is not None:
+            self._engine.invoker.abandon(call)
+        self._arriving.discard(call_id)
 
     async def _take(self, notice: CallNotice, received: float) -> None:
         function = self._functions.get(notice.function)
@@ -100,6 +109,8 @@ class CallSource:
                 await self._free(resource, notice.id)
             return
         deadline = received + min(function.settings.timeout_s, notice.timeout_ms / 1000 + _CALLER_GRACE_S)
+        if function.yields:
+            function = function.for_call(self._outlets.open(notice).put if notice.window else None)
         call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice, _begin_log(notice))
         self._running[notice.id] = call
         self._engine.invoker.start(call)
@@ -121,6 +132,9 @@ class CallSource:
             case _:
                 payload = exit_error(None, call.context.aws_request_id)
         failed_ = not isinstance(call.outcome, Completed)
+        said = CallReply(id=call.work.id, failed=failed_, payload=payload if failed_ else None, log_tail=tail)
+        if call.function.yields and self._outlets.end(call.work.id, said):
+            return
         answer = self._answer(call.work, payload, failed_=failed_, log_tail=tail)
         self._engine.core.in_background(answer, name="answer")
 

@@ -103,7 +103,57 @@ _INVOKING: Final = (
     ),
 )
 
-_INVOKE: Final = """\
+_STREAMS: Final = """
+### Streams
+
+`InvokeWithResponseStream` passes on what a [handler yields](functions.md#handlers-that-yield) as it comes, framed as
+`application/vnd.amazon.eventstream` over chunked HTTP: `PayloadChunk` for each chunk, then one `InvokeComplete`. A
+plain Invoke of such a handler answers the chunks put together, up to 6,291,556 bytes, whether they are JSON or not.
+
+"""
+_STREAMING: Final = (
+    (
+        "status and head",
+        "sent when a worker has begun with it; what goes wrong before that (404, 429, 502) is an error as of Invoke",
+    ),
+    (
+        "a handler that returns",
+        "one `PayloadChunk` with its result",
+    ),
+    (
+        "a handler that fails, times out, or loses its worker",
+        (
+            "`InvokeComplete` has `ErrorCode` `Unhandled`, and in `ErrorDetails` the error object as JSON; the chunks "
+            "before it came"
+        ),
+    ),
+    (
+        "`LogType=Tail`",
+        "`LogResult` in `InvokeComplete`",
+    ),
+    (
+        "`InvocationType`",
+        "`RequestResponse` or `DryRun`",
+    ),
+    (
+        "size",
+        "200 MB (209,715,200 bytes), not slowed down; over that `Function.ResponseSizeTooLarge`",
+    ),
+    (
+        "a client that reads slowly",
+        "makes the handler wait; one that reads nothing for 30 s is cut off",
+    ),
+    (
+        "a client that goes away",
+        "the handler is cancelled and closed; AWS lets it go on",
+    ),
+    (
+        "a gateway that stops",
+        "streams have its `--grace`; what is left then breaks off without `InvokeComplete`",
+    ),
+)
+
+_INVOKE: Final = """
 ### Log tail
 
 With `LogType=Tail` (synchronous only) the answer has the last 4 KB of the call's log in base64: START, what the handler
@@ -147,7 +197,8 @@ def lambda_page() -> str:
             _table(("`InvocationType`", "what is done", "answer"), _TYPES),
             "\n",
             _table(("about", "rule"), _INVOKING),
-            "\n",
+            _STREAMS,
+            _table(("about", "rule"), _STREAMING),
             _INVOKE.replace("{reserved}", reasons["reserved"]).replace("{account}", reasons["account"]),
             _ERRORS,
             _table(("error", "status", "`Type`", "text in"), map(_error_row, _written_once())),

@@ -109,6 +109,11 @@ async def test_producing(
     async def order(event: dict[str, Any], context: Context) -> dict[str, Any]:
         return {"id": event["id"]}
 
+    @app.function(name="tell")
+    async def tell(event: dict[str, Any], context: Context) -> AsyncIterator[str]:
+        for word in event["words"]:
+            yield f"{word} "
+
     path = page("guides/producing.md")
     write_files(path, folder)
     async with serving(app, redis_url, settings):
@@ -118,6 +123,7 @@ async def test_producing(
     # Of four messages one is delayed; the others were received and deleted.
     assert script.stdout.splitlines()[1] == "1"
     shown = capsys.readouterr().out
+    assert "once upon " in shown
     assert "plain text is stored as it is" in shown
     assert "somebody else" not in shown
 
@@ -129,6 +135,7 @@ async def test_handlers(broker: Broker, redis_url: str, settings: Settings, fold
     async with serving(app, redis_url, settings):
         assert await broker.call("fetch", {"url": "x"}) == {"fetched": "x"}
         assert await broker.call("checksum", {"text": "ab"}) == 195
+        assert await broker.call("tell", {"words": ["once", "upon"]}) == "once upon "
         assert await broker.call("place", {"id": 3}) == {"id": 3, "quantity": 1}
         with pytest.raises(FunctionError, match="UnmarshalError"):
             await broker.call("place", {"quantity": "two"})

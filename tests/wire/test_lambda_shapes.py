@@ -13,7 +13,11 @@ from broker.gateway.aws.lambda_.errors import ERRORS
 
 MODEL = Session().get_service_model("lambda")
 PLACES = {"uri": "path", "querystring": "query", "header": "header", "statusCode": "status"}
-OUTPUTS = {"Invoke": shapes.InvocationResponse, "InvokeAsync": shapes.InvokeAsyncResponse}
+OUTPUTS = {
+    "Invoke": shapes.InvocationResponse,
+    "InvokeAsync": shapes.InvokeAsyncResponse,
+    "InvokeWithResponseStream": shapes.InvokeWithResponseStreamResponse,
+}
 
 
 def _members(struct: Any) -> dict[str, tuple[str, str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
@@ -75,6 +76,25 @@ class Route(msgspec.Struct, frozen=True):
     """Of a success whose output does not say another."""
     too_large: str = ""
     """What is said of a body over the gateway's limit; '': the gateway's own words."""
+
+
+class Frames(typing.Protocol):
+    """A body that comes in pieces."""
+
+    async def next(self) -> bytes:
+        """The next piece; nothing behind the last one. Raises nothing: what goes wrong is told in the body."""
+        ...
+
+    def close(self) -> None:
+        """Ends what makes it; it may have ended."""
+        ...
+
+
+class Streamed(msgspec.Struct, frozen=True):
+    """An output of REST-JSON whose body follows piece by piece. Whoever has it closes the frames."""
+
+    head: msgspec.Struct
+    frames: Frames
 
 
 class Operation(msgspec.Struct, frozen=True):

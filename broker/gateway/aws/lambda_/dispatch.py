@@ -41,6 +41,19 @@ _INVOKING: Final = (
         ends_with_client=True,
     ),
     _operation(
+        "InvokeWithResponseStream",
+        shapes.InvokeWithResponseStreamRequest,
+        invoking.invoke_with_response_stream,
+        Route(
+            "POST",
+            "/2021-11-15/functions/{FunctionName}/response-streaming-invocations",
+            too_large=too_large(MAX_SYNC_PAYLOAD_BYTES, "InvokeWithResponseStream"),
+        ),
+        differs="Only $LATEST exists. Tenants are not known; their header is checked and ignored. A client that goes "
+        "away cancels the function.",
+        ends_with_client=True,
+    ),
+    _operation(
         "InvokeAsync",
         shapes.InvokeAsyncRequest,
         invoking.invoke_async,

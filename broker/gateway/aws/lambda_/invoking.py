@@ -1,15 +1,19 @@
-"""Invoke and InvokeAsync: events into a function's queue, calls to a live worker, and the checks before both."""
+"""Invoke, InvokeWithResponseStream and InvokeAsync: calls to a live worker, events into a function's queue, and the
+checks before both."""
 
 from __future__ import annotations
 
 import binascii
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from broker import errors, limits
+from broker.call_streams import chunk_reader
 from broker.calls import CallResult
+from broker.gateway.aws import event_stream
 from broker.gateway.aws.lambda_.errors import bad_content, too_large, unknown_function
 from broker.gateway.aws.lambda_.names import FunctionName, no_such_qualifier, read_name
 from broker.gateway.aws.lambda_.shapes import (
@@ -17,8 +21,11 @@ from broker.gateway.aws.lambda_.shapes import (
     InvocationResponse,
     InvokeAsyncRequest,
     InvokeAsyncResponse,
+    InvokeWithResponseStreamRequest,
+    InvokeWithResponseStreamResponse,
 )
-from broker.gateway.aws.service import Call, ServiceError
+from broker.gateway.aws.lambda_.streaming import EventFrames
+from broker.gateway.aws.service import Call, ServiceError, Streamed
 from broker.names import Resource
 from broker.records import decode_json, pack
 from broker.store.values import NewMessage
@@ -50,6 +57,43 @@ async def invoke(call: Call, given: InvocationRequest) -> InvocationResponse:
         return _response(await _run(call, name, payload, client_context, wants_log=wants_log))
     except errors.FunctionNotFound:
         raise unknown_function(name.qualified_arn(call)) from None
+
+
+async def invoke_with_response_stream(
+    call: Call, given: InvokeWithResponseStreamRequest
+) -> InvokeWithResponseStreamResponse | Streamed:
+    """Runs the function and passes on what it yields as it comes, or only checks that it could be run."""
+    name = read_name(call, given.function_name, given.qualifier)
+    resource = name.resource(call)
+    client_context = _client_context(given.client_context)
+    payload = _event(given.payload, limits.MAX_SYNC_PAYLOAD_BYTES, "InvokeWithResponseStream")
+    try:
+        await _check_qualifier(call, name, resource)
+        if given.invocation_type == "DryRun":
+            await call.broker.function(name.name).settings()
+            return InvokeWithResponseStreamResponse(status_code=204)
+        timeout_s = await call.broker.caller.timeout_of(name.name)
+        reader = chunk_reader(
+            call.broker.core,
+            call.broker.caller,
+            name.name,
+            payload,
+            timeout_s=min(timeout_s + CALL_MARGIN_S, limits.MAX_TIMEOUT_S),
+            request_id=call.request_id,
+            client_context=client_context,
+            wants_log=given.log_type == "Tail",
+        )
+        with suppress(errors.CallTimeout):  # which the frames tell, as the first thing and the last
+            await reader.open()
+    except errors.FunctionNotFound:
+        raise unknown_function(name.qualified_arn(call)) from None
+    head = InvokeWithResponseStreamResponse(
+        status_code=200,
+        executed_version=reader.executed_version,
+        response_stream_content_type=event_stream.CONTENT_TYPE,
+        request_id=reader.request_id,
+    )
+    return Streamed(head, EventFrames(reader, timed_out=_timed_out(call, timeout_s)))
 
 
 async def invoke_async(call: Call, given: InvokeAsyncRequest) -> InvokeAsyncResponse:
@@ -127,9 +171,13 @@ async def _run(
         )
     except errors.CallTimeout:
         # The function has had its time and its worker does not say so. A 5xx would make SDKs run it once more.
-        message = f"RequestId: {call.request_id} Error: Task timed out after {timeout_s:.2f} seconds"
-        error = {"errorType": "Sandbox.Timedout", "errorMessage": message}
-        return CallResult(payload=msgspec.json.encode(error), function_error="Unhandled", request_id=call.request_id)
+        error = _timed_out(call, timeout_s)
+        return CallResult(payload=error, function_error="Unhandled", request_id=call.request_id)
+
+
+def _timed_out(call: Call, timeout_s: float) -> bytes:
+    message = f"RequestId: {call.request_id} Error: Task timed out after {timeout_s:.2f} seconds"
+    return msgspec.json.encode({"errorType": "Sandbox.Timedout", "errorMessage": message})
 
 
 def _response(result: CallResult) -> InvocationResponse:
