@@ -25,6 +25,7 @@ from runtime.lambda_environment import new_log_stream
 from runtime.lambda_handler import LambdaHandler
 from runtime.loading import load_app
 from runtime.logs import configure_logs
+from runtime.recycling import Recycle
 from runtime.worker import Worker
 
 EXIT_CANNOT_START: Final = 78
@@ -43,6 +44,7 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float
     max_calls: int
     threads: int
+    recycle: Recycle = Recycle()
     alone: bool
     control: int
     """File descriptor of the control socket."""
@@ -58,6 +60,7 @@ def main() -> int:
     try:
         log_stream = new_log_stream()
         app = _app(options.app, log_stream)
+        options.recycle.check_memory()
         worker = Worker(
             app,
             options.url,
@@ -70,7 +73,7 @@ def main() -> int:
             on_ready=lambda: _say(control, "ready"),
         )
         _say(control, f"hello {worker.process}")
-        anyio.run(_serve, worker, control, backend_options={"use_uvloop": _has_uvloop()})
+        anyio.run(_serve, worker, control, options.recycle, backend_options={"use_uvloop": _has_uvloop()})
         exhausted = worker.exhausted
     except* PenstockError as errors:  # a task group's, or one of load_app's own
         problems = errors
@@ -93,10 +96,13 @@ def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _serve(worker: Worker, control: socket.socket) -> None:
+async def _serve(worker: Worker, control: socket.socket, recycle: Recycle) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(_obey_signals, worker, name="signals")
         group.start_soon(_notice_orphaning, worker, control, name="supervisor watch")
+        group.start_soon(
+            recycle.watch, lambda: worker.events_ended, lambda words: _say(control, words), name="recycling"
+        )
         await worker.run()
         end(0)  # here: on its way out the loop would wait for handlers that do not stop
 
