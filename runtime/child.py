@@ -1,7 +1,7 @@
 """The worker process that a supervisor starts: `python -m runtime.child OPTIONS`, where OPTIONS is JSON.
 
-Over the control socket it says who it is, when it is ready and when it has seen events that were set apart; when the
-other end is gone, so is its supervisor, and it drains.
+Over the control socket it says who it is, when it is ready, why it cannot start, when it has seen events that were set
+apart and when it has had enough; when the other end is gone, so is its supervisor, and it drains.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ EXIT_CANNOT_START: Final = 78
 
 EXIT_EXHAUSTED: Final = 75
 """It has drained because too many of its calls do not stop; another one is to take its place."""
+
+_MAX_REASON: Final = 8_000
 
 
 class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +81,8 @@ def main() -> int:
         problems = errors
     if problems is None:
         return EXIT_EXHAUSTED if exhausted else 0
-    _say(control, "failed")
-    sys.stderr.write(f"penstock: {_first(problems)}\n")
+    reason = msgspec.json.encode(str(_first(problems))[:_MAX_REASON]).decode()
+    _say(control, f"failed {reason}")
     return EXIT_CANNOT_START
 
 

@@ -36,6 +36,7 @@ _RESTART_LAST_S: Final = 5.0
 _RESTART_READY_LAST_S: Final = 1.0
 """One that had been ready was ended by what it ran, or from outside: a longer pause would help nobody."""
 _STEADY_S: Final = 2.0
+_LAST_WORDS_S: Final = 0.5
 _NEVER: Final = Recycle()
 _SIGNAL_WORDS: Final = {signal.SIGKILL: "killed", signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "aborted"}
 
@@ -53,6 +54,8 @@ class _Child:
         self.name = ""
         self.ready: Final = asyncio.Event()
         self.ended: Final = asyncio.Event()
+        self.heard: Final = asyncio.Event()
+        """Set when it has nothing more to say."""
         self.retiring = False
         self.spent = False
         """Whether it has done enough, and its exchange is under way."""
@@ -94,6 +97,7 @@ class Supervisor:
         self._stopping = anyio.Event()
         self._status = EXIT_DRAINED
         self._wants_alone = False
+        self._told = ""
         self._core: Core | None = None
         self.ready: Final = anyio.Event()
         """Set when every worker has once been ready."""
@@ -133,6 +137,7 @@ class Supervisor:
             return await self._take_over([self._start() for _ in range(self._processes)], old)
 
     async def _take_over(self, new: list[_Child], old: list[_Child]) -> bool:
+        self._told = ""
         for child in new:
             child.retiring = True  # until it is ready, nobody starts it again
             await _first(child.ready, child.ended)
@@ -208,6 +213,8 @@ class Supervisor:
                         child.name = name
                     case ["ready"]:
                         child.ready.set()
+                    case ["failed", *_]:
+                        self._tell_why(msgspec.json.decode(line.partition(b" ")[2], type=str))
                     case ["suspects"]:
                         self._run_alone()
                     case ["spent", reason, events, memory_mb] if not child.spent:
@@ -220,9 +227,18 @@ class Supervisor:
             pass  # it died; _watch tells
         finally:
             writer.close()
+            child.heard.set()
+
+    def _tell_why(self, reason: str) -> None:
+        """Once for all processes of one start."""
+        if reason != self._told:
+            sys.stderr.write(f"penstock: {reason}\n")
+        self._told = reason
 
     async def _watch(self, child: _Child) -> None:
         status = await _end_of(child.process)
+        with anyio.move_on_after(_LAST_WORDS_S):  # a process that it forked may hold the other end open
+            await child.heard.wait()
         self._children.discard(child)
         child.ended.set()
         if child.retiring or self._stopping.is_set():

@@ -168,6 +168,8 @@ def _from_file(path: Path, option: str) -> list[AccessKey]:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        if isinstance(error, FileNotFoundError):
+            reason = f"{reason}; mend its name, or let --create-access-keys make it"
         raise InvalidOption(option, str(path), f"the file cannot be read: {reason}") from None
     keys = _parse(text, f"{option} {path}", "line")
     if not keys:
