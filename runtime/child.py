@@ -1,7 +1,7 @@
 """The worker process that a supervisor starts: `python -m runtime.child OPTIONS`, where OPTIONS is JSON.
 
-Over the control socket it says who it is, when it is ready and when it has seen events that were set apart; when the
-other end is gone, so is its supervisor, and it drains.
+Over the control socket it says who it is, when it is ready, why it cannot start, when it has seen events that were set
+apart and when it has had enough; when the other end is gone, so is its supervisor, and it drains.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from runtime.lambda_environment import new_log_stream
 from runtime.lambda_handler import LambdaHandler
 from runtime.loading import load_app
 from runtime.logs import configure_logs
+from runtime.recycling import Recycle
 from runtime.worker import Worker
 
 EXIT_CANNOT_START: Final = 78
@@ -32,6 +33,8 @@ EXIT_CANNOT_START: Final = 78
 
 EXIT_EXHAUSTED: Final = 75
 """It has drained because too many of its calls do not stop; another one is to take its place."""
+
+_MAX_REASON: Final = 8_000
 
 
 class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,7 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float
     max_calls: int
     threads: int
+    recycle: Recycle = Recycle()
     alone: bool
     control: int
     """File descriptor of the control socket."""
@@ -58,6 +62,7 @@ def main() -> int:
     try:
         log_stream = new_log_stream()
         app = _app(options.app, log_stream)
+        options.recycle.check_memory()
         worker = Worker(
             app,
             options.url,
@@ -70,14 +75,14 @@ def main() -> int:
             on_ready=lambda: _say(control, "ready"),
         )
         _say(control, f"hello {worker.process}")
-        anyio.run(_serve, worker, control, backend_options={"use_uvloop": _has_uvloop()})
+        anyio.run(_serve, worker, control, options.recycle, backend_options={"use_uvloop": _has_uvloop()})
         exhausted = worker.exhausted
     except* PenstockError as errors:  # a task group's, or one of load_app's own
         problems = errors
     if problems is None:
         return EXIT_EXHAUSTED if exhausted else 0
-    _say(control, "failed")
-    sys.stderr.write(f"penstock: {_first(problems)}\n")
+    reason = msgspec.json.encode(str(_first(problems))[:_MAX_REASON]).decode()
+    _say(control, f"failed {reason}")
     return EXIT_CANNOT_START
 
 
@@ -93,10 +98,13 @@ def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _serve(worker: Worker, control: socket.socket) -> None:
+async def _serve(worker: Worker, control: socket.socket, recycle: Recycle) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(_obey_signals, worker, name="signals")
         group.start_soon(_notice_orphaning, worker, control, name="supervisor watch")
+        group.start_soon(
+            recycle.watch, lambda: worker.events_ended, lambda words: _say(control, words), name="recycling"
+        )
         await worker.run()
         end(0)  # here: on its way out the loop would wait for handlers that do not stop
 

@@ -56,6 +56,13 @@ class Engine:
         self._breathed_at = 0.0
         self._settling: Final[list[asyncio.Task[None]]] = []
         self.settlers: Final[dict[Resource, Settler]] = {}
+        self.calls_ended = 0
+        """Synchronous calls, which nothing settles."""
+
+    @property
+    def events_ended(self) -> int:
+        """Events, messages and calls that this process has ended or given back."""
+        return self.calls_ended + sum(settler.settled for settler in self.settlers.values())
 
     def holds_loop_too_long(self) -> bool:
         """Whether the caller should let the loop go round before it starts more calls."""

@@ -92,6 +92,11 @@ class Worker:
         """What this worker is called in the registry; its lease tokens and inbox carry it."""
         return self._tokens.owner
 
+    @property
+    def events_ended(self) -> int:
+        """Events, messages and calls that this process has ended or given back."""
+        return self._engine.events_ended if self.ready.is_set() else 0
+
     def stop(self) -> None:
         """Nothing new is claimed; running calls have the grace period. A second time: they are ended now."""
         if self._stop.is_set():

@@ -47,6 +47,7 @@ LAYERS: dict[str, Layers] = {
         ("gateway.asgi", "gateway.sigv4", "gateway.hosts", "gateway.exchange"),
         ("gateway.protocol",),
         ("gateway.access", "gateway.bodies", "gateway.health", "gateway.server"),
+        ("gateway.new_keys",),
         ("gateway.aws.service", "gateway.aws.wire"),
         (
             "gateway.aws.bounds",
@@ -98,7 +99,7 @@ LAYERS: dict[str, Layers] = {
         ("",),
     ),
     "runtime": (
-        ("context", "outcomes", "logs", "shaping", "waiter"),
+        ("context", "outcomes", "logs", "shaping", "waiter", "recycling"),
         ("yielding",),
         ("handlers", "policy", "call_log", "lambda_environment"),
         ("app", "invoker", "keeper", "tally", "idempotency", "outlets"),

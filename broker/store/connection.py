@@ -92,8 +92,15 @@ def translated(url: str, chosen_by: str) -> Iterator[None]:
         # What the server answered to the first words on a new connection comes wrapped as a lost connection.
         if isinstance(error.__cause__, failures.AuthenticationError | failures.NoPermissionError):
             raise errors.StoreDenied(f"Redis at {_without_password(url)} refused: {error.__cause__}") from error
+        if isinstance(error, failures.BusyLoadingError):
+            place = f"Redis at {_without_password(url)}"
+            raise errors.StoreUnavailable(f"{place} cannot serve at the moment: {error}") from error
         raise errors.StoreUnavailable(
             f"no answer from Redis at {_without_password(url)} ({chosen_by}): {str(error) or type(error).__name__}"
+        ) from error
+    except failures.InvalidResponse as error:
+        raise errors.StoreUnsuitable(
+            f"what answers at {_without_password(url)} ({chosen_by}) is no Redis: {error}"
         ) from error
     except failures.NoScriptError:
         raise

@@ -150,6 +150,7 @@ class CallSource:
 
     def _on_free(self, call: Call) -> None:
         self._running.pop(call.work.id, None)
+        self._engine.calls_ended += 1
         resource = self._engine.core.resource("function", call.function.name)
         self._engine.core.in_background(self._free(resource, call.work.id), name="release_permit")
 
