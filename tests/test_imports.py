@@ -98,7 +98,7 @@ LAYERS: dict[str, Layers] = {
     ),
     "runtime": (
         ("context", "outcomes", "logs", "shaping", "waiter"),
-        ("handlers", "policy", "call_log", "lambda_environment"),
+        ("handlers", "policy", "call_log", "lambda_environment", "left_tasks"),
         ("app", "invoker", "keeper", "tally", "idempotency"),
         ("settler", "loading", "lambda_handler"),
         ("engine",),

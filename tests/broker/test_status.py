@@ -71,9 +71,7 @@ async def work(broker: Broker) -> Work:
 # -- while there is an event ------------------------------------------------------------------------------------------
 
 
-async def test_what_moves_on_during_the_look_is_told_as_it_is_then(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_moves_on_during_the_look_is_told_as_it_is_then(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """The place of an event and its lease are two looks: between them the event may fail and wait for its retry."""
     await work.register()
     request_id = await work.function.invoke({})
