@@ -156,31 +156,19 @@ class Statuses:
         return found
 
     async def _standing(self, request_id: str, resource: Resource, key: EventKey, found: Standing) -> Status:
-        facts = found.facts
-        tries, crashes = (facts.tries, facts.crashes) if facts else (0, 0)
-        state: State = "retrying" if tries else "queued"
-        since_ms = None
-        if found.place == "leased":
+        """What is told until it has ended. Where its lease is gone when it is looked for, all is looked at again."""
+        lease = None
+        for _ in range(_LOOKS):
+            if found.place != "leased":
+                break
             lease = await self._core.statuses.lease_of(resource, found.entry)
-            if lease is None:  # it moved on in between
-                again = await self._look(resource, key, request_id)
-                if isinstance(again, bytes):
-                    return _ended(request_id, resource, again)
-                lease = await self._core.statuses.lease_of(resource, again.entry)
-            if lease is not None and lease[1] > found.now_ms:
-                state, since_ms = "running", _taken_ms(lease[0])
-        error = error_text(found.note) if state == "retrying" else None
-        return Status(
-            id=request_id,
-            function=resource.name,
-            state=state,
-            attempt=tries + (state == "running"),
-            since_ms=since_ms,
-            next_ms=found.due_ms if found.place in {"waiting", "delayed"} else None,
-            error_type=error.error_type if error else "",
-            error_message=error.message if error else "",
-            crashes=crashes,
-        )
+            if lease is not None:
+                break
+            again = await self._look(resource, key, request_id)
+            if isinstance(again, bytes):
+                return _ended(request_id, resource, again)
+            found = again
+        return _unended(request_id, resource, found, lease)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -259,6 +247,27 @@ def _ended(request_id: str, resource: Resource, text: bytes) -> Status:
         condition=end.condition,
         error_type=error.error_type if error else "",
         error_message=error.message if error else "",
+    )
+
+
+def _unended(request_id: str, resource: Resource, found: Standing, lease: tuple[str, int] | None) -> Status:
+    facts = found.facts
+    tries, crashes = (facts.tries, facts.crashes) if facts else (0, 0)
+    state: State = "retrying" if tries else "queued"
+    since_ms = None
+    if lease is not None and lease[1] > found.now_ms:
+        state, since_ms = "running", _taken_ms(lease[0])
+    error = error_text(found.note) if state == "retrying" else None
+    return Status(
+        id=request_id,
+        function=resource.name,
+        state=state,
+        attempt=tries + (state == "running"),
+        since_ms=since_ms,
+        next_ms=found.due_ms if found.place in {"waiting", "delayed"} else None,
+        error_type=error.error_type if error else "",
+        error_message=error.message if error else "",
+        crashes=crashes,
     )
 
 

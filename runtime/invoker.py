@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
+from weakref import WeakSet
 
 from broker.errors import PayloadNotJson
 from broker.limits import MAX_RESPONSE_BYTES
@@ -19,6 +20,7 @@ from broker.log import log
 from runtime import call_log
 from runtime.context import Context
 from runtime.handlers import HandlerFunction
+from runtime.left_tasks import LeftTasks
 from runtime.outcomes import (
     Abandoned,
     Completed,
@@ -43,8 +45,8 @@ class Call:
     """One running call. ``on_outcome`` is told once how it ended; ``on_free`` when its slot is free again, which is
     later for code that does not stop at its timeout."""
 
-    __slots__ = ("abandoned", "begun", "context", "deadline", "event", "expired", "function", "log", "on_free",
-                 "on_outcome", "outcome", "started", "stuck", "task", "work")  # fmt: skip
+    __slots__ = ("abandoned", "begun", "context", "deadline", "event", "expired", "function", "log", "made", "on_free",
+                 "on_outcome", "outcome", "over", "started", "stuck", "task", "work")  # fmt: skip
 
     def __init__(
         self,
@@ -68,10 +70,17 @@ class Call:
         self.started = time.monotonic()
         self.outcome: Outcome | None = None
         self.task: asyncio.Task[None] | None = None
+        self.made: WeakSet[asyncio.Task[Any]] | None = None
+        self.over = False
         self.begun = False
         self.expired = False
         self.abandoned = False
         self.stuck = False
+
+    @property
+    def whose(self) -> tuple[str, str]:
+        """The name of its function and its request id."""
+        return self.function.name, self.context.aws_request_id
 
     def overdue(self, now: float) -> bool:
         """Whether it has had all the time that its function is given."""
@@ -87,6 +96,8 @@ class Invoker:
         self._busy_threads = 0
         self._on_exhausted: Final = on_exhausted
         self._loop: Final = asyncio.get_running_loop()
+        self._tasks: Final = LeftTasks(self._loop)
+        self._tasks.watch()
         self.running: Final[set[Call]] = set()
         self._told_when_freed: Final[set[Callable[[], None]]] = set()
         self._ticking = False
@@ -103,13 +114,17 @@ class Invoker:
         """Starts a call. It may have ended when this returns."""
         self.latest = call.function.name
         self.running.add(call)
+        tasks = self._tasks
         if call.function.on_loop:
+            outer, tasks.entered = tasks.entered, call
             task = _start_task(self._run_on_loop(call), self._loop)
+            tasks.entered = outer
         else:
             self._busy_threads += 1
             task = _start_task(self._run_in_thread(call), self._loop)
         if not task.done():
             call.task = task
+            tasks.calls[task] = call
             if not self._ticking:
                 self._ticking = True
                 self._loop.call_later(_TICK_S, self._tick)
@@ -145,9 +160,14 @@ class Invoker:
             self.when_freed(freed.set)
             await freed.wait()
 
+    async def end_left_tasks(self) -> None:
+        """Ends what handlers have started and left behind."""
+        await self._tasks.end()
+
     def close(self) -> None:
         """Takes no more calls; threads that are still busy are left to themselves, and nobody waits for them."""
         self._closed = True
+        self._tasks.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         for call in self.running:
             if call.task is not None and not call.function.on_loop:
@@ -218,6 +238,7 @@ class Invoker:
     def _end(self, call: Call, outcome: Outcome) -> None:
         self.latest = call.function.name
         self.running.discard(call)
+        self._tasks.ended(call)  # before anything of ours is started from here
         try:
             if call.outcome is None:
                 call.outcome = _cut_short(call, outcome) if call.expired or call.abandoned else outcome
@@ -300,4 +321,4 @@ if sys.version_info >= (3, 12):
 else:
 
     def _start_task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return loop.create_task(work)
+        return asyncio.Task(work, loop=loop)

@@ -12,6 +12,14 @@ _HIDDEN_FRAMES: Final = ("runtime/invoker.py", "runtime/yielding.py", "concurren
 _MAX_MESSAGE_CHARACTERS: Final = 64 * 1024
 
 
+class Exited(Exception):
+    """`sys.exit` in a task of a handler; ``code`` as given there."""
+
+    def __init__(self, code: object) -> None:
+        super().__init__(f"exit status {code}")
+        self.code: Final = code
+
+
 class Completed(msgspec.Struct, frozen=True):
     """The handler returned; its result as JSON."""
 
@@ -88,7 +96,7 @@ def failed(error_type: str, message: str, request_id: str, stack: list[str] | No
 
 def failed_with(error: BaseException, request_id: str) -> Failed:
     """The failure that an exception of the handler is: class name, text, and the frames from the handler on."""
-    if isinstance(error, SystemExit):
+    if isinstance(error, SystemExit | Exited):
         status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
         with_status = f"Runtime exited with error: exit status {status}"
         reason = with_status if status else "Runtime exited without providing a reason"

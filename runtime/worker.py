@@ -329,6 +329,7 @@ class Worker:
             await self._abandon_calls(engine)
             with anyio.move_on_after(_CANCEL_GRACE_S):
                 await engine.settled()
+        await engine.invoker.end_left_tasks()
         await engine.close()
         engine.keeper.stop()
         engine.invoker.close()

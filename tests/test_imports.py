@@ -101,7 +101,7 @@ LAYERS: dict[str, Layers] = {
     "runtime": (
         ("context", "outcomes", "logs", "shaping", "waiter", "recycling"),
         ("yielding",),
-        ("handlers", "policy", "call_log", "lambda_environment"),
+        ("handlers", "policy", "call_log", "lambda_environment", "left_tasks"),
         ("app", "invoker", "keeper", "tally", "idempotency", "outlets"),
         ("settler", "loading", "lambda_handler"),
         ("engine",),
