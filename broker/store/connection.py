@@ -124,6 +124,11 @@ def _without_password(url: str) -> str:
     return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url))
 
 
+def place(url: str) -> str:
+    """A server as messages name it, without its password."""
+    return f"Redis at {_without_password(url)}"
+
+
 @contextmanager
 def translated(url: str, chosen_by: str) -> Iterator[None]:
     """Turns redis errors into ours; a lost connection says which address was used and why that one."""
