@@ -142,6 +142,13 @@ class Broker:
         """The names of all streams."""
         return await self._open.core.directory.names("stream")
 
+    # -- the store ----------------------------------------------------------------------------------------------------
+
+    async def durability(self) -> str | None:
+        """What Redis's settings give: ``memory``, ``everysec`` or ``fsync``, known for at most a second; None where
+        they cannot be read."""
+        return (await self._open.core.durable.state()).in_force.level
+
     # -- what is being sent on ----------------------------------------------------------------------------------------
 
     async def deliver(self, resource: Resource) -> int:

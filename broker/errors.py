@@ -23,9 +23,12 @@
     └── StoreError                   Redis
         ├── StoreUnavailable         no connection, or it was lost: the outcome of a write is unknown
         ├── StoreFull                maxmemory is reached: nothing was stored
+        │   └── StoreThrottled       it soon would be: producers are told to wait
         ├── StoreReadOnly            a replica answered
         ├── StoreDenied              credentials or ACL
         ├── StoreUnsuitable          too old, or set to throw data away
+        ├── DurabilityNotMet         Redis is less safe than the resource requires: nothing was stored
+        ├── WriteNotConfirmed        stored, but too few replicas have confirmed it in time
         └── StoreFault               an answer that no rule explains: a defect
 
 Each class has a stable ``code``; the fields that the message speaks of are attributes of the error.
@@ -329,6 +332,20 @@ class StoreFull(StoreError):
     code = "StoreFull"
 
 
+class StoreThrottled(StoreFull):
+    """Redis is nearly full: producers are told to wait, so that what is there can still be handled. Nothing was stored;
+    try again later."""
+
+    code = "StoreThrottled"
+
+    def __init__(self, place: str, percent: float, limit_percent: int) -> None:
+        super().__init__(
+            f"{place} has used {percent:.1f} % of its maxmemory, and producers have to wait from {limit_percent} % on "
+            "(PENSTOCK_FULL_AT); nothing was stored: try again later, give it memory or let workers catch up"
+        )
+        self.percent, self.limit_percent = percent, limit_percent
+
+
 class StoreReadOnly(StoreError):
     """The server is a read-only replica."""
 
@@ -345,6 +362,30 @@ class StoreUnsuitable(StoreError):
     """A server that Penstock must not trust: too old, or set to evict keys."""
 
     code = "StoreUnsuitable"
+
+
+class DurabilityNotMet(StoreError):
+    """Redis is less safe at the moment than what was asked for; nothing was stored, created or changed."""
+
+    code = "DurabilityNotMet"
+
+    def __init__(self, required: str, reason: str) -> None:
+        super().__init__(f"durability={required} is required and not given: {reason}; nothing was done")
+        self.required, self.reason = required, reason
+
+
+class WriteNotConfirmed(StoreError):
+    """It is stored on the primary, and too few replicas have said in time that they have it. It may be lost if the
+    primary is; the same send again (with its id) is safe, and waits for the confirmation again."""
+
+    code = "WriteNotConfirmed"
+
+    def __init__(self, required: str, confirmed: int, waited_ms: int) -> None:
+        super().__init__(
+            f"durability={required}: stored, but only {confirmed} replicas have confirmed it within {waited_ms} ms "
+            "(PENSTOCK_CONFIRM_MS); the outcome is unknown, and the same send with its id may be repeated"
+        )
+        self.required, self.confirmed, self.waited_ms = required, confirmed, waited_ms
 
 
 class StoreFault(StoreError):

@@ -99,6 +99,7 @@ def function_fields(settings: FunctionSettings) -> dict[str, str]:
         "limit": "" if settings.concurrency is None else str(settings.concurrency),
         "paused": "1" if settings.paused else "",
         "max_crashes": str(settings.max_crashes),
+        "durability": settings.durability,
         "keep_ms": str(math.ceil(settings.keep_status_s * 1000)) if settings.keep_status_s else "",
     }
 
@@ -106,6 +107,7 @@ def function_fields(settings: FunctionSettings) -> dict[str, str]:
 async def register_function(core: Core, name: str, settings: FunctionSettings) -> Registered:
     """Makes these the function's settings for all workers, and creates the queues and streams that it names."""
     resource = core.resource("function", check_name("function", name))
+    await core.durable.check(settings.durability)
     targets = {option: getattr(settings, option) for option in ("on_success", "on_failure", "dead_letter")}
     for option, target in targets.items():
         if target == Function(name):

@@ -77,13 +77,15 @@ class QueueClient:
         deduplication_scope: DeduplicationScope = "queue",
         throughput_limit: ThroughputLimit = "perQueue",
         redrive_from: Iterable[Queue] | None = None,
+        durability: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
-        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. A second time with
-        the same settings changes nothing; with others it raises QueueExists. A queue that exists only because something
-        named it takes the settings given here.
+        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. ``durability`` is
+        what a send must be before it is answered; raises DurabilityNotMet where Redis does not give that. A second time
+        with the same settings changes nothing; with others it raises QueueExists. A queue that exists only because
+        something named it takes the settings given here.
         """
         settings = QueueSettings(
             visibility_timeout_s=visibility_timeout,
@@ -97,6 +99,7 @@ class QueueClient:
             content_deduplication=content_deduplication,
             deduplication_scope=deduplication_scope,
             throughput_limit=throughput_limit,
+            durability=durability or "",
             tags=dict(tags or {}),
         )
         settings = msgspec.structs.replace(settings, **self._redrive_allow(redrive_from))
@@ -123,10 +126,11 @@ class QueueClient:
         deduplication_scope: DeduplicationScope | None = None,
         throughput_limit: ThroughputLimit | None = None,
         redrive_from: Iterable[Queue] | None = None,
+        durability: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
-        were received too often. Raises QueueNotFound."""
+        were received too often, ``durability=""`` requires nothing any more. Raises QueueNotFound, DurabilityNotMet."""
         changes: dict[str, object] = {
             "visibility_timeout_s": visibility_timeout,
             "delay_s": delay,
@@ -138,6 +142,7 @@ class QueueClient:
             "content_deduplication": content_deduplication,
             "deduplication_scope": deduplication_scope,
             "throughput_limit": throughput_limit,
+            "durability": durability,
             "tags": None if tags is None else dict(tags),
             **self._redrive_allow(redrive_from),
         }

@@ -16,6 +16,7 @@ from zlib import crc32
 import msgspec
 
 from broker import limits
+from broker.durability import check_durability
 from broker.errors import InvalidOption, PayloadNotJson
 from broker.names import Queue, Target
 
@@ -235,9 +236,12 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Kept for clients that set it; what Redis keeps is not encrypted by Penstock."""
     kms_reuse_s: int = limits.DEFAULT_KMS_REUSE_S
     managed_sse: bool = True
+    durability: str = ""
+    """What a send must be before it is answered; '' where nothing is required."""
     tags: dict[str, str] = {}
 
     def __post_init__(self) -> None:
+        check_durability(self.durability)
         check_range("visibility_timeout", self.visibility_timeout_s, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
         check_range("delay", self.delay_s, 0, limits.MAX_DELAY_S)
         check_range("retention", self.retention_s, limits.MIN_RETENTION_S, limits.MAX_RETENTION_S)
@@ -270,8 +274,10 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     max_length: int = limits.DEFAULT_STREAM_MAX_LENGTH
     retention_s: float = limits.DEFAULT_STREAM_RETENTION_S
+    durability: str = ""
 
     def __post_init__(self) -> None:
+        check_durability(self.durability)
         check_whole("max_length", self.max_length, 1, 1_000_000_000)
         check_range("retention", self.retention_s, 1, 365 * 86_400)
 
@@ -300,6 +306,8 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     keep_status_s: float = limits.DEFAULT_KEEP_STATUS_S
     keep_result_bytes: int = 0
     """The largest result that is kept with the status; larger ones are not, and 0 keeps none."""
+    durability: str = ""
+    """What an event must be before its sender is answered; '' where nothing is required."""
     description: str = ""
     tags: dict[str, str] = {}
     invoke_config: InvokeConfig | None = None
@@ -307,6 +315,7 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """What its code said last, where the API has changed something since; None where these are the code's settings."""
 
     def __post_init__(self) -> None:
+        check_durability(self.durability)
         check_range("timeout", self.timeout_s, 0.001, limits.MAX_TIMEOUT_S)
         check_whole("retries", self.retries, 0, limits.MAX_RETRIES)
         if self.retries and not self.retry_delays_s:

@@ -143,6 +143,11 @@ class Broker:
         """One stream: create, append, read, delete. Raises InvalidName."""
         return StreamClient(self._run, self._broker.stream(name))
 
+    def durability(self) -> str | None:
+        """What Redis's settings give: ``memory``, ``everysec`` or ``fsync``, known for at most a second; None where
+        they cannot be read."""
+        return self._run(self._broker.durability)
+
     def streams(self) -> list[str]:
         """The names of all streams."""
         return self._run(self._broker.streams)
@@ -237,9 +242,11 @@ class StreamClient:
         *,
         max_length: int = limits.DEFAULT_STREAM_MAX_LENGTH,
         retention: float = limits.DEFAULT_STREAM_RETENTION_S,
+        durability: str | None = None,
     ) -> None:
-        """Creates the stream or changes how many records, and for how many seconds, it keeps them (nearly exactly)."""
-        self._run(lambda: self._inner.create(max_length=max_length, retention=retention))
+        """Creates the stream or changes how many records, and for how many seconds, it keeps them (nearly exactly), and
+        the ``durability`` that it requires. Raises DurabilityNotMet where Redis does not give that."""
+        self._run(lambda: self._inner.create(max_length=max_length, retention=retention, durability=durability))
 
     def append(self, body: object) -> str:
         """Appends a record, text as it is and anything else as JSON; answers its position."""

@@ -121,13 +121,15 @@ class QueueClient:
         deduplication_scope: DeduplicationScope = "queue",
         throughput_limit: ThroughputLimit = "perQueue",
         redrive_from: Iterable[Queue] | None = None,
+        durability: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
-        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. A second time with
-        the same settings changes nothing; with others it raises QueueExists. A queue that exists only because something
-        named it takes the settings given here.
+        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. ``durability`` is
+        what a send must be before it is answered; raises DurabilityNotMet where Redis does not give that. A second time
+        with the same settings changes nothing; with others it raises QueueExists. A queue that exists only because
+        something named it takes the settings given here.
         """
         self._run(
             lambda: self._inner.create(
@@ -142,6 +144,7 @@ class QueueClient:
                 deduplication_scope=deduplication_scope,
                 throughput_limit=throughput_limit,
                 redrive_from=redrive_from,
+                durability=durability,
                 tags=tags,
             )
         )
@@ -161,10 +164,11 @@ class QueueClient:
         deduplication_scope: DeduplicationScope | None = None,
         throughput_limit: ThroughputLimit | None = None,
         redrive_from: Iterable[Queue] | None = None,
+        durability: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
-        were received too often. Raises QueueNotFound."""
+        were received too often, ``durability=""`` requires nothing any more. Raises QueueNotFound, DurabilityNotMet."""
         self._run(
             lambda: self._inner.configure(
                 visibility_timeout=visibility_timeout,
@@ -179,6 +183,7 @@ class QueueClient:
                 deduplication_scope=deduplication_scope,
                 throughput_limit=throughput_limit,
                 redrive_from=redrive_from,
+                durability=durability,
                 tags=tags,
             )
         )

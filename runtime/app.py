@@ -38,6 +38,7 @@ class App:
         dead_letter: Target | None = None,
         keep_status: float = limits.DEFAULT_KEEP_STATUS_S,
         keep_result: int = 0,
+        durability: str | None = None,
     ) -> Callable[[H], H]:
         """Registers a function under its own name, or ``name``. All times in seconds; Lambda's defaults.
 
@@ -45,8 +46,9 @@ class App:
         repeats); an event older than ``max_event_age`` is given up. ``concurrency`` limits running calls over all
         workers and sources; 0 gives events up at once; ``paused`` keeps them queued. An event whose worker dies
         ``max_crashes`` more times while it runs alone is quarantined. How an event ended can be asked for
-        ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. Raises InvalidOption,
-        InvalidName.
+        ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. ``durability`` is what an
+        event must be before its sender is answered; a worker does not start where Redis does not give that. Raises
+        InvalidOption, InvalidName.
         """
         settings = FunctionSettings(
             timeout_s=timeout,
@@ -61,6 +63,7 @@ class App:
             dead_letter=_target("dead_letter", dead_letter),
             keep_status_s=keep_status,
             keep_result_bytes=keep_result,
+            durability=durability or "",
         )
 
         def register(handler: H) -> H:

@@ -30,6 +30,10 @@ class Client:
         self._pipe: Final = Pipe(pool, timeout_s=timeout_s)
         self.execute: Final = self._pipe.execute
 
+    def another_pipe(self, *, waits_s: float) -> Pipe:
+        """A connection for commands of its own, which may block it for so long."""
+        return Pipe(self._pool, timeout_s=_TIMEOUT_S + waits_s)
+
     def pubsub(self) -> Subscription:
         """A connection that listens on channels."""
         return Subscription(self._pool)
@@ -73,6 +77,11 @@ def _options(url: str) -> dict[str, Any]:
 
 def _without_password(url: str) -> str:
     return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url))
+
+
+def place(url: str) -> str:
+    """A server as messages name it, without its password."""
+    return f"Redis at {_without_password(url)}"
 
 
 @contextmanager

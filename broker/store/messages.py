@@ -11,6 +11,7 @@ from broker.names import Resource
 from broker.records import Facts
 from broker.store.fifo import ClaimOfGroups, FifoStore
 from broker.store.keys import Keyspace, ResourceKeys
+from broker.store.lanes import RunsScripts
 from broker.store.scripts import Argument, Command, ScriptRunner
 from broker.store.values import (
     Claim,
@@ -42,17 +43,27 @@ class MessageStore:
         self._fifo: Final = FifoStore(runner, keyspace)
 
     async def send(
-        self, resource: Resource, messages: Sequence[NewMessage], *, token: str, bucket: str, urgent: bool = False
+        self,
+        resource: Resource,
+        messages: Sequence[NewMessage],
+        *,
+        token: str,
+        bucket: str,
+        urgent: bool = False,
+        made_sure_of: str = "",
+        runs: RunsScripts | None = None,
     ) -> Stored | None:
         """Stores up to 1,000 messages in one step. The same token in the same bucket stores them once; in a FIFO queue
-        their deduplication ids see to that."""
+        their deduplication ids see to that. Raises DurabilityRequired unless what the caller has ``made_sure_of`` is
+        what the resource requires; ``runs`` is what confirms it, where something does."""
+        runs = runs or self._runner
         if resource.fifo:
-            return await self._fifo.send(resource, messages, urgent=urgent)
+            return await self._fifo.send(resource, messages, urgent=urgent, made_sure_of=made_sure_of, runs=runs)
         k = self._keys.of(resource)
         plain = all(message.plain for message in messages)
         arguments: list[Argument] = [
             *(token, k.wake, limits.SEND_TOKEN_MEMORY_S, limits.OWN_ID_MEMORY_MS),
-            *("urgent" if urgent else "", "plain" if plain else "full"),
+            *("urgent" if urgent else "", "plain" if plain else "full", made_sure_of),
         ]
         if plain:
             arguments += [message.blob for message in messages]
@@ -65,7 +76,7 @@ class MessageStore:
             *(k.ready, k.meta, k.tokens(bucket), k.delayed, k.bodies, k.facts, k.seen),
             *(k.groups, k.order, k.open, k.named),
         )
-        reply = await self._runner.run("send", keys, arguments)
+        reply = await runs.run("send", keys, arguments)
         match reply[0]:
             case b"stored":
                 return Stored(reply[1].decode(), int(reply[2]), int(reply[3]))

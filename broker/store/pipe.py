@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import hiredis
@@ -35,12 +36,27 @@ class Pipe:
         whether it was carried out.
         """
         packed = _packed(command)
+        return await (await self._with_room()).send(packed)
+
+    async def together(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies of commands that go one right after the other, over one connection; errors of Redis are among
+        them. Raises redis-py's ConnectionError and TimeoutError, whichever of the replies is lost.
+        """
+        packed = [_packed(command) for command in commands]
+        line = await self._with_room()
+        replies = await asyncio.gather(*(line.send(each) for each in packed), return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, failures.ConnectionError | failures.TimeoutError):
+                raise reply
+        return replies
+
+    async def _with_room(self) -> _Line:
         while True:
             line = self._line
             if line is None or line.lost:
                 line = await self._connected()
             if line.room is None:
-                return await line.send(packed)
+                return line
             await line.room.wait()
 
     async def close(self) -> None:

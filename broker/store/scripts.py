@@ -11,16 +11,16 @@ import msgspec
 import redis
 from redis.exceptions import NoScriptError
 
-from broker.store.connection import Client, translated
+from broker.store.connection import Client, place, translated
 from broker.store.keys import CLOCK_OFFSET_KEY
 
 Command: TypeAlias = Literal[
     "append", "await_end", "begin_once", "call", "cancel", "cancel_move", "claim", "configure", "counts", "defer",
     "delete", "delist", "discard", "end_move", "end_once", "enlist", "expire", "extend", "fifo_claim", "fifo_counts",
     "fifo_defer", "fifo_expire", "fifo_extend", "fifo_finish", "fifo_peek", "fifo_release_claim", "fifo_restore",
-    "fifo_send", "finish", "forget_ends", "heartbeat", "hold", "lead_move", "moves", "now", "peek", "places", "purge",
-    "release_claim", "release_permits", "rename", "renew_permits", "restore", "send", "settle_outbox", "start_move",
-    "status", "take_outbox", "take_permits", "take_turn",
+    "fifo_send", "finish", "forget_ends", "heartbeat", "hold", "lead_move", "mark", "moves", "now", "peek", "places",
+    "purge", "release_claim", "release_permits", "rename", "renew_permits", "restore", "send", "settle_outbox",
+    "start_move", "status", "take_outbox", "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 
@@ -58,6 +58,8 @@ class ScriptRunner:
         self.client: Final = client
         self.url: Final = url
         self.chosen_by: Final = chosen_by
+        self.place: Final = place(url)
+        """The server as messages name it."""
         self._scripts: Final = scripts
         self._execute: Final = client.execute
 

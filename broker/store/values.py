@@ -205,8 +205,18 @@ def read_claim(reply: Sequence[Any], token: str) -> Claim:
     )
 
 
+class DurabilityRequired(Exception):
+    """A script stored nothing, as its resource requires another durability than what the caller had made sure of."""
+
+    def __init__(self, required: str) -> None:
+        super().__init__(required)
+        self.required = required
+
+
 def not_sent(resource: Resource, reply: Sequence[Any]) -> Exception:
     """The error for a send that stored nothing."""
+    if reply[0] == b"durability":
+        return DurabilityRequired(reply[1].decode())
     if reply[0] == b"too_large":
         return PayloadTooLarge(f'message {reply[1]} for {resource.kind} "{resource.name}"', reply[2], reply[3])
     if reply[0] == b"no_id":

@@ -80,6 +80,7 @@ async def _described(
         "sending_on": counts.outbox,
         "live_workers": len(workers),
         "paused": found.held or settings.paused,
+        "durability_in_force": await broker.durability(),
         "counters": found.counters,
         "settings": builtin(settings),
         "mappings": [mapping for mapping in mappings if mapping["function"] == name],

@@ -37,6 +37,12 @@ RedriveFrom: TypeAlias = Annotated[
         help="Only this queue may have it as dead-letter queue; may be repeated; none: nobody.",
     ),
 ]
+Durable: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help="What a send must reach before it is answered: memory, everysec, fsync, replica:N, replica-fsync:N."
+    ),
+]
 Tags: TypeAlias = Annotated[
     tuple[str, ...], Parameter(negative=(), show_default=False, help="KEY=VALUE; may be repeated.")
 ]
@@ -49,7 +55,8 @@ async def queues(name: str | None = None, /, *, common: Common = COMMON) -> None
     """Show all queues, or one: what is visible, in flight, retrying, delayed.
 
     The age is that of the oldest message that nobody has received yet. The
-    kind, where there are FIFO queues, says by what they know a repeat. With
+    kind, where there are FIFO queues, says by what they know a repeat. The
+    durability, where a queue requires one, is that, and what Redis gives. With
     --json one object a queue, with its settings and counters.
     """
     async with Broker(common.url) as broker:
@@ -67,7 +74,10 @@ async def queues(name: str | None = None, /, *, common: Common = COMMON) -> None
     if any(queue["settings"]["fifo"] for queue in found):
         columns.append("kind")
         rows = [(*row, _kind(queue["settings"])) for row, queue in zip(rows, found, strict=True)]
-    common.output.table(columns, rows, left=("queue", "dead-letter queue", "kind"))
+    if any(queue["settings"]["durability"] for queue in found):
+        columns.append("durability")
+        rows = [(*row, _durability(queue)) for row, queue in zip(rows, found, strict=True)]
+    common.output.table(columns, rows, left=("queue", "dead-letter queue", "kind", "durability"))
 
 
 async def _in_order(broker: Broker, names: list[str], *, must_exist: bool) -> list[dict[str, Any]]:
@@ -103,6 +113,7 @@ async def _described(broker: Broker, name: str, now_ms: int) -> dict[str, Any]:
         "set_apart": counts.set_apart,
         "sending_on": counts.outbox,
         "oldest_age_s": oldest_s,
+        "durability_in_force": await broker.durability(),
         "counters": found.counters,
         "settings": builtin(found.settings),
     }
@@ -113,6 +124,12 @@ def _row(queue: dict[str, Any]) -> tuple[object, ...]:
     dead_letter = f"{settings['dead_letter']} after {settings['max_receives']}" if settings["dead_letter"] else None
     counts = (queue[column] for column in ("visible", "in_flight", "retrying", "delayed"))
     return (queue["queue"], *counts, duration(queue["oldest_age_s"]), dead_letter)
+
+
+def _durability(queue: dict[str, Any]) -> str | None:
+    """What is required, and what Redis's settings give where that is something else."""
+    required, in_force = queue["settings"]["durability"], queue["durability_in_force"] or "unknown"
+    return f"{required} (Redis: {in_force})" if required and required != in_force else required or None
 
 
 def _kind(settings: dict[str, Any]) -> str:
@@ -143,6 +160,7 @@ async def create(
     deduplication_scope: Scope = None,
     throughput_limit: Limit = None,
     redrive_from: RedriveFrom = (),
+    durability: Durable = None,
     tag: Tags = (),
     common: Common = COMMON,
 ) -> None:
@@ -168,6 +186,7 @@ async def create(
             deduplication_scope=deduplication_scope or defaults.deduplication_scope,
             throughput_limit=throughput_limit or defaults.throughput_limit,
             redrive_from=allowed,
+            durability=_level(durability),
             tags=tags,
         )
         settings = await target.settings()
@@ -194,6 +213,7 @@ async def configure(
     deduplication_scope: Scope = None,
     throughput_limit: Limit = None,
     redrive_from: RedriveFrom = (),
+    durability: Durable = None,
     tag: Tags = (),
     common: Common = COMMON,
 ) -> None:
@@ -218,6 +238,7 @@ async def configure(
             deduplication_scope=deduplication_scope,
             throughput_limit=throughput_limit,
             redrive_from=allowed,
+            durability=_level(durability),
             tags=tags or None,
         )
         settings = await target.settings()
@@ -234,6 +255,11 @@ def _allowed(names: tuple[str, ...]) -> list[Queue] | None:
     if len(names) > 1:
         raise InvalidOption("redrive-from", " ".join(names), f"{_NOBODY} goes alone: it means nobody")
     return []
+
+
+def _level(word: str | None) -> str | None:
+    """``none`` requires nothing; None where nothing was said."""
+    return "" if word == _NOBODY else word
 
 
 def _set(settings: QueueSettings) -> dict[str, object]:

@@ -171,6 +171,7 @@ a handler and formatter of its own for standard output is told in that form. Not
 |---|---|
 | `{reserved}` | the function is at its `concurrency`, or [paused](functions.md) |
 | `{account}` | live workers have the function, and none has room |
+| `{memory}` | Redis is [nearly full](../operations/redis.md#memory) |
 
 **No live worker** is answered at once, with 502 `ResourceNotReadyException`, which SDKs try again too. It is not the
 same as a failure: nothing has run.
@@ -186,9 +187,15 @@ Errors of signatures, of the protocol and the store: [the gateway](gateway.md#pr
 """
 
 
+def _with(text: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
 def lambda_page() -> str:
     """The whole page."""
-    reasons = {"reserved": REASONS["concurrency"], "account": REASONS["workers"]}
+    reasons = {"reserved": REASONS["concurrency"], "account": REASONS["workers"], "memory": REASONS["memory"]}
     return "".join(
         (
             _INTRODUCTION.format(version=LAMBDA.version),
@@ -199,7 +206,7 @@ def lambda_page() -> str:
             _table(("about", "rule"), _INVOKING),
             _STREAMS,
             _table(("about", "rule"), _STREAMING),
-            _INVOKE.replace("{reserved}", reasons["reserved"]).replace("{account}", reasons["account"]),
+            _with(_INVOKE, reasons),
             _ERRORS,
             _table(("error", "status", "`Type`", "text in"), map(_error_row, _written_once())),
         )
