@@ -14,13 +14,14 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from broker import errors, limits
+from broker import errors, limits, spans, tracing
 from broker.core import Core
 from broker.ids import random_token
 from broker.log import log
 from broker.names import Resource, check_name
 from broker.outgoing import event_json
 from broker.records import FunctionSettings, check_range, decode_json
+from broker.tracing import NO_TRACE, Trace
 from broker.workers import LiveWorkers, Serves
 
 INLINE_BYTES: Final = 64 * limits.KIB
@@ -45,6 +46,7 @@ class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client_context: bytes | None = None
     """A JSON object."""
     wants_log: bool = False
+    trace: Trace = NO_TRACE
 
 
 class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -56,6 +58,8 @@ class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The worker did not run it: it is stopping, or has no room."""
     payload: bytes | None = None
     log_tail: bytes = b""
+    in_loop: bool = False
+    """The worker did not run it: its chain has run the function too often."""
 
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,11 +126,15 @@ class Caller:
     async def call(self, function: str, event: object, *, timeout_s: float) -> Any:
         """The function's result.
 
-        Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled, CallTimeout, NoLiveWorker),
-        StoreError.
+        Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled, CallTimeout, NoLiveWorker,
+        RecursiveInvocation), StoreError.
         """
         payload = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
-        result = await self.invoke(function, payload, timeout_s=timeout_s)
+        with spans.sending(self._core.resource("function", function), waits=True):
+            return await self._call(function, payload, timeout_s)
+
+    async def _call(self, function: str, payload: bytes, timeout_s: float) -> Any:
+        result = await self.invoke(function, payload, timeout_s=timeout_s, trace=tracing.current())
         value = decode_json(f"result of call {result.request_id}", result.payload)
         if not result.function_error:
             return value
@@ -162,6 +170,7 @@ class Caller:
         request_id: str | None = None,
         client_context: bytes | None = None,
         wants_log: bool = False,
+        trace: Trace = NO_TRACE,
     ) -> CallResult:
         """How a call with this JSON ended; the payload is not looked at here, nor is the result.
 
@@ -171,12 +180,16 @@ class Caller:
         check_range("timeout", timeout_s, 0.001, limits.MAX_TIMEOUT_S)
         resource = self._core.resource("function", check_name("function", function))
         await self._inbox.listen()
-        call = _Call(resource, payload, timeout_s, request_id or str(uuid.uuid4()), client_context, wants_log=wants_log)
+        call = _Call(
+            resource, payload, timeout_s, request_id or str(uuid.uuid4()), client_context, trace, wants_log=wants_log
+        )
         try:
             while True:
                 call.future = self._inbox.pending[call.id] = asyncio.get_running_loop().create_future()
                 call.worker = await self._hand_over(call)
                 reply = await self._await_reply(call, call.worker)
+                if reply.in_loop:
+                    raise errors.RecursiveInvocation(function)
                 if not reply.refused:
                     return await self._result(reply, call.id)
                 call.refused[call.worker.process] = reply.refused
@@ -203,6 +216,7 @@ class Caller:
                 payload=call.payload if inline else None,
                 client_context=call.client_context,
                 wants_log=call.wants_log,
+                trace=call.trace,
             )
             status = await self._core.permits.call(
                 call.function,
@@ -286,11 +300,13 @@ class _Call:
         timeout_s: float,
         identity: str,
         client_context: bytes | None,
+        trace: Trace,
         *,
         wants_log: bool,
     ) -> None:
         self.id: Final = identity
         self.client_context: Final = client_context
+        self.trace: Final = trace
         self.wants_log: Final = wants_log
         self.function: Final = function
         self.payload: Final = payload

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import json
 import typing
@@ -50,6 +51,10 @@ class HandlerFunction:
         self.handler: Final = handler
         self.settings: FunctionSettings = settings
         """Those in force: the code's until a newer registration is seen."""
+        self.as_lambda: Final = as_lambda
+        """Whether it is an existing Lambda handler, whose process has Lambda's environment variables."""
+        self.ground: contextvars.Context | None = None
+        """What the context of each call is a copy of; made for the first one."""
         self.on_loop: Final = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
             getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
         )

@@ -20,6 +20,7 @@ from runtime import call_log
 from runtime.context import Context
 from runtime.handlers import HandlerFunction
 from runtime.outcomes import Abandoned, Completed, Failed, Outcome, Throttled, TimedOut, failed, failed_with, timed_out
+from runtime.tracing import CallTrace, ground_of
 
 DEFAULT_THREADS: Final = 32
 _TICK_S: Final = 0.02
@@ -32,7 +33,7 @@ class Call:
     later for code that does not stop at its timeout."""
 
     __slots__ = ("abandoned", "begun", "context", "deadline", "event", "expired", "function", "log", "on_free",
-                 "on_outcome", "outcome", "started", "stuck", "task", "work")  # fmt: skip
+                 "on_outcome", "outcome", "started", "stuck", "task", "trace", "work")  # fmt: skip
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class Call:
         self.started = time.monotonic()
         self.outcome: Outcome | None = None
         self.task: asyncio.Task[None] | None = None
+        self.trace: CallTrace | None = None
+        """What it belongs to, where that is not the same for all calls of its function."""
         self.begun = False
         self.expired = False
         self.abandoned = False
@@ -91,11 +94,14 @@ class Invoker:
         """Starts a call. It may have ended when this returns."""
         self.latest = call.function.name
         self.running.add(call)
+        ground = call.function.ground
+        if ground is None:
+            ground = call.function.ground = ground_of(call.context.invoked_function_arn)
         if call.function.on_loop:
-            task = _start_task(self._run_on_loop(call), self._loop)
+            task = _start_task(self._run_on_loop(call), self._loop, ground.copy())
         else:
             self._busy_threads += 1
-            task = _start_task(self._run_in_thread(call), self._loop)
+            task = _start_task(self._run_in_thread(call), self._loop, ground.copy())
         if not task.done():
             call.task = task
             if not self._ticking:
@@ -151,6 +157,8 @@ class Invoker:
             return
         if call.log is not None:
             call_log.enter(call.log)
+        if call.trace is not None:
+            call.trace.enter()
         try:
             outcome = _completed(await call.function.handler(call.event, call.context), call)
         except asyncio.CancelledError as error:
@@ -177,6 +185,8 @@ class Invoker:
         call.begun = True
         if call.log is not None:
             call_log.enter(call.log)
+        if call.trace is not None:
+            call.trace.enter()
         handler, values = call.function.handler, contextvars.copy_context()
 
         def run() -> Outcome:
@@ -209,6 +219,8 @@ class Invoker:
         try:
             if call.outcome is None:
                 call.outcome = _cut_short(call, outcome) if call.expired or call.abandoned else outcome
+                if call.trace is not None:
+                    call.trace.ended(call.outcome)
                 call.on_outcome(call)
         finally:
             call.on_free(call)
@@ -245,6 +257,8 @@ class Invoker:
         call.stuck = True
         if call.outcome is None:
             call.outcome = outcome
+            if call.trace is not None:
+                call.trace.ended(outcome)
             call.on_outcome(call)
         self._tell_freed()
         now = time.monotonic()
@@ -281,10 +295,14 @@ def _timed_out(call: Call) -> TimedOut:
 
 if sys.version_info >= (3, 12):
 
-    def _start_task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return asyncio.Task(work, loop=loop, eager_start=True)
+    def _start_task(
+        work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> asyncio.Task[None]:
+        return asyncio.Task(work, loop=loop, eager_start=True, context=context)
 
 else:
 
-    def _start_task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return loop.create_task(work)
+    def _start_task(
+        work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> asyncio.Task[None]:
+        return loop.create_task(work, context=context)

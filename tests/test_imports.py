@@ -23,12 +23,13 @@ Layers: TypeAlias = tuple[tuple[str, ...], ...]
 # Names are relative to the package, "" is its __init__, and `sources.*` stands for every module directly inside.
 LAYERS: dict[str, Layers] = {
     "broker": (
-        ("errors", "log", "locks", "event_rules"),
+        ("errors", "log", "locks", "event_rules", "lineage"),
         ("event_patterns",),
         ("filter_criteria",),
         ("limits", "names", "ids", "receipts", "embedded", "dev_directory"),
         ("records", "settings"),
-        ("declarations",),
+        ("declarations", "tracing"),
+        ("spans",),
         ("invocation_records", "digests", "store.keys", "store.connection"),
         ("endings",),
         ("store.scripts", "store.values"),
@@ -79,6 +80,7 @@ LAYERS: dict[str, Layers] = {
             "gateway.aws.lambda_.mappings",
             "gateway.aws.lambda_.concurrency",
             "gateway.aws.lambda_.event_invoke",
+            "gateway.aws.lambda_.recursion",
             "gateway.aws.lambda_.tags",
         ),
         ("gateway.aws.lambda_.configuration",),
@@ -99,11 +101,12 @@ LAYERS: dict[str, Layers] = {
     "runtime": (
         ("context", "outcomes", "logs", "shaping", "waiter"),
         ("handlers", "policy", "call_log", "lambda_environment"),
+        ("tracing",),
         ("app", "invoker", "keeper", "tally", "idempotency"),
         ("settler", "loading", "lambda_handler"),
         ("engine",),
         ("batch_permits", "batches"),
-        ("filtering",),
+        ("filtering", "recursion"),
         ("batch_claims",),
         ("sources.*",),
         ("sources",),

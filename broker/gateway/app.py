@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from broker import tracing
 from broker.client import Broker
 from broker.errors import InvalidInput, StoreError
 from broker.gateway.access import Access, AccessKey, Caller, credential_text, unverified_credential
@@ -118,6 +119,8 @@ class _Gateway:
             else:
                 operation, given = _read_routed(service, routed, scope, headers, body, caller)
                 call = msgspec.structs.replace(call, request_id=request_id)
+            if tracing.X_RAY in headers or tracing.PARENT in headers:
+                call = msgspec.structs.replace(call, trace=tracing.of_request(headers))
             del body  # an operation may take its time
             result = await self._run(operation, call, given, scope)
             if self._store_lost_at_s is not None:
