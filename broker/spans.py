@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from threading import Thread
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -22,6 +23,7 @@ Attributes: TypeAlias = Mapping[str, str | int | bool]
 
 _API: Final = "opentelemetry.trace"
 _SYSTEM: Final = "penstock"
+_FLUSH_S: Final = 2
 
 
 class Nothing:
@@ -199,6 +201,17 @@ def active() -> Spans | None:
     if not isinstance(provider, api.ProxyTracerProvider | api.NoOpTracerProvider):
         _configured.spans = Spans(api, provider)
     return _configured.spans
+
+
+def flush() -> None:
+    """Has the provider export what it has gathered, for at most two seconds: the process ends at once after this."""
+    provider: Any = getattr(sys.modules.get(_API), "_TRACER_PROVIDER", None)
+    force_flush = getattr(provider, "force_flush", None)
+    if force_flush is not None:
+        # Exporters do not all keep to the time that they are given.
+        exporting = Thread(target=force_flush, args=(_FLUSH_S * 1_000,), name="penstock-spans", daemon=True)
+        exporting.start()
+        exporting.join(_FLUSH_S)
 
 
 def sending(

@@ -20,6 +20,9 @@ from broker import spans as ours
 from broker.outgoing import event_message
 from runtime import App, Context, Record
 from tests.runtime.scene import Serve, empty, eventually, lines, received
+from tests.runtime.taken_over import TakeOver, take_over
+
+__all__ = ["take_over"]
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -204,6 +207,48 @@ async def test_a_given_traceparent_is_the_parent_where_no_span_is_current(
     (message,) = await broker.queue("orders").receive(1)
     assert message.traceparent.split("-")[1] == PARENT.split("-")[1]
     assert message.tracestate == "a=1"
+
+
+async def test_what_a_worker_was_started_in_is_no_parent_of_its_calls(
+    broker: Broker, serve: Serve, recorder: Recorder
+) -> None:
+    app = App()
+
+    @app.function()
+    async def work(event: Any, context: Context) -> None:
+        pass
+
+    with recorder.tracer.start_as_current_span("around"):
+        async with serve(app):
+            await broker.sender.send(broker.function("work").resource, event_message("work", 1))
+            await eventually(lambda: "process work" in recorder.names)
+    assert recorder.one("process work").parent is None
+
+
+async def test_a_worker_that_stops_exports_what_its_provider_has_gathered(broker: Broker, take_over: TakeOver) -> None:
+    text = """
+from pathlib import Path
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+class ToFile(SpanExporter):
+    def export(self, spans):
+        Path("spans").write_text(" ".join(span.name for span in spans))
+        return SpanExportResult.SUCCESS
+
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(ToFile(), schedule_delay_millis=3_600_000))
+trace.set_tracer_provider(provider)
+
+def handler(event, context):
+    return context.traceparent
+"""
+    async with take_over("app.handler", text) as running:
+        with traced(traceparent=PARENT):
+            told = await broker.call("orders", 1, timeout=20)
+    assert told.split("-")[1] == PARENT.split("-")[1]
+    assert (running.folder / "spans").read_text() == "orders"
 
 
 async def test_whatever_a_processor_does_the_event_runs_and_is_settled(

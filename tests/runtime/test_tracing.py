@@ -15,10 +15,12 @@ from broker.errors import RecursiveInvocation
 from broker.functions import change_function
 from broker.lineage import MAX_INVOCATIONS, hash_of, invocations, run_once_more
 from broker.records import FunctionSettings
+from broker.settings import Settings
 from runtime import App, Context, Record
 from tests.conftest import Clock
 from tests.runtime.scene import Serve, empty, eventually, lines, received
 from tests.runtime.taken_over import TakeOver, take_over
+from tests.wire.gateway import running_gateway
 
 __all__ = ["take_over"]
 
@@ -177,7 +179,7 @@ async def test_a_batch_of_one_trace_goes_on_in_it_and_one_of_several_in_none(bro
     ]
 
 
-@pytest.mark.parametrize("ends", ["fails", "expires", "is cancelled"])
+@pytest.mark.parametrize("ends", ["fails", "expires", "expires unserved", "is cancelled"])
 async def test_records_and_dead_letters_belong_to_the_trace_of_their_event(
     broker: Broker, serve: Serve, clock: Clock, ends: str
 ) -> None:
@@ -191,11 +193,13 @@ async def test_records_and_dead_letters_belong_to_the_trace_of_their_event(
         pass
     with traced(trace_header=ROOT, traceparent=PARENT):
         event = await broker.invoke("work", 1)
-    if ends == "expires":
+    if ends.startswith("expires"):
         await clock.advance(61)
     if ends == "is cancelled":
         assert await broker.cancel(event)
-    async with serve(app):
+    other = App()
+    other.function(name="other")(app.functions["work"].handler)
+    async with serve(other if ends == "expires unserved" else app, housekeeping_every=0.05):
         found = await received(broker, "failed")
         if ends != "is cancelled":
             found += await received(broker, "dead")
@@ -215,6 +219,31 @@ def handler(event, context):
         second = await broker.call("orders", {}, timeout=10)
     assert first == [run_once_more(ROOT, name_of(broker, "orders"))] * 2
     assert second == [f"Lineage=1:{name_of(broker, 'orders')}:0"] * 2
+
+
+async def test_a_loop_of_an_existing_handler_over_boto3_and_the_gateway_ends(
+    broker: Broker, take_over: TakeOver, redis_url: str, settings: Settings
+) -> None:
+    text = """
+import boto3
+sqs = boto3.client("sqs")
+url = sqs.get_queue_url(QueueName="orders")["QueueUrl"]
+
+def handler(event, context):
+    for record in event["Records"]:
+        sqs.send_message(QueueUrl=url, MessageBody=str(int(record["body"]) + 1))
+"""
+    await broker.queue("orders").create(dead_letter=Queue("dead"), max_receives=100)
+    with running_gateway(redis_url, settings) as gateway:
+        to_gateway = {
+            "AWS_ENDPOINT_URL": gateway.url,
+            "AWS_ACCESS_KEY_ID": settings.account,
+            "AWS_SECRET_ACCESS_KEY": "any",
+        }
+        async with take_over("app.handler", text, "--queue", "orders", **to_gateway):
+            await broker.queue("orders").send("1")
+            (dead,) = await received(broker, "dead")
+    assert dead.body == str(MAX_INVOCATIONS + 1)
 
 
 # -- loops ------------------------------------------------------------------------------------------------------------
