@@ -15,13 +15,14 @@ from typing import Final, Self
 
 import msgspec
 
-from broker import errors, limits
+from broker import errors, limits, tracing
 from broker.calls import LATEST, Caller, CallNotice, CallReply, HandedCall, function_error
 from broker.chunks import WINDOW_BYTES, cost_of
 from broker.core import Core
 from broker.names import check_name
 from broker.outgoing import event_json
 from broker.records import check_range, decode_json
+from broker.tracing import NO_TRACE, Trace
 from broker.workers import Serves
 
 _LOOK_S: Final = 1.0
@@ -68,7 +69,7 @@ class ChunkReader:
     async def open(self) -> None:
         """Returns when a worker has begun with it, or has answered already.
 
-        Errors: FunctionNotFound, CallThrottled, NoLiveWorker, CallTimeout, StoreError.
+        Errors: FunctionNotFound, CallThrottled, NoLiveWorker, RecursiveInvocation, CallTimeout, StoreError.
         """
         await self._caller.expect(self._call, self._heard)
         try:
@@ -76,6 +77,8 @@ class ChunkReader:
                 self._answer = None
                 self._call.worker = worker = await self._caller.hand_over(self._call)
                 await self._something()
+                if self._answer is not None and self._answer.in_loop:
+                    raise errors.RecursiveInvocation(self._call.function.name)
                 refused = self._refused()
                 if not refused:
                     return
@@ -218,6 +221,7 @@ def chunk_reader(
     request_id: str | None = None,
     client_context: bytes | None = None,
     wants_log: bool = False,
+    trace: Trace = NO_TRACE,
 ) -> ChunkReader:
     """A streamed call with this JSON, which is not looked at here; arguments as of :meth:`Caller.invoke`."""
     check_range("timeout", timeout_s, 0.001, limits.MAX_TIMEOUT_S)
@@ -227,6 +231,7 @@ def chunk_reader(
         timeout_s,
         request_id or str(uuid.uuid4()),
         client_context,
+        trace,
         wants_log=wants_log,
         window=WINDOW_BYTES,
     )
@@ -263,6 +268,7 @@ class CallStream:
             self._payload,
             timeout_s=self._timeout_s,
             request_id=self.request_id,
+            trace=tracing.current(),
         )
         await self._opened.open()
         return self

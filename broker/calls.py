@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from broker import errors, limits
+from broker import errors, limits, spans, tracing
 from broker.chunks import whole_value
 from broker.core import Core
 from broker.ids import random_token
@@ -23,6 +23,7 @@ from broker.log import log
 from broker.names import Resource, check_name
 from broker.outgoing import event_json
 from broker.records import FunctionSettings, check_range
+from broker.tracing import NO_TRACE, Trace
 from broker.workers import LiveWorkers, Serves
 
 INLINE_BYTES: Final = 64 * limits.KIB
@@ -53,6 +54,7 @@ class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``more``: the number of the last part that the reader has taken whole."""
     again_from: int = 0
     """``more``: above 0, parts from this number on were not received, and are to be sent again."""
+    trace: Trace = NO_TRACE
 
 
 class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,6 +71,8 @@ class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chunks: tuple[bytes, ...] = ()
     last: bool = False
     """Of a stream: there are no more parts. Where it has failed, ``payload`` is the error object."""
+    in_loop: bool = False
+    """The worker did not run it: its chain has run the function too often."""
 
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,11 +152,15 @@ class Caller:
     async def call(self, function: str, event: object, *, timeout_s: float) -> Any:
         """The function's result; of one that yields, its chunks put together, as :func:`broker.chunks.whole_value`.
 
-        Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled, CallTimeout, NoLiveWorker),
-        StoreError.
+        Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled, CallTimeout, NoLiveWorker,
+        RecursiveInvocation), StoreError.
         """
         payload = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
-        result = await self.invoke(function, payload, timeout_s=timeout_s)
+        with spans.sending(self._core.resource("function", function), waits=True):
+            return await self._call(function, payload, timeout_s)
+
+    async def _call(self, function: str, payload: bytes, timeout_s: float) -> Any:
+        result = await self.invoke(function, payload, timeout_s=timeout_s, trace=tracing.current())
         value = whole_value(result.payload)
         if not result.function_error:
             return value
@@ -183,6 +191,7 @@ class Caller:
         request_id: str | None = None,
         client_context: bytes | None = None,
         wants_log: bool = False,
+        trace: Trace = NO_TRACE,
     ) -> CallResult:
         """How a call with this JSON ended; the payload is not looked at here, nor is the result.
 
@@ -193,12 +202,14 @@ class Caller:
         resource = self._core.resource("function", check_name("function", function))
         await self._inbox.listen()
         call_id = request_id or str(uuid.uuid4())
-        call = HandedCall(resource, payload, timeout_s, call_id, client_context, wants_log=wants_log)
+        call = HandedCall(resource, payload, timeout_s, call_id, client_context, trace, wants_log=wants_log)
         try:
             while True:
                 call.future = self._inbox.pending[call.id] = asyncio.get_running_loop().create_future()
                 call.worker = await self.hand_over(call)
                 reply = await self._await_reply(call, call.worker)
+                if reply.in_loop:
+                    raise errors.RecursiveInvocation(function)
                 if not reply.refused:
                     return await self.result_of(reply, call.id)
                 call.refused[call.worker.process] = reply.refused
@@ -226,6 +237,7 @@ class Caller:
                 client_context=call.client_context,
                 wants_log=call.wants_log,
                 window=call.window,
+                trace=call.trace,
             )
             status = await self._core.permits.call(
                 call.function,
@@ -327,12 +339,14 @@ class HandedCall:
         timeout_s: float,
         identity: str,
         client_context: bytes | None,
+        trace: Trace,
         *,
         wants_log: bool,
         window: int = 0,
     ) -> None:
         self.id: Final = identity
         self.client_context: Final = client_context
+        self.trace: Final = trace
         self.wants_log: Final = wants_log
         self.window: Final = window
         self.function: Final = function

@@ -76,7 +76,8 @@ class Broker:
         """Runs the function on a live worker and answers its result; never tried again.
 
         Raises FunctionError (Lambda's error type, message, stack), CallThrottled at the concurrency limit,
-        CallTimeout after ``timeout`` seconds, NoLiveWorker, FunctionNotFound, InvalidInput, StoreError.
+        CallTimeout after ``timeout`` seconds, NoLiveWorker, RecursiveInvocation, FunctionNotFound, InvalidInput,
+        StoreError.
         """
         return await self._open.caller.call(function, event, timeout_s=timeout)
 

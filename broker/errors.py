@@ -314,6 +314,23 @@ class NoLiveWorker(CallError):
         self.function = function
 
 
+class RecursiveInvocation(CallError):
+    """The chain of requests that this call belongs to has run the function 16 times: taken for a loop, and stopped."""
+
+    code = "RecursiveInvocation"
+
+    def __init__(self, function: str) -> None:
+        super().__init__(f'function "{function}": {RECURSION_STOPPED}')
+        self.function = function
+
+
+RECURSION_STOPPED = (
+    "Lambda has detected your function being invoked in a recursive loop with other Amazon Web Services resources and "
+    "stopped your function's invocation."
+)
+"""Lambda's own words."""
+
+
 class StoreError(PenstockError):
     """Redis did not do what was asked."""
 

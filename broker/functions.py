@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from broker import spans
 from broker.core import Core
 from broker.declarations import Change, changed_by_api, declared_anew, held, overruled
 from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy, StoreFault
@@ -36,12 +37,17 @@ class FunctionClient:
 
     async def invoke(self, event: object, *, id: str | None = None) -> str:  # noqa: A002 - the word users know
         """Stores an event for asynchronous invocation; answers the request id. Returning means stored."""
-        accepted = await self._sender.send(self.resource, event_message(self.name, event, id))
+        with spans.sending(self.resource) as span:
+            accepted = await self._sender.send(self.resource, event_message(self.name, event, id))
+            if span is not None:
+                span.set("messaging.message.id", id or accepted.id)
         return id or accepted.id
 
     async def invoke_many(self, events: Iterable[object]) -> list[str]:
         """Stores many events; answers their request ids. All are checked before the first is stored."""
-        return await self._sender.send_many(self.resource, event_messages(self.name, events))
+        given = list(events)
+        with spans.sending(self.resource, len(given)):
+            return await self._sender.send_many(self.resource, event_messages(self.name, given))
 
     async def settings(self) -> FunctionSettings:
         """The settings in force: those of the newest registration."""

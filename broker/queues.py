@@ -7,7 +7,7 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
-from broker import limits
+from broker import limits, spans
 from broker.core import Core
 from broker.errors import FunctionNotFound, InvalidOption, MoveNotFound, QueueNotFound, ResourceBusy
 from broker.message import Message
@@ -174,24 +174,29 @@ class QueueClient:
         in a FIFO queue, where there must be one; in a standard queue groups take turns. Raises QueueNotFound,
         InvalidInput.
         """
-        message = queue_message(
-            self.name,
-            body,
-            delay_s=delay,
-            attributes=attributes,
-            own_id=id,
-            group=group,
-            deduplication_id=deduplication_id,
-        )
-        accepted = await self._sender.send(self.resource, message)
+        with spans.sending(self.resource) as span:
+            message = queue_message(
+                self.name,
+                body,
+                delay_s=delay,
+                attributes=attributes,
+                own_id=id,
+                group=group,
+                deduplication_id=deduplication_id,
+            )
+            accepted = await self._sender.send(self.resource, message)
+            if span is not None:
+                span.set("messaging.message.id", id or accepted.id)
         return id or accepted.id
 
     async def send_many(
         self, bodies: Iterable[object], *, delay: float | None = None, group: str | None = None
     ) -> list[str]:
         """Stores messages in order and answers their ids. All are checked before the first is stored."""
-        messages = [queue_message(self.name, body, delay_s=delay, group=group) for body in bodies]
-        return await self._sender.send_many(self.resource, messages)
+        given = list(bodies)
+        with spans.sending(self.resource, len(given)):
+            messages = [queue_message(self.name, body, delay_s=delay, group=group) for body in given]
+            return await self._sender.send_many(self.resource, messages)
 
     async def send_batch(self, entries: Iterable[Entry]) -> list[str]:
         """Stores messages that each have options of their own, in order, and answers their ids. All are checked before
@@ -202,8 +207,9 @@ class QueueClient:
             raise InvalidOption(
                 "entries", sorted(unknown), f"each has body, and may have {sorted(Entry.__annotations__)}"
             )
-        messages = [self._entry_message(entry) for entry in given]
-        ids = await self._sender.send_many(self.resource, messages)
+        with spans.sending(self.resource, len(given)):
+            messages = [self._entry_message(entry) for entry in given]
+            ids = await self._sender.send_many(self.resource, messages)
         return [message.own_id or stored_id for message, stored_id in zip(messages, ids, strict=True)]
 
     def _entry_message(self, entry: Mapping[str, Any]) -> NewMessage:

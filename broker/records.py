@@ -131,6 +131,9 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The system attribute AWSTraceHeader."""
     sender: str = ""
     """SenderId, where it is not the account itself."""
+    traceparent: str = msgspec.field(default="", name="tp")
+    """W3C's, with :attr:`tracestate`; spelled short, as it is in every message of who traces."""
+    tracestate: str = msgspec.field(default="", name="ts")
 
 
 _HEADER_ENCODER: Final = msgspec.msgpack.Encoder()
@@ -210,6 +213,7 @@ FIRST_FACTS: Final = Facts()
 DeduplicationScope: TypeAlias = Literal["queue", "messageGroup"]
 ThroughputLimit: TypeAlias = Literal["perQueue", "perMessageGroupId"]
 RedrivePermission: TypeAlias = Literal["allowAll", "denyAll", "byQueue"]
+RecursiveLoop: TypeAlias = Literal["Allow", "Terminate"]
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -308,6 +312,8 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """The largest result that is kept with the status; larger ones are not, and 0 keeps none."""
     durability: str = ""
     """What an event must be before its sender is answered; '' where nothing is required."""
+    recursive_loop: RecursiveLoop = "Terminate"
+    """Whether a chain of events that comes back to the function is stopped after it has run 16 times."""
     description: str = ""
     tags: dict[str, str] = {}
     invoke_config: InvokeConfig | None = None
@@ -330,6 +336,7 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         check_whole("keep_result", self.keep_result_bytes, 0, limits.MAX_KEEP_RESULT_BYTES)
         if self.keep_result_bytes and not self.keep_status_s:
             raise InvalidOption("keep_result", self.keep_result_bytes, "goes with a keep_status above 0")
+        check_one_of("recursive_loop", self.recursive_loop, RecursiveLoop)
         for option in ("on_success", "on_failure", "dead_letter"):
             target: Target | None = getattr(self, option)
             if isinstance(target, Queue) and target.name.endswith(".fifo"):

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from broker import tracing
 from broker.calls import CallNotice
 from broker.core import Core
 from broker.endings import EndState, cancelled, error_text, parse_end
@@ -206,6 +207,7 @@ class Statuses:
             event=body,
             response=seen.note or None,
             now_ms=seen.now_ms,
+            trace=tracing.of_header(header),
         )
         onward = onward_records(end, msgspec.json.decode(described.settings, type=FunctionSettings))
         rest = cancelled(tries, seen.note)

@@ -76,6 +76,21 @@ class Message:
         """For a dead letter: the ARN of the queue, or of the function, that it comes from."""
         return self._inner.source
 
+    @property
+    def trace_header(self) -> str:
+        """SQS's AWSTraceHeader, the value of ``X-Amzn-Trace-Id``; '' where it was sent without."""
+        return self._inner.trace_header
+
+    @property
+    def traceparent(self) -> str:
+        """W3C's, '' where it was sent without; :attr:`tracestate` goes with it."""
+        return self._inner.traceparent
+
+    @property
+    def tracestate(self) -> str:
+        """W3C's, '' where it was sent without."""
+        return self._inner.tracestate
+
     def json(self) -> Any:
         """The body decoded from JSON; raises PayloadNotJson."""
         return self._inner.json()

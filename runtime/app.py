@@ -10,7 +10,7 @@ from broker.errors import InvalidOption
 from broker.event_patterns import InvalidPattern
 from broker.filter_criteria import SQS_BODY, FilterCriteria, RecordFilter
 from broker.names import Queue, Target, check_name
-from broker.records import FunctionSettings, MappingSettings
+from broker.records import FunctionSettings, MappingSettings, RecursiveLoop
 from runtime.handlers import Handler, HandlerFunction, name_of
 
 H = TypeVar("H", bound=Handler)
@@ -39,6 +39,7 @@ class App:
         keep_status: float = limits.DEFAULT_KEEP_STATUS_S,
         keep_result: int = 0,
         durability: str | None = None,
+        recursive_loop: RecursiveLoop = "Terminate",
     ) -> Callable[[H], H]:
         """Registers a function under its own name, or ``name``. All times in seconds; Lambda's defaults.
 
@@ -47,7 +48,8 @@ class App:
         workers and sources; 0 gives events up at once; ``paused`` keeps them queued. An event whose worker dies
         ``max_crashes`` more times while it runs alone is quarantined. How an event ended can be asked for
         ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. ``durability`` is what an
-        event must be before its sender is answered; a worker does not start where Redis does not give that. Raises
+        event must be before its sender is answered; a worker does not start where Redis does not give that. A chain of
+        events that has run the function 16 times is stopped as a loop, unless ``recursive_loop`` is "Allow". Raises
         InvalidOption, InvalidName.
         """
         settings = FunctionSettings(
@@ -64,6 +66,7 @@ class App:
             keep_status_s=keep_status,
             keep_result_bytes=keep_result,
             durability=durability or "",
+            recursive_loop=recursive_loop,
         )
 
         def register(handler: H) -> H:
@@ -85,6 +88,7 @@ class App:
         timeout: float = limits.DEFAULT_TIMEOUT_S,
         concurrency: int | None = None,
         max_crashes: int = limits.DEFAULT_MAX_CRASHES,
+        recursive_loop: RecursiveLoop = "Terminate",
     ) -> Callable[[H], H]:
         """Registers a batch handler and the mapping that feeds it from a queue.
 
@@ -94,10 +98,13 @@ class App:
         again when the queue's visibility timeout is over. At most ``max_concurrency`` batches run at a time over all
         workers. A window is not required for large batches: without one, a batch is what one poll found.
         ``filters`` are patterns, each a dict or its JSON text; a message that none of them matches is deleted, and the
-        handler is not called for it. Raises InvalidOption, InvalidName, InvalidPattern.
+        handler is not called for it. ``recursive_loop`` is as of :meth:`function`. Raises InvalidOption, InvalidName,
+        InvalidPattern.
         """
         queue_name = queue.name if isinstance(queue, Queue) else check_name("queue", queue)
-        settings = FunctionSettings(timeout_s=timeout, concurrency=concurrency, max_crashes=max_crashes)
+        settings = FunctionSettings(
+            timeout_s=timeout, concurrency=concurrency, max_crashes=max_crashes, recursive_loop=recursive_loop
+        )
         patterns = _patterns(filters)
 
         def register(handler: H) -> H:

@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 import anyio
 import msgspec
 
+from broker import spans
 from broker.errors import PenstockError
 from runtime.app import App
 from runtime.lambda_environment import new_log_stream
@@ -158,6 +159,7 @@ def _has_uvloop() -> bool:
 
 def end(status: int) -> NoReturn:
     """Ends the process at once: a handler's thread that never returns must not hold it."""
+    spans.flush()  # what its libraries do at exit is left out
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
+from broker import tracing
 from broker.ids import message_id
+from broker.tracing import Trace
 
 FUNCTION_VERSION: Final = "$LATEST"
 MEMORY_LIMIT_MB: Final = "128"
@@ -58,6 +60,7 @@ class Context:
     __slots__ = (
         "_deadline",
         "_identity",
+        "_trace",
         "attempt",
         "client_context",
         "fencing_token",
@@ -92,6 +95,7 @@ class Context:
         """What the caller of a synchronous invocation sent with it; None where it sent nothing."""
         self.tenant_id: str | None = None
         self._deadline = deadline
+        self._trace: Trace  # set only where there is something to say
 
     @property
     def aws_request_id(self) -> str:
@@ -119,6 +123,26 @@ class Context:
     def identity(self) -> Identity:
         """Always an object, without values."""
         return _IDENTITY
+
+    @property
+    def trace_header(self) -> str:
+        """What ``_X_AMZN_TRACE_ID`` is in Lambda: the trace header of what this call sends, with its lineage."""
+        return self._belongs_to.header
+
+    @property
+    def traceparent(self) -> str:
+        """W3C's, of what this call sends; '' where it belongs to no trace of that kind."""
+        return self._belongs_to.parent
+
+    @property
+    def tracestate(self) -> str:
+        """W3C's, of what this call sends."""
+        return self._belongs_to.state
+
+    @property
+    def _belongs_to(self) -> Trace:
+        found: Trace | None = getattr(self, "_trace", None)
+        return tracing.current() if found is None else found
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until the call times out, never below 0."""

@@ -23,6 +23,7 @@ from runtime.invoker import Invoker
 from runtime.keeper import LeaseKeeper
 from runtime.settler import Settler
 from runtime.shaping import Letter
+from runtime.tracing import Tracer
 
 DEFAULT_CALLS: Final = 1_000
 _BREATH_S: Final = 0.01
@@ -64,6 +65,12 @@ class Engine:
         """Events, messages and calls that this process has ended or given back."""
         return self.calls_ended + sum(settler.settled for settler in self.settlers.values())
 
+    def tracer(self, function: HandlerFunction) -> Tracer:
+        """What tells what the calls of a function belong to."""
+        one_at_a_time = self.alone or self.max_calls == 1
+        resource = self.core.resource("function", function.name)
+        return Tracer(resource, sets_variable=one_at_a_time and function.as_lambda)
+
     def holds_loop_too_long(self) -> bool:
         """Whether the caller should let the loop go round before it starts more calls."""
         now = time.monotonic()
@@ -79,10 +86,14 @@ class Engine:
     async def quarantine_record(self, queue: Resource, letter: Letter, target: str, cause: str) -> bytes:
         """A message that ended its workers, with the cause, on its way to where it is kept."""
         await ensure_queue(self.core, target)
+        return self.set_aside(queue, letter, target, code="200", reason=f"Runtime exited with error: {cause}")
+
+    def set_aside(self, queue: Resource, letter: Letter, target: str, *, code: str, reason: str) -> bytes:
+        """A message that must not run, with the reason, on its way to another queue."""
         attributes = {
             **letter.header.attributes,
-            "ErrorCode": Attribute("Number", b"200"),
-            "ErrorMessage": Attribute("String", f"Runtime exited with error: {cause}".encode()[:ERROR_TEXT_BYTES]),
+            "ErrorCode": Attribute("Number", code.encode()),
+            "ErrorMessage": Attribute("String", reason.encode()[:ERROR_TEXT_BYTES]),
         }
         header = msgspec.structs.replace(letter.header, id=letter.id, attributes=attributes, source=queue.arn)
         delivery = Delivery(kind="dead_letter", target=Queue(target), blob=pack(letter.body, header))

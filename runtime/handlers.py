@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import inspect
 import json
@@ -59,6 +60,10 @@ class HandlerFunction:
         self.handler: Handler = gathering(handler) if self.yields else handler
         self.settings: FunctionSettings = settings
         """Those in force: the code's until a newer registration is seen."""
+        self.as_lambda: Final = as_lambda
+        """Whether it is an existing Lambda handler, whose process has Lambda's environment variables."""
+        self.ground: contextvars.Context | None = None
+        """What the context of each call is a copy of; made for the first one."""
         self.on_loop: Final = self.yields or _is(inspect.iscoroutinefunction, handler)
         self.mapping: MappingSettings | None = mapping_of
         # Lambda hands over what the JSON says, whatever the handler's annotations mean to those who check types.

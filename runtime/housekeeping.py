@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from broker import tracing
 from broker.client import Broker
 from broker.endings import End, how_it_ended
 from broker.errors import PenstockError
@@ -137,4 +138,5 @@ def _end(function: Resource, letter: Letter, verdict: GiveUp, response: bytes | 
         event=letter.body,
         response=response,
         now_ms=now_ms,
+        trace=tracing.of_header(letter.header),
     )

@@ -34,6 +34,7 @@ from runtime.outcomes import (
     timed_out,
     too_large,
 )
+from runtime.tracing import CallTrace, ground_of
 
 DEFAULT_THREADS: Final = 32
 _TICK_S: Final = 0.02
@@ -46,7 +47,7 @@ class Call:
     later for code that does not stop at its timeout."""
 
     __slots__ = ("abandoned", "begun", "context", "deadline", "event", "expired", "function", "log", "made", "on_free",
-                 "on_outcome", "outcome", "over", "started", "stuck", "task", "work")  # fmt: skip
+                 "on_outcome", "outcome", "over", "started", "stuck", "task", "trace", "work")  # fmt: skip
 
     def __init__(
         self,
@@ -72,6 +73,8 @@ class Call:
         self.task: asyncio.Task[None] | None = None
         self.made: WeakSet[asyncio.Task[Any]] | None = None
         self.over = False
+        self.trace: CallTrace | None = None
+        """What it belongs to, where that is not the same for all calls of its function."""
         self.begun = False
         self.expired = False
         self.abandoned = False
@@ -114,14 +117,17 @@ class Invoker:
         """Starts a call. It may have ended when this returns."""
         self.latest = call.function.name
         self.running.add(call)
+        ground = call.function.ground
+        if ground is None:
+            ground = call.function.ground = ground_of(call.context.invoked_function_arn)
         tasks = self._tasks
         if call.function.on_loop:
             outer, tasks.entered = tasks.entered, call
-            task = _start_task(self._run_on_loop(call), self._loop)
+            task = _start_task(self._run_on_loop(call), self._loop, ground.copy())
             tasks.entered = outer
         else:
             self._busy_threads += 1
-            task = _start_task(self._run_in_thread(call), self._loop)
+            task = _start_task(self._run_in_thread(call), self._loop, ground.copy())
         if not task.done():
             call.task = task
             tasks.calls[task] = call
@@ -183,6 +189,8 @@ class Invoker:
             return
         if call.log is not None:
             call_log.enter(call.log)
+        if call.trace is not None:
+            call.trace.enter()
         try:
             outcome = _completed(await call.function.handler(call.event, call.context), call)
         except asyncio.CancelledError as error:
@@ -209,6 +217,8 @@ class Invoker:
         call.begun = True
         if call.log is not None:
             call_log.enter(call.log)
+        if call.trace is not None:
+            call.trace.enter()
         handler, values = call.function.handler, contextvars.copy_context()
 
         def run() -> Outcome:
@@ -242,6 +252,8 @@ class Invoker:
         try:
             if call.outcome is None:
                 call.outcome = _cut_short(call, outcome) if call.expired or call.abandoned else outcome
+                if call.trace is not None:
+                    call.trace.ended(call.outcome)
                 call.on_outcome(call)
         finally:
             call.on_free(call)
@@ -278,6 +290,8 @@ class Invoker:
         call.stuck = True
         if call.outcome is None:
             call.outcome = outcome
+            if call.trace is not None:
+                call.trace.ended(outcome)
             call.on_outcome(call)
         self._tell_freed()
         now = time.monotonic()
@@ -315,10 +329,14 @@ def _timed_out(call: Call) -> TimedOut:
 
 if sys.version_info >= (3, 12):
 
-    def _start_task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return asyncio.Task(work, loop=loop, eager_start=True)
+    def _start_task(
+        work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> asyncio.Task[None]:
+        return asyncio.Task(work, loop=loop, eager_start=True, context=context)
 
 else:
 
-    def _start_task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return asyncio.Task(work, loop=loop)
+    def _start_task(
+        work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> asyncio.Task[None]:
+        return asyncio.Task(work, loop=loop, context=context)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from broker import tracing
 from broker.client import Broker
 from broker.errors import InvalidInput, StoreError
 from broker.gateway.access import Access, AccessKey, Caller, credential_text, unverified_credential
@@ -114,7 +115,7 @@ class _Gateway:
                 routed = self._catalogue.by_route(routes, scope["method"], scope["raw_path"])
             body, held_bytes = await read_body(receive, headers, self._budget, max_bytes=self._max_body_bytes)
             caller = self._caller(scope, headers) if signed is None else self._access.verify(*signed, body)
-            call = self._call(caller, base_url, speech.name)
+            call = _traced(self._call(caller, base_url, speech.name), headers)
             if routed is None:
                 service = self._catalogue.named(caller.service)
                 prepared, given = self._read(scope, headers, body, speech, caller, base_url)
@@ -126,10 +127,7 @@ class _Gateway:
             result = await self._run(operation, call, given, scope)
             if self._store_lost_at_s is not None:
                 self._store_is_back()
-            if isinstance(result, Streamed):
-                status, head, _ = speech.success(service, operation.name, result.head, request_id)
-                return StreamedAnswer(status, head, result.frames)
-            return speech.success(service, operation.name, result, request_id)
+            return _success(speech, service, operation, result, request_id)
         except _REFUSALS as error:
             answer = speech.failure(service, self._translated(error, service, request_id, routed), headers, request_id)
             all_read = held_bytes is not None or (isinstance(error, BodyTooLarge) and error.all_read)
@@ -286,6 +284,23 @@ class _RequestIds:
 
     def next(self) -> str:
         return f"{self._begin}{next(self._counter):012x}"
+
+
+def _traced(call: Call, headers: Mapping[bytes, bytes]) -> Call:
+    """The same, with what the request belongs to."""
+    if tracing.X_RAY in headers or tracing.PARENT in headers:
+        return msgspec.structs.replace(call, trace=tracing.of_request(headers))
+    return call
+
+
+def _success(
+    speech: Speech, service: Service, operation: Operation, result: Any, request_id: str
+) -> Answer | StreamedAnswer:
+    """The answer of an operation, with what is streamed behind its head."""
+    if isinstance(result, Streamed):
+        status, head, _ = speech.success(service, operation.name, result.head, request_id)
+        return StreamedAnswer(status, head, result.frames)
+    return speech.success(service, operation.name, result, request_id)
 
 
 def _check_method(method: str, allowed: tuple[str, ...]) -> None:

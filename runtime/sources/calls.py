@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from broker.calls import INLINE_BYTES, CallNotice, CallReply, reply_parcel
-from broker.errors import StoreError
+from broker.errors import RECURSION_STOPPED, StoreError
 from broker.log import log
 from broker.names import Resource
 from runtime import call_log
@@ -17,8 +17,9 @@ from runtime.context import ClientContext, Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
-from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, failed
+from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, exit_error, failed
 from runtime.outlets import Outlets
+from runtime.policy import in_loop
 
 _PARCEL_TTL_MS: Final = 60_000
 _MAX_TEXT: Final = 300
@@ -35,6 +36,7 @@ class CallSource:
         self._engine: Final = engine
         self._functions: Final = functions
         self._on_dropped: Final = on_dropped
+        self._tracers: Final = {name: engine.tracer(function) for name, function in functions.items()}
         self._running: Final[dict[str, Call]] = {}
         self._arriving: Final[set[str]] = set()
         self._outlets: Final = Outlets(engine.core, on_gone=self._cancel)
@@ -89,6 +91,10 @@ class CallSource:
         if payload is None:
             await self._refuse(notice, "the payload has expired before it was read")
             return
+        tracer = self._tracers[function.name]
+        if notice.trace.header and in_loop(function.settings, tracer.invocations(notice.trace.header)):
+            await self._refuse_loop(notice)
+            return
         timeout_s = min(function.settings.timeout_s, notice.timeout_ms / 1000)
         context = Context(
             identity=notice.id,
@@ -112,6 +118,8 @@ class CallSource:
         if function.yields:
             function = function.for_call(self._outlets.open(notice).put if notice.window else None)
         call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice, _begin_log(notice))
+        tracer.look()
+        call.trace = tracer.of_call(notice.trace, context)
         self._running[notice.id] = call
         self._engine.invoker.start(call)
 
@@ -119,6 +127,14 @@ class CallSource:
         resource = self._engine.core.resource("function", notice.function)
         await self._free(resource, notice.id)
         reply = CallReply(id=notice.id, refused=why)
+        await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
+
+    async def _refuse_loop(self, notice: CallNotice) -> None:
+        """Its chain has run the function too often. A caller of an older release is told as of a failure."""
+        log.warning("recursion_stopped", function=notice.function, request_id=notice.id)
+        await self._free(self._engine.core.resource("function", notice.function), notice.id)
+        error = error_json("RecursiveInvocationException", RECURSION_STOPPED, notice.id)
+        reply = CallReply(id=notice.id, failed=True, payload=error, in_loop=True)
         await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
 
     def _on_outcome(self, call: Call) -> None:

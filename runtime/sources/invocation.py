@@ -11,14 +11,17 @@ from typing import Final
 
 import msgspec
 
+from broker import tracing
 from broker.endings import how_it_ended
 from broker.errors import StoreError
 from broker.ids import message_id
 from broker.invocation_records import Condition, InvocationEnd, onward_records
+from broker.lineage import MAX_INVOCATIONS
 from broker.log import log
 from broker.names import Resource
-from broker.records import FIRST_FACTS, Facts, FunctionSettings, Header, unpack
+from broker.records import FIRST_FACTS, NO_HEADER, Facts, FunctionSettings, Header, unpack
 from broker.store.values import Claim, Claimed, Deferral, member_of
+from broker.tracing import Trace
 from runtime.context import Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction, Unreadable
@@ -26,6 +29,7 @@ from runtime.invoker import Call
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, failed
 from runtime.policy import Finish, GiveUp, Release, Retry, after_run, before_run
 from runtime.tally import Tally
+from runtime.tracing import CallTrace
 from runtime.waiter import Waiter
 
 _CLAIM_AT_MOST: Final = 1_000
@@ -39,7 +43,7 @@ _UNREADABLE_MS: Final = 1_000
 class Event:
     """One leased event of the function."""
 
-    __slots__ = ("body", "facts", "fence", "header", "identity", "member", "now_ms", "received", "sent_ms")
+    __slots__ = ("body", "facts", "fence", "header", "identity", "member", "now_ms", "received", "sent_ms", "trace")
 
     def __init__(self, claimed: Claimed, member: str, claim: Claim) -> None:
         self.header: Header
@@ -51,6 +55,7 @@ class Event:
         self.now_ms = claim.now_ms
         self.received = time.monotonic()
         self.fence = claim.fence
+        self.trace: CallTrace | None = None
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -95,6 +100,7 @@ class InvocationSource:
         self._measured_at = time.monotonic()
         self._rate = 0.0
         self._tally: Final = Tally(function.name)
+        self._tracer: Final = engine.tracer(function)
 
     def changed(self, notice: bytes | None) -> None:
         """A wake-up; settings are read again when it says so, or when something may have been missed."""
@@ -169,6 +175,7 @@ class InvocationSource:
         if claim.revision != self._revision or self._function.settings.concurrency != claim.limit:
             self._stale = True
             resting = await self.freshen()
+        self._tracer.look()
         events = [Event(claimed, member_of(claimed.entry, token), claim) for claimed in claim.messages]
         self._engine.keeper.hold(self.resource, [event.member for event in events])
         self._prefetched.extend(events)  # from here on a stop finds them there
@@ -208,7 +215,8 @@ class InvocationSource:
 
     def _consider(self, event: Event) -> None:
         settings = self._function.settings
-        verdict = before_run(settings, event.facts, age_s=event.age_s(), limit=self._limit)
+        came_before = 0 if event.header is NO_HEADER else self._tracer.invocations(event.header.trace)
+        verdict = before_run(settings, event.facts, age_s=event.age_s(), limit=self._limit, invocations=came_before)
         if verdict is not None:
             self._engine.core.in_background(self._give_up_unrun(event, verdict), name="give_up")
             return
@@ -229,6 +237,8 @@ class InvocationSource:
             return
         self._running += 1
         call = Call(self._function, decoded, context, deadline, self._on_outcome, self._on_free, event)
+        if self._tracer.always or event.header is not NO_HEADER:
+            call.trace = event.trace = self._tracer.of_event(event.header, context)
         self._engine.invoker.start(call)
 
     def _on_outcome(self, call: Call) -> None:
@@ -348,8 +358,22 @@ class InvocationSource:
             event=event.body,
             response=response,
             now_ms=event.redis_now_ms(),
+            trace=self._sent_on(event),
+            to_functions=condition != "RecursiveInvocation" or not self._was_stopped(event),
         )
         return onward_records(end, settings)
+
+    def _sent_on(self, event: Event) -> Trace:
+        """What the records of an event belong to."""
+        if event.trace is not None:
+            return event.trace.trace
+        if event.header is NO_HEADER:
+            return self._tracer.untraced
+        return self._tracer.run_once_more(tracing.of_header(event.header))
+
+    def _was_stopped(self, event: Event) -> bool:
+        """Whether its chain has been stopped here before."""
+        return self._tracer.invocations(event.header.trace) > MAX_INVOCATIONS
 
 
 def _response_of(outcome: Outcome) -> bytes | None:

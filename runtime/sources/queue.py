@@ -15,7 +15,7 @@ from broker import limits
 from broker.log import log
 from broker.names import Resource
 from broker.queue_settings import queue_settings
-from broker.records import FunctionSettings, MappingSettings
+from broker.records import NO_HEADER, FunctionSettings, MappingSettings
 from broker.store.values import Claim, Deferral
 from runtime.batch_claims import FULL_BYTES, BatchClaims
 from runtime.batch_permits import BatchPermits
@@ -49,7 +49,8 @@ class QueueSource:
         self._permits: Final = BatchPermits(engine, function, self.resource)
         self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
         self._tally: Final = BatchTally(function.name, mapping.queue)
-        self._claims: Final = BatchClaims(engine, function, self.resource, self._tally)
+        self._tracer: Final = engine.tracer(function)
+        self._claims: Final = BatchClaims(engine, function, self.resource, self._tally, self._tracer)
         self._running = 0
         self._stale = True
         self._held = self._deleted = False
@@ -278,9 +279,11 @@ class QueueSource:
             self._permits.give_back([batch.permit])
             return
         self._running += 1
-        self._engine.invoker.start(
-            Call(self._function, event, context, deadline, self._on_outcome, self._on_free, usable)
-        )
+        call = Call(self._function, event, context, deadline, self._on_outcome, self._on_free, usable)
+        if self._tracer.always or any(item.letter.header is not NO_HEADER for item in usable.held):
+            headers = [(item.letter.id, item.letter.header) for item in usable.held]
+            call.trace = self._tracer.of_batch(self.resource, headers, context)
+        self._engine.invoker.start(call)
 
     def _shape(self, batch: Batch) -> tuple[Any, Batch | None, str]:
         """The event, and the messages that it carries: one that does not decode fails alone where it can."""

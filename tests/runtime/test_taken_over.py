@@ -28,7 +28,8 @@ def handler(event, context):
     names = ("function_name", "function_version", "memory_limit_in_mb", "log_group_name", "log_stream_name",
              "invoked_function_arn", "aws_request_id", "tenant_id", "client_context")
     identity = [context.identity.cognito_identity_id, context.identity.cognito_identity_pool_id]
-    return {"variables": AT_IMPORT, "same": AT_IMPORT == dict(os.environ), "identity": identity,
+    trace = {"_X_AMZN_TRACE_ID": context.trace_header}
+    return {"variables": AT_IMPORT, "same": {**AT_IMPORT, **trace} == dict(os.environ), "identity": identity,
             "context": {name: getattr(context, name) for name in names}, "folder": os.getcwd()}
 """
 

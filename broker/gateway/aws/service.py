@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from broker.client import Broker
+from broker.tracing import NO_TRACE, Trace
 
 Protocol: TypeAlias = Literal["json", "query", "rest"]
 
@@ -62,6 +63,8 @@ class Call(msgspec.Struct, frozen=True):
     """The access key that signed the request; '' where signatures are not verified."""
     request_id: str = ""
     """Of the answer. Only operations with a route are told."""
+    trace: Trace = NO_TRACE
+    """What the request belongs to, and so what it sends."""
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -6,7 +6,15 @@ from typing import Final
 
 import msgspec
 
-from broker.gateway.aws.lambda_ import concurrency, event_invoke, function_shapes, functions, mapping_shapes, tags
+from broker.gateway.aws.lambda_ import (
+    concurrency,
+    event_invoke,
+    function_shapes,
+    functions,
+    mapping_shapes,
+    recursion,
+    tags,
+)
 from broker.gateway.aws.lambda_ import mappings as event_sources
 from broker.gateway.aws.lambda_.errors import Action, translated
 from broker.gateway.aws.service import Operation, Route
@@ -17,6 +25,7 @@ _MAPPINGS: Final = "/2015-03-31/event-source-mappings"
 _MAPPING: Final = f"{_MAPPINGS}/{{UUID}}"
 _CONCURRENCY: Final = "functions/{FunctionName}/concurrency"
 _INVOKE_CONFIG: Final = "/2019-09-25/functions/{FunctionName}/event-invoke-config"
+_RECURSION: Final = "/2024-08-31/functions/{FunctionName}/recursion-config"
 _TAGS: Final = "/2017-03-31/tags/{Resource}"
 _LATEST: Final = "Only $LATEST exists."
 _AT_ONCE: Final = (
@@ -156,6 +165,14 @@ CONFIGURATION: Final = (
         ("GET", f"{_INVOKE_CONFIG}/list", 200),
         "One or none, as only $LATEST exists.",
     ),
+    _operation(
+        "PutFunctionRecursionConfig",
+        function_shapes.PutRecursionRequest,
+        recursion.put,
+        ("PUT", _RECURSION, 200),
+        f"It holds for all running workers with their next claim. {_OVERRULES}",
+    ),
+    _operation("GetFunctionRecursionConfig", function_shapes.RecursionRequest, recursion.get, ("GET", _RECURSION, 200)),
     _operation("TagResource", function_shapes.TagResourceRequest, tags.tag, ("POST", _TAGS, 204)),
     _operation("UntagResource", function_shapes.UntagResourceRequest, tags.untag, ("DELETE", _TAGS, 204)),
     _operation("ListTags", function_shapes.ListTagsRequest, tags.list_tags, ("GET", _TAGS, 200)),

@@ -28,6 +28,7 @@ def _service(name: str, status: int, *, message_key: str = _CAPITAL) -> ErrorKin
 ERRORS: Final[Mapping[str, ErrorKind]] = {
     "InvalidParameterValueException": _user("InvalidParameterValueException", 400),
     "InvalidRequestContentException": _user("InvalidRequestContentException", 400),
+    "RecursiveInvocationException": _user("RecursiveInvocationException", 400, message_key=_CAPITAL),
     "RequestTooLargeException": _user("RequestTooLargeException", 413),
     "ResourceConflictException": _user("ResourceConflictException", 409),
     "ResourceNotFoundException": _user("ResourceNotFoundException", 404, message_key=_CAPITAL),
@@ -107,6 +108,8 @@ def translated(action: Action) -> Action:
             raise throttled("memory") from error
         except errors.NoLiveWorker as error:
             raise no_worker(error.function) from error
+        except errors.RecursiveInvocation as error:
+            raise ServiceError("RecursiveInvocationException", errors.RECURSION_STOPPED) from error
         except errors.InvalidInput as error:
             raise invalid(str(error)) from error
 

@@ -14,6 +14,7 @@ from broker.gateway.aws.lambda_.members import (
     MaxItemsInQuery,
     PlainFunctionInPath,
     QualifierInQuery,
+    UnqualifiedInPath,
 )
 
 _TARGET_PATTERN: Final = r"(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()"
@@ -141,6 +142,25 @@ class PutConcurrencyRequest(msgspec.Struct, frozen=True, kw_only=True, rename="p
 
     function_name: PlainFunctionInPath
     reserved_concurrent_executions: Annotated[int, Meta(extra={"min": 0})]
+
+
+class PutRecursionRequest(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """PutFunctionRecursionConfig."""
+
+    function_name: UnqualifiedInPath
+    recursive_loop: Annotated[str, Meta(extra={"enum": ("Allow", "Terminate")})]
+
+
+class RecursionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """GetFunctionRecursionConfig."""
+
+    function_name: UnqualifiedInPath
+
+
+class Recursion(msgspec.Struct, frozen=True, rename="pascal"):
+    """Whether loops are stopped: ``Terminate`` or ``Allow``."""
+
+    recursive_loop: str
 
 
 class AccountLimit(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):

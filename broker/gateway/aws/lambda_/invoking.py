@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from broker import errors, limits
+from broker import errors, limits, tracing
 from broker.call_streams import chunk_reader
 from broker.calls import CallResult
 from broker.gateway.aws import event_stream
@@ -52,9 +52,11 @@ async def invoke(call: Call, given: InvocationRequest) -> InvocationResponse:
             await call.broker.function(name.name).settings()
             return InvocationResponse(status_code=204)
         if asynchronous:
-            return InvocationResponse(status_code=202, request_id=await _store(call, resource, payload))
+            accepted = await _store(call, resource, payload)
+            return InvocationResponse(status_code=202, request_id=accepted, trace_header=_answered(call))
         wants_log = given.log_type == "Tail"
-        return _response(await _run(call, name, payload, client_context, wants_log=wants_log))
+        result = await _run(call, name, payload, client_context, wants_log=wants_log)
+        return _response(result, _answered(call))
     except errors.FunctionNotFound:
         raise unknown_function(name.qualified_arn(call)) from None
 
@@ -82,6 +84,7 @@ async def invoke_with_response_stream(
             request_id=call.request_id,
             client_context=client_context,
             wants_log=given.log_type == "Tail",
+            trace=call.trace,
         )
         with suppress(errors.CallTimeout):  # which the frames tell, as the first thing and the last
             await reader.open()
@@ -103,14 +106,21 @@ async def invoke_async(call: Call, given: InvokeAsyncRequest) -> InvokeAsyncResp
     payload = _event(given.invoke_args, MAX_INVOKE_ASYNC_BYTES, "InvokeAsync")
     try:
         await _check_qualifier(call, name, resource)
-        return InvokeAsyncResponse(status=202, request_id=await _store(call, resource, payload))
+        accepted = await _store(call, resource, payload)
+        return InvokeAsyncResponse(status=202, request_id=accepted, trace_header=_answered(call))
     except errors.FunctionNotFound:
         raise unknown_function(name.qualified_arn(call)) from None
 
 
 async def _store(call: Call, resource: Resource, payload: bytes) -> str:
     """The event's id, which is what the function sees on every attempt."""
-    return (await call.broker.sender.send(resource, NewMessage(pack(payload), len(payload)))).id
+    blob = pack(payload, tracing.stamped(None, call.trace))
+    return (await call.broker.sender.send(resource, NewMessage(blob, len(payload)))).id
+
+
+def _answered(call: Call) -> str | None:
+    """The trace header that came in."""
+    return call.trace.header or None
 
 
 async def _check_qualifier(call: Call, name: FunctionName, resource: Resource) -> None:
@@ -168,6 +178,7 @@ async def _run(
             request_id=call.request_id,
             client_context=client_context,
             wants_log=wants_log,
+            trace=call.trace,
         )
     except errors.CallTimeout:
         # The function has had its time and its worker does not say so. A 5xx would make SDKs run it once more.
@@ -180,7 +191,7 @@ def _timed_out(call: Call, timeout_s: float) -> bytes:
     return msgspec.json.encode({"errorType": "Sandbox.Timedout", "errorMessage": message})
 
 
-def _response(result: CallResult) -> InvocationResponse:
+def _response(result: CallResult, trace_header: str | None) -> InvocationResponse:
     return InvocationResponse(
         status_code=200,
         payload=result.payload,
@@ -188,4 +199,5 @@ def _response(result: CallResult) -> InvocationResponse:
         executed_version=result.executed_version,
         log_result=b64encode(result.log_tail).decode() if result.log_tail else None,
         request_id=result.request_id,
+        trace_header=trace_header,
     )

@@ -32,6 +32,11 @@ PlainFunctionInPath: TypeAlias = Annotated[
     str, Meta(extra={"in": "path", "name": "FunctionName", "pattern": _PLAIN_PATTERN, "min": 1, "max": 140})
 ]
 """Of the operations that are on functions alone; the model is stricter there."""
+_UNQUALIFIED_PATTERN: Final = NAME_PATTERN[: NAME_PATTERN.index(r"([a-zA-Z0-9-_\.]+)")] + "([a-zA-Z0-9-_]+)"
+UnqualifiedInPath: TypeAlias = Annotated[
+    str, Meta(extra={"in": "path", "name": "FunctionName", "pattern": _UNQUALIFIED_PATTERN, "min": 1, "max": 140})
+]
+"""Of the operations that refuse any qualifier by the model's own pattern."""
 QualifierInQuery: TypeAlias = Annotated[
     str | None,
     Meta(

@@ -50,6 +50,7 @@ class InvocationResponse(msgspec.Struct, frozen=True, rename="pascal", kw_only=T
     executed_version: Annotated[str | None, _at("header", "X-Amz-Executed-Version")] = None
     payload: Annotated[bytes | None, _at("payload", "Payload")] = None
     request_id: Annotated[str | None, _at("request_id", "x-amzn-RequestId")] = None
+    trace_header: Annotated[str | None, _at("header", "X-Amzn-Trace-Id")] = None
 
 
 class InvokeAsyncRequest(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
@@ -64,6 +65,7 @@ class InvokeAsyncResponse(msgspec.Struct, frozen=True, rename="pascal", kw_only=
 
     status: Annotated[int, _at("status", "Status")]
     request_id: Annotated[str | None, _at("request_id", "x-amzn-RequestId")] = None
+    trace_header: Annotated[str | None, _at("header", "X-Amzn-Trace-Id")] = None
 
 
 class InvokeWithResponseStreamRequest(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
