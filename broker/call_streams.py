@@ -77,8 +77,6 @@ class ChunkReader:
                 self._answer = None
                 self._call.worker = worker = await self._caller.hand_over(self._call)
                 await self._something()
-                if self._answer is not None and self._answer.in_loop:
-                    raise errors.RecursiveInvocation(self._call.function.name)
                 refused = self._refused()
                 if not refused:
                     return
@@ -90,7 +88,11 @@ class ChunkReader:
             self._call.payload = b""  # the worker has it, and a stream may be long
 
     def _refused(self) -> str:
-        return self._answer.refused if self._answer is not None else ""
+        if self._answer is None:
+            return ""
+        if self._answer.in_loop:
+            raise errors.RecursiveInvocation(self._call.function.name)
+        return self._answer.refused
 
     async def _something(self) -> None:
         """Returns when something has come. A worker that is gone has answered, too. Raises CallTimeout."""
