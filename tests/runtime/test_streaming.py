@@ -425,7 +425,7 @@ def refused_handlers() -> Iterator[tuple[str, Callable[[App], object]]]:
     def items(event: Any, context: Context) -> Iterator[int]:
         yield 1
 
-    yield "must return its result; one that yields it is written with async def", lambda app: app.function()(items)
+    yield "not yield it; one that yields is written with async def", lambda app: app.function()(items)
     yield "a batch handler must return its result", lambda app: app.queue("orders")(chunks)
     yield "to be idempotent", lambda _: idempotent()(chunks)
 
