@@ -50,7 +50,7 @@ class HandlerFunction:
         self.yields: Final = _is(inspect.isasyncgenfunction, handler)
         """Whether its result comes in chunks."""
         if _is(inspect.isgeneratorfunction, handler):
-            rule = "must return its result; one that yields it is written with async def"
+            rule = "must return its result, not yield it; one that yields is written with async def"
             raise InvalidOption(f'handler of function "{what}"', handler, rule)
         if self.yields and mapping_of:
             rule = "a batch handler must return its result, not yield it"
