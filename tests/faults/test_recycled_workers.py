@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from broker import Broker
 from broker.embedded import EmbeddedRedis
@@ -52,27 +51,21 @@ async def test_after_so_many_events_a_process_is_exchanged_and_events_notice_not
     assert len(found.runs) == len(ids)
     assert {line["reason"] for line in recycled} == {"events"}
     assert all(line["events"] >= EACH for line in recycled)
-    assert min(ready_at_a_time(service)) >= PROCESSES
+    assert min(claiming_at_a_time(service)) >= PROCESSES
     assert not list(service.lines("worker_died"))
     report("recycled", events=len(ids), exchanges=len(recycled), redelivered=found.redelivered)
 
 
-def ready_at_a_time(service: Service) -> Iterator[int]:
-    """How many processes claim, at each start and stop from when all were there, until the first stop for good."""
-    ready: set[str] = set()
-    expected = {line["process"] for line in service.lines("worker_recycled")}
-    begun = False
-    for line in both(service, "worker_ready", "worker_recycled"):
-        (ready.add if line["event"] == "worker_ready" else ready.discard)(line["process"])
-        begun = begun or len(ready) == PROCESSES
-        if begun:
-            yield len(ready)
-    assert expected
-
-
-def both(service: Service, *events: str) -> list[dict[str, Any]]:
-    lines = [line for event in events for line in service.lines(event)]
-    return sorted(lines, key=lambda line: str(line["timestamp"]))
+def claiming_at_a_time(service: Service) -> Iterator[int]:
+    """How many processes claim after each start and stop, from when all were there until the stop of the service."""
+    changes = [(str(line["timestamp"]), 1) for line in service.lines("worker_ready")]
+    stops = sorted(str(line["timestamp"]) for line in service.lines("worker_stopping"))
+    changes += [(timestamp, -1) for timestamp in stops[:-PROCESSES]]
+    claiming = 0
+    for number, (_, change) in enumerate(sorted(changes), start=1):
+        claiming += change
+        if number >= PROCESSES:
+            yield claiming
 
 
 async def test_a_process_that_has_grown_too_large_is_exchanged(
