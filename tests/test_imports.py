@@ -133,8 +133,8 @@ LAYERS: dict[str, Layers] = {
 NEVER_IMPORTS = {"broker": "runtime"}
 """A package -> the package that it must not know."""
 
-ONLY_WITHIN = {"redis": "broker.store", "hiredis": "broker.store"}
-"""A library -> the one package that may import it."""
+ONLY_WITHIN = {"redis": "broker.store", "hiredis": "broker.store", "opentelemetry": "broker.spans"}
+"""A library -> the one package, or module, that may import it."""
 
 NEVER_AT_RUN_TIME = ("boto3", "botocore")
 """Libraries for tests alone: large and slow to import."""
