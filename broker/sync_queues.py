@@ -120,12 +120,12 @@ class QueueClient:
         content_deduplication: bool = False,
         deduplication_scope: DeduplicationScope = "queue",
         throughput_limit: ThroughputLimit = "perQueue",
-        redrive_from: Iterable[Queue] | None = None,
+        redrive_from: queues.RedriveFrom | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
-        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. A second time with
+        ``redrive_from`` says which queues may have it as their dead-letter queue: "all" by default. A second time with
         the same settings changes nothing; with others it raises QueueExists. A queue that exists only because something
         named it takes the settings given here.
         """
@@ -160,11 +160,12 @@ class QueueClient:
         content_deduplication: bool | None = None,
         deduplication_scope: DeduplicationScope | None = None,
         throughput_limit: ThroughputLimit | None = None,
-        redrive_from: Iterable[Queue] | None = None,
+        redrive_from: queues.RedriveFrom | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
-        were received too often. Raises QueueNotFound."""
+        were received too often, ``redrive_from="all"`` lets every queue have it as its dead-letter queue again, and
+        ``tags`` take the place of all that were there. Raises QueueNotFound, InvalidOption."""
         self._run(
             lambda: self._inner.configure(
                 visibility_timeout=visibility_timeout,
