@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
 
@@ -34,6 +34,9 @@ _REDRIVE_BATCH: Final = 100
 _REDRIVE_LEASE_S: Final = 60
 _DELETE_BATCH: Final = 1_000
 _KINDS: Final[dict[type[Queue | Function], Kind]] = {Queue: "queue", Function: "function"}
+
+RedriveFrom: TypeAlias = Iterable[Queue] | Literal["all"]
+"""Which queues may have a queue as their dead-letter queue; none of them where there are none."""
 
 
 class Entry(TypedDict, total=False):
@@ -76,13 +79,13 @@ class QueueClient:
         content_deduplication: bool = False,
         deduplication_scope: DeduplicationScope = "queue",
         throughput_limit: ThroughputLimit = "perQueue",
-        redrive_from: Iterable[Queue] | None = None,
+        redrive_from: RedriveFrom | None = None,
         durability: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
-        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. ``durability`` is
+        ``redrive_from`` says which queues may have it as their dead-letter queue: "all" by default. ``durability`` is
         what a send must be before it is answered; raises DurabilityNotMet where Redis does not give that. A second time
         with the same settings changes nothing; with others it raises QueueExists. A queue that exists only because
         something named it takes the settings given here.
@@ -105,9 +108,14 @@ class QueueClient:
         settings = msgspec.structs.replace(settings, **self._redrive_allow(redrive_from))
         await create_queue(self.core, self.resource, settings, compared=QueueSettings.__struct_fields__)
 
-    def _redrive_allow(self, redrive_from: Iterable[Queue] | None) -> dict[str, object]:
+    def _redrive_allow(self, redrive_from: RedriveFrom | None) -> dict[str, object]:
         if redrive_from is None:
             return {}
+        if redrive_from == "all":
+            return {"redrive_permission": None, "redrive_sources": ()}
+        given: object = redrive_from
+        if isinstance(given, str):
+            raise InvalidOption("redrive_from", given, 'must be queues, or "all"')
         sources = tuple(self.core.resource("queue", queue.name).arn for queue in redrive_from)
         return {"redrive_permission": "byQueue" if sources else "denyAll", "redrive_sources": sources}
 
@@ -125,12 +133,14 @@ class QueueClient:
         content_deduplication: bool | None = None,
         deduplication_scope: DeduplicationScope | None = None,
         throughput_limit: ThroughputLimit | None = None,
-        redrive_from: Iterable[Queue] | None = None,
+        redrive_from: RedriveFrom | None = None,
         durability: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
-        were received too often, ``durability=""`` requires nothing any more. Raises QueueNotFound, DurabilityNotMet."""
+        were received too often, ``redrive_from="all"`` lets every queue have it as its dead-letter queue again,
+        ``durability=""`` requires nothing any more, and ``tags`` take the place of all that were there. Raises
+        QueueNotFound, InvalidOption, DurabilityNotMet."""
         changes: dict[str, object] = {
             "visibility_timeout_s": visibility_timeout,
             "delay_s": delay,
@@ -144,9 +154,9 @@ class QueueClient:
             "throughput_limit": throughput_limit,
             "durability": durability,
             "tags": None if tags is None else dict(tags),
-            **self._redrive_allow(redrive_from),
         }
         given = {name: value for name, value in changes.items() if value is not None}
+        given |= self._redrive_allow(redrive_from)
         if remove_dead_letter:
             given |= {"dead_letter": None, "max_receives": None}
         await change_queue(self.core, self.resource, lambda now: msgspec.structs.replace(now, **given))

@@ -135,13 +135,13 @@ class QueueClient:
         content_deduplication: bool = False,
         deduplication_scope: DeduplicationScope = "queue",
         throughput_limit: ThroughputLimit = "perQueue",
-        redrive_from: Iterable[Queue] | None = None,
+        redrive_from: queues.RedriveFrom | None = None,
         durability: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
-        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. ``durability`` is
+        ``redrive_from`` says which queues may have it as their dead-letter queue: "all" by default. ``durability`` is
         what a send must be before it is answered; raises DurabilityNotMet where Redis does not give that. A second time
         with the same settings changes nothing; with others it raises QueueExists. A queue that exists only because
         something named it takes the settings given here.
@@ -178,12 +178,14 @@ class QueueClient:
         content_deduplication: bool | None = None,
         deduplication_scope: DeduplicationScope | None = None,
         throughput_limit: ThroughputLimit | None = None,
-        redrive_from: Iterable[Queue] | None = None,
+        redrive_from: queues.RedriveFrom | None = None,
         durability: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
-        were received too often, ``durability=""`` requires nothing any more. Raises QueueNotFound, DurabilityNotMet."""
+        were received too often, ``redrive_from="all"`` lets every queue have it as its dead-letter queue again,
+        ``durability=""`` requires nothing any more, and ``tags`` take the place of all that were there. Raises
+        QueueNotFound, InvalidOption, DurabilityNotMet."""
         self._run(
             lambda: self._inner.configure(
                 visibility_timeout=visibility_timeout,

@@ -121,6 +121,15 @@ _COMMANDS: Final[dict[str, _Command]] = {
             "penstock status upload-17 --function thumbnail --wait 30 --json",
         ),
     ),
+    "result": _Command(
+        _LOOK,
+        "statuses:result",
+        "Print what a handler answered to an event.",
+        (
+            "penstock result 01a20061-4078-8000-8000-0000dae205bb",
+            "penstock result upload-17 --function thumbnail --wait 30",
+        ),
+    ),
     "stream": _Command(
         _LOOK,
         "streams:stream",
@@ -141,7 +150,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
         _CHANGE,
         "queues:configure",
         "Change settings of a queue.",
-        ("penstock configure orders --visibility-timeout 60", "penstock configure orders-dead --redrive-from none"),
+        ("penstock configure orders --visibility-timeout 60", "penstock configure orders-dead --redrive-from all"),
     ),
     "delete": _Command(
         _CHANGE,

@@ -13,13 +13,15 @@ from broker.errors import InvalidOption
 from broker.invocation_records import iso_timestamp
 from broker.names import Resource
 from broker.queue_settings import describe_queue
+from broker.queues import RedriveFrom as RedriveSources
 from broker.records import Attribute, DeduplicationScope, QueueSettings, ThroughputLimit
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output, builtin, duration
 from runtime.cli.payloads import parse_tags
 
 _AT_ONCE: Final = 16
-_NOBODY: Final = "none"
+_NONE: Final = "none"
+_ALL: Final = "all"
 
 Scope: TypeAlias = Annotated[
     DeduplicationScope | None,
@@ -34,7 +36,7 @@ RedriveFrom: TypeAlias = Annotated[
     Parameter(
         negative=(),
         show_default=False,
-        help="Only this queue may have it as dead-letter queue; may be repeated; none: nobody.",
+        help="Only this queue may have it as dead-letter queue; may be repeated. none: nobody; all: everybody.",
     ),
 ]
 Durable: TypeAlias = Annotated[
@@ -220,9 +222,10 @@ async def configure(
     """Change the given settings of a queue; the others stay.
 
     With --redrive-from, and with --tag, what is given takes the place of all
-    that was there.
+    that was there; --tag none takes all tags away.
     """
-    allowed, tags = _allowed(redrive_from), parse_tags(tag)
+    allowed = _allowed(redrive_from)
+    tags = {} if tag == (_NONE,) else parse_tags(tag) or None
     async with Broker(common.url) as broker:
         target = broker.queue(queue)
         await target.configure(
@@ -239,27 +242,28 @@ async def configure(
             throughput_limit=throughput_limit,
             redrive_from=allowed,
             durability=_level(durability),
-            tags=tags or None,
+            tags=tags,
         )
         settings = await target.settings()
     shown = ", ".join(f"{name} {value}" for name, value in _set(settings).items())
     common.output.answer({"queue": queue, "settings": builtin(settings)}, f'queue "{queue}": {shown}')
 
 
-def _allowed(names: tuple[str, ...]) -> list[Queue] | None:
+def _allowed(names: tuple[str, ...]) -> RedriveSources | None:
     """Who may redrive to a queue; None where nothing was said. Raises InvalidOption."""
     if not names:
         return None
-    if _NOBODY not in names:
-        return [Queue(name) for name in names]
-    if len(names) > 1:
-        raise InvalidOption("redrive-from", " ".join(names), f"{_NOBODY} goes alone: it means nobody")
-    return []
+    for word in (_NONE, _ALL):
+        if word in names and len(names) > 1:
+            raise InvalidOption("redrive-from", " ".join(names), f"{word} goes alone")
+    if names == (_ALL,):
+        return "all"
+    return [] if names == (_NONE,) else [Queue(name) for name in names]
 
 
 def _level(word: str | None) -> str | None:
     """``none`` requires nothing; None where nothing was said."""
-    return "" if word == _NOBODY else word
+    return "" if word == _NONE else word
 
 
 def _set(settings: QueueSettings) -> dict[str, object]:

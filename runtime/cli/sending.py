@@ -13,7 +13,7 @@ from broker.errors import InvalidInput, InvalidOption, StoreError
 from broker.limits import MAX_ASYNC_EVENT_BYTES
 from broker.outgoing import event_json, queue_message
 from runtime.cli.options import COMMON, Common
-from runtime.cli.output import Output, counted
+from runtime.cli.output import Output, counted, error_object
 from runtime.cli.payloads import as_text, parse_attributes, read_lines, read_payload, read_text
 
 _LINES_A_STEP: Final = 1_000
@@ -77,20 +77,11 @@ async def call(
         try:
             result = await broker.call(function, event, timeout=timeout)
         except FunctionError as error:
-            output.emit(_error_object(error))
+            output.emit(error_object(error))
             output.note(f'penstock: function "{function}" failed: {error}')
             return 1
     output.emit(result)
     return 0
-
-
-def _error_object(error: FunctionError) -> dict[str, Any]:
-    return {
-        "errorMessage": error.args[0].removeprefix(f"{error.error_type}: "),
-        "errorType": error.error_type,
-        "requestId": error.request_id,
-        "stackTrace": error.stack,
-    }
 
 
 async def send(
