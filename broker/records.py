@@ -16,6 +16,7 @@ from zlib import crc32
 import msgspec
 
 from broker import limits
+from broker.environment import check_environment
 from broker.errors import InvalidOption, PayloadNotJson
 from broker.names import Queue, Target
 
@@ -301,6 +302,10 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     keep_result_bytes: int = 0
     """The largest result that is kept with the status; larger ones are not, and 0 keeps none."""
     description: str = ""
+    memory_mb: int = limits.DEFAULT_MEMORY_MB
+    """What handlers and clients are told; it limits nothing."""
+    environment: dict[str, str] = {}
+    """Variables for its handler; never to be logged."""
     tags: dict[str, str] = {}
     invoke_config: InvokeConfig | None = None
     declared: FunctionSettings | None = None
@@ -317,6 +322,8 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         if self.concurrency is not None:
             check_whole("concurrency", self.concurrency, 0, limits.MAX_CONCURRENCY)
         check_whole("max_crashes", self.max_crashes, 0, 1_000)
+        check_whole("memory", self.memory_mb, limits.DEFAULT_MEMORY_MB, limits.MAX_MEMORY_MB)
+        check_environment(self.environment)
         check_range("keep_status", self.keep_status_s, 0, limits.MAX_KEEP_STATUS_S)
         check_whole("keep_result", self.keep_result_bytes, 0, limits.MAX_KEEP_RESULT_BYTES)
         if self.keep_result_bytes and not self.keep_status_s:

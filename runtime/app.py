@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from broker import limits
+from broker.environment import check_environment
 from broker.errors import InvalidOption
 from broker.event_patterns import InvalidPattern
 from broker.filter_criteria import SQS_BODY, FilterCriteria, RecordFilter
@@ -38,6 +39,9 @@ class App:
         dead_letter: Target | None = None,
         keep_status: float = limits.DEFAULT_KEEP_STATUS_S,
         keep_result: int = 0,
+        description: str = "",
+        memory: int = limits.DEFAULT_MEMORY_MB,
+        environment: Mapping[str, str] | None = None,
     ) -> Callable[[H], H]:
         """Registers a function under its own name, or ``name``. All times in seconds; Lambda's defaults.
 
@@ -45,8 +49,8 @@ class App:
         repeats); an event older than ``max_event_age`` is given up. ``concurrency`` limits running calls over all
         workers and sources; 0 gives events up at once; ``paused`` keeps them queued. An event whose worker dies
         ``max_crashes`` more times while it runs alone is quarantined. How an event ended can be asked for
-        ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. Raises InvalidOption,
-        InvalidName.
+        ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. ``memory`` (MB; it limits
+        nothing) and ``environment`` are what the context tells. Raises InvalidOption, InvalidName.
         """
         settings = FunctionSettings(
             timeout_s=timeout,
@@ -61,6 +65,9 @@ class App:
             dead_letter=_target("dead_letter", dead_letter),
             keep_status_s=keep_status,
             keep_result_bytes=keep_result,
+            description=description,
+            memory_mb=memory,
+            environment=_variables(environment),
         )
 
         def register(handler: H) -> H:
@@ -82,6 +89,9 @@ class App:
         timeout: float = limits.DEFAULT_TIMEOUT_S,
         concurrency: int | None = None,
         max_crashes: int = limits.DEFAULT_MAX_CRASHES,
+        description: str = "",
+        memory: int = limits.DEFAULT_MEMORY_MB,
+        environment: Mapping[str, str] | None = None,
     ) -> Callable[[H], H]:
         """Registers a batch handler and the mapping that feeds it from a queue.
 
@@ -94,7 +104,14 @@ class App:
         handler is not called for it. Raises InvalidOption, InvalidName, InvalidPattern.
         """
         queue_name = queue.name if isinstance(queue, Queue) else check_name("queue", queue)
-        settings = FunctionSettings(timeout_s=timeout, concurrency=concurrency, max_crashes=max_crashes)
+        settings = FunctionSettings(
+            timeout_s=timeout,
+            concurrency=concurrency,
+            max_crashes=max_crashes,
+            description=description,
+            memory_mb=memory,
+            environment=_variables(environment),
+        )
         patterns = _patterns(filters)
 
         def register(handler: H) -> H:
@@ -123,6 +140,11 @@ def _delays(delays: object) -> tuple[float, ...]:
     if not isinstance(delays, tuple | list):
         raise InvalidOption("retry_delays", delays, "must be a tuple or list of seconds")
     return tuple(delays)
+
+
+def _variables(environment: Mapping[str, str] | None) -> dict[str, str]:
+    check_environment(environment or {})
+    return dict(environment or {})
 
 
 def _patterns(filters: object) -> tuple[str, ...]:

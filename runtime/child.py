@@ -19,8 +19,12 @@ from typing import Final, NoReturn
 import anyio
 import msgspec
 
+from broker.client import Broker
+from broker.declarations import declared_anew
 from broker.errors import PenstockError
+from broker.records import FunctionSettings
 from runtime.app import App
+from runtime.handlers import HandlerFunction
 from runtime.lambda_environment import new_log_stream
 from runtime.lambda_handler import LambdaHandler
 from runtime.loading import load_app
@@ -57,7 +61,7 @@ def main() -> int:
     exhausted = False
     try:
         log_stream = new_log_stream()
-        app = _app(options.app, log_stream)
+        app = _app(options, log_stream)
         worker = Worker(
             app,
             options.url,
@@ -68,6 +72,9 @@ def main() -> int:
             log_stream=log_stream if isinstance(options.app, LambdaHandler) else None,
             on_suspects=_at_most_every_second(lambda: _say(control, "suspects")),
             on_ready=lambda: _say(control, "ready"),
+            on_settings=_when_outdated(app, lambda: _say(control, "renew"))
+            if isinstance(options.app, LambdaHandler)
+            else None,
         )
         _say(control, f"hello {worker.process}")
         anyio.run(_serve, worker, control, backend_options={"use_uvloop": _has_uvloop()})
@@ -81,11 +88,43 @@ def main() -> int:
     return EXIT_CANNOT_START
 
 
-def _app(source: str | LambdaHandler, log_stream: str) -> App:
-    if isinstance(source, str):
-        return load_app(source)
-    source.prepare(log_stream)
-    return source.app()
+def _app(options: ChildOptions, log_stream: str) -> App:
+    if isinstance(options.app, str):
+        return load_app(options.app)
+    settings = anyio.run(_in_force, options.url, options.app)
+    options.app.prepare(log_stream, settings)
+    app = options.app.app()
+    app.functions[options.app.function].settings_at_start = settings
+    return app
+
+
+async def _in_force(url: str | None, source: LambdaHandler) -> FunctionSettings:
+    """The settings that its function will have when this process has registered it: what its code reads of them in the
+    environment must be there before the code is loaded."""
+    async with Broker(url) as broker:
+        described = await broker.core.directory.describe(broker.core.resource("function", source.function))
+    if described is None:
+        return source.settings
+    return declared_anew(msgspec.json.decode(described.settings, type=FunctionSettings), source.settings)
+
+
+def _when_outdated(app: App, tell: Callable[[], None]) -> Callable[[HandlerFunction], None]:
+    """Tells when the function's settings are no longer those that the environment of this process was made of; of every
+    change once."""
+    told: FunctionSettings | None = None
+
+    def look(function: HandlerFunction) -> None:
+        nonlocal told
+        known = told or app.functions[function.name].settings_at_start
+        if known is not None and _in_environment(function.settings) != _in_environment(known):
+            told = function.settings
+            tell()
+
+    return look
+
+
+def _in_environment(settings: FunctionSettings) -> tuple[dict[str, str], int]:
+    return settings.environment, settings.memory_mb
 
 
 def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:

@@ -43,6 +43,7 @@ class Engine:
         alone: bool,
         log_stream: str,
         on_suspects: Callable[[], None],
+        on_settings: Callable[[HandlerFunction], None] = lambda _: None,
     ) -> None:
         self.core: Final[Core] = broker.core
         self.tokens: Final = tokens
@@ -53,6 +54,7 @@ class Engine:
         self.alone: Final = alone
         self.log_stream: Final = log_stream
         self.on_suspects: Final = on_suspects
+        self.on_settings: Final = on_settings
         self._breathed_at = 0.0
         self._settling: Final[list[asyncio.Task[None]]] = []
         self.settlers: Final[dict[Resource, Settler]] = {}

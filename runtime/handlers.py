@@ -50,6 +50,8 @@ class HandlerFunction:
         self.handler: Final = handler
         self.settings: FunctionSettings = settings
         """Those in force: the code's until a newer registration is seen."""
+        self.settings_at_start: FunctionSettings | None = None
+        """Those that the environment of this process was made of; None where it was not."""
         self.on_loop: Final = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
             getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
         )

@@ -87,6 +87,7 @@ class Supervisor:
         self._stopping = anyio.Event()
         self._status = EXIT_DRAINED
         self._wants_alone = False
+        self._renewing: asyncio.Task[None] | None = None
         self._core: Core | None = None
         self.ready: Final = anyio.Event()
         """Set when every worker has once been ready."""
@@ -181,6 +182,8 @@ class Supervisor:
                         child.ready.set()
                     case ["suspects"]:
                         self._run_alone()
+                    case ["renew"]:
+                        self._renew()
                     case _:
                         pass
         except ConnectionError:
@@ -224,6 +227,23 @@ class Supervisor:
             self._wants_alone = True
         elif not self._stopping.is_set():
             self._start(alone=True)
+
+    def _renew(self) -> None:
+        """The environment that its handler was loaded with has changed: new processes take over, one set for all that
+        ask."""
+        if self._renewing is None and not self._stopping.is_set():
+            self._renewing = task = asyncio.create_task(self._replace_outdated(), name="renew")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _replace_outdated(self) -> None:
+        try:
+            if await self.replace():
+                log.info("workers_renewed", reason="the function's environment or memory has changed")
+            else:
+                log.error("workers_not_renewed", reason="those with the new environment cannot start; the old go on")
+        finally:
+            self._renewing = None
 
     async def _record(self, child: _Child, cause: str) -> None:
         if self._core is None or not child.name:

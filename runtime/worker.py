@@ -47,8 +47,9 @@ class Worker:
 
     ``grace`` seconds are given to running calls after a stop; what is left then is handed back at once.
     ``max_calls`` and ``threads`` bound what runs at a time in this process. ``alone`` makes it the process that runs
-    only events set apart after a crash, one at a time; ``on_suspects`` is called when such events were seen. Contexts
-    tell ``log_stream``, or a name made of the date and the process.
+    only events set apart after a crash, one at a time; ``on_suspects`` is called when such events were seen,
+    ``on_settings`` when a function's settings were read. Contexts tell ``log_stream``, or a name made of the date and
+    the process.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Worker:
         log_stream: str | None = None,
         on_suspects: Callable[[], None] | None = None,
         on_ready: Callable[[], None] | None = None,
+        on_settings: Callable[[HandlerFunction], None] | None = None,
         housekeeping_every: float = EVERY_S,
     ) -> None:
         self._app: Final = app
@@ -75,6 +77,7 @@ class Worker:
         self._alone: Final = alone
         self._on_suspects: Final = on_suspects or _nobody_to_tell
         self._on_ready: Final = on_ready
+        self._on_settings: Final = on_settings or (lambda _: None)
         self._housekeeping_every_s: Final = housekeeping_every
         self._tokens: Final = TokenSource()
         self._log_stream: Final = log_stream or f"{time.strftime('%Y/%m/%d', time.gmtime())}/[$LATEST]{self.process}"
@@ -116,6 +119,7 @@ class Worker:
                 alone=self._alone,
                 log_stream=self._log_stream,
                 on_suspects=self._on_suspects,
+                on_settings=self._on_settings,
             )
             self._engine = engine
             keeper.start()
@@ -338,17 +342,23 @@ def _nobody_to_tell() -> None:
     log.warning("events_set_apart", reason="a worker died over them; they wait for a supervised `penstock runtime`")
 
 
+def _loggable(setting: str, value: object) -> object:
+    """What is in variables may be secret: their names alone."""
+    return sorted(value) if setting == "environment" and isinstance(value, dict) else value
+
+
 def _log_registration(what: str, name: str, done: Registered) -> None:
     for change in done.changes:
         why = {"reason": "the code declares another value, which wins over the API's"} if change.over_api else {}
-        log.info(f"{what}_changed", name=name, setting=change.setting, before=change.before, after=change.after, **why)
+        before, after = _loggable(change.setting, change.before), _loggable(change.setting, change.after)
+        log.info(f"{what}_changed", name=name, setting=change.setting, before=before, after=after, **why)
     for change in done.held:
         log.info(
             f"{what}_setting_held",
             name=name,
             setting=change.setting,
-            declared=change.before,
-            in_force=change.after,
+            declared=_loggable(change.setting, change.before),
+            in_force=_loggable(change.setting, change.after),
             reason="changed through the API; it holds until the code declares another value",
         )
     if done.created:

@@ -27,6 +27,7 @@ LAYERS: dict[str, Layers] = {
         ("event_patterns",),
         ("filter_criteria",),
         ("limits", "names", "ids", "receipts", "embedded", "dev_directory"),
+        ("environment",),
         ("records", "settings"),
         ("declarations",),
         ("invocation_records", "digests", "store.keys", "store.connection"),

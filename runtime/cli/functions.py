@@ -81,7 +81,7 @@ async def _described(
         "live_workers": len(workers),
         "paused": found.held or settings.paused,
         "counters": found.counters,
-        "settings": builtin(settings),
+        "settings": _shown(settings),
         "mappings": [mapping for mapping in mappings if mapping["function"] == name],
     }
 
@@ -91,6 +91,12 @@ async def _mappings(broker: Broker, live: list[Serves]) -> list[dict[str, Any]]:
         {**builtin(settings), "name": settings.name, "state": _state(settings, live)}
         for settings in await list_mappings(broker.core)
     ]
+
+
+def _shown(settings: FunctionSettings) -> dict[str, Any]:
+    """The settings; of variables, which may be secret, the names alone."""
+    declared = None if settings.declared is None else _shown(settings.declared)
+    return {**builtin(settings), "environment": sorted(settings.environment), "declared": declared}
 
 
 def _state(settings: MappingSettings, live: list[Serves]) -> str:

@@ -88,19 +88,21 @@ class CallSource:
             log_stream_name=self._engine.log_stream,
             deadline=received + timeout_s,
             client_context=_client_context(notice.client_context),
+            settings=function.settings,
         )
         try:
             event = function.decode(payload)
         except Unreadable as error:
             problem = failed("Runtime.UnmarshalError", str(error), notice.id, [])
             try:
-                tail = _end_log(_begin_log(notice), problem, function)
+                tail = _end_log(_begin_log(notice, function), problem, function)
                 await self._answer(notice, problem.error, failed_=True, log_tail=tail)
             finally:
                 await self._free(resource, notice.id)
             return
         deadline = received + min(function.settings.timeout_s, notice.timeout_ms / 1000 + _CALLER_GRACE_S)
-        call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice, _begin_log(notice))
+        watched = _begin_log(notice, function)
+        call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice, watched)
         self._running[notice.id] = call
         self._engine.invoker.start(call)
 
@@ -162,8 +164,8 @@ def _client_context(text: bytes | None) -> ClientContext | None:
         return None
 
 
-def _begin_log(notice: CallNotice) -> call_log.CallLog | None:
-    return call_log.begin(notice.id) if notice.wants_log else None
+def _begin_log(notice: CallNotice, function: HandlerFunction) -> call_log.CallLog | None:
+    return call_log.begin(notice.id, memory_mb=function.settings.memory_mb) if notice.wants_log else None
 
 
 def _end_log(log: call_log.CallLog | None, outcome: Outcome | None, function: HandlerFunction) -> bytes:

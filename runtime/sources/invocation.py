@@ -117,6 +117,7 @@ class InvocationSource:
             return True
         self._function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         self._revision = described.revision
+        self._engine.on_settings(self._function)
         rests = described.held or settings.paused
         if rests or settings.concurrency != self._limit:
             self.hand_back()
@@ -221,6 +222,7 @@ class InvocationSource:
             deadline=deadline,
             attempt=event.facts.tries + 1,
             fencing_token=event.fence,
+            settings=settings,
         )
         try:
             decoded = self._function.decode(event.body)

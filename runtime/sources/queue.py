@@ -271,6 +271,7 @@ class QueueSource:
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
             fencing_token=max(item.fence for item in batch.held),
+            settings=settings,
         )
         event, usable, problem = self._shape(batch)
         if usable is None:

@@ -98,7 +98,7 @@ CONFIGURATION: Final = (
         function_shapes.UpdateFunctionRequest,
         functions.update_configuration,
         ("PUT", f"{_FUNCTION}/configuration", 200),
-        f"Timeout, Description and DeadLetterConfig; all else is refused. {_OVERRULES}",
+        f"Timeout, Description, MemorySize, Environment and DeadLetterConfig; all else is refused. {_OVERRULES}",
     ),
     _operation(
         "PutFunctionConcurrency",

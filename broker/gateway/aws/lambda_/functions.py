@@ -10,12 +10,15 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 
 from broker import errors
+from broker.environment import RESERVED, VARIABLE_PATTERN, badly_named, check_environment, measured, too_much
 from broker.functions import change_function
+from broker.gateway.aws.bounds import violations
 from broker.gateway.aws.lambda_.errors import invalid, unknown_function
 from broker.gateway.aws.lambda_.failures import STALE_REVISION
 from broker.gateway.aws.lambda_.function_shapes import (
     Concurrency,
     DeadLetterConfig,
+    Environment,
     FunctionConfiguration,
     FunctionsPage,
     GetFunctionResponse,
@@ -33,17 +36,23 @@ from broker.store.directory import Described
 from broker.workers import LiveWorkers
 
 _PAGE: Final = 50
-_MEMORY_MB: Final = 128  # Lambda's default, as handlers see it; Penstock sets no such limit
 _IDLE: Final = "No live worker serves the function."
 _UNCHANGEABLE: Final = (
-    "{name} cannot be changed through the API: functions run in the process of their worker, with its code, "
-    "environment and resources. Change it where the worker is deployed."
+    "{name} cannot be changed through the API: functions run in the process of their worker, with its code and "
+    "resources. Change it where the worker is deployed."
+)
+_RESERVED_VARIABLES: Final = (
+    "Lambda was unable to configure your environment variables because the environment variables you have provided "
+    "contains reserved keys that are currently not supported for modification. Reserved keys used in this request: "
+    "{names}"
+)
+_TOO_MANY_VARIABLES: Final = (
+    "Lambda was unable to configure your environment variables because the environment variables you have provided "
+    "exceeded the 4KB limit. String measured: {measured}"
 )
 _BAD_TARGET: Final = "The dead-letter target {arn} is invalid: the ARN of a standard queue, a function or a stream here"
 _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
-    "environment": ({}, {"Variables": {}}),
     "vpc_config": ({}, {"SubnetIds": [], "SecurityGroupIds": []}),
-    "memory_size": (_MEMORY_MB,),
     "kms_key_arn": ("",),
     "tracing_config": ({}, {"Mode": "PassThrough"}),
     "layers": ([],),
@@ -52,7 +61,7 @@ _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
 }
 """What tools send that have nothing to change."""
 _UNCHANGING: Final = (
-    *("environment", "role", "handler", "memory_size", "vpc_config", "runtime", "kms_key_arn", "tracing_config"),
+    *("role", "handler", "vpc_config", "runtime", "kms_key_arn", "tracing_config"),
     *("layers", "file_system_configs", "image_config", "ephemeral_storage", "snap_start", "logging_config"),
     *("capacity_provider_config", "durable_config", "runtime_config", "accelerator_config"),
 )
@@ -101,6 +110,10 @@ async def update_configuration(call: Call, given: UpdateFunctionRequest) -> Func
         changes["description"] = given.description
     if given.timeout is not None:
         changes["timeout_s"] = given.timeout
+    if given.memory_size is not None:
+        changes["memory_mb"] = given.memory_size
+    if given.environment is not None:
+        changes["environment"] = variables_of(given.environment)
     if given.dead_letter_config is not None:
         arn = given.dead_letter_config.target_arn
         changes["dead_letter"] = await _dead_letter(call, resource, arn) if arn else None
@@ -137,7 +150,7 @@ def configuration(call: Call, name: FunctionName, described: Described, *, serve
         code_sha256="",
         description=settings.description,
         timeout=math.ceil(settings.timeout_s),
-        memory_size=_MEMORY_MB,
+        memory_size=settings.memory_mb,
         last_modified=_iso(described.changed_ms),
         version=LATEST,
         revision_id=_revision(described),
@@ -148,6 +161,7 @@ def configuration(call: Call, name: FunctionName, described: Described, *, serve
         package_type="Zip",
         tracing_config={"Mode": "PassThrough"},
         dead_letter_config=target,
+        environment=Environment(variables=settings.environment) if settings.environment else None,
     )
 
 
@@ -170,6 +184,24 @@ def _check_unchanged(given: UpdateFunctionRequest) -> None:
         value = getattr(given, name)
         if value is not None and value not in _NOTHING.get(name, ()):
             raise invalid(_UNCHANGEABLE.format(name=shown[name]))
+
+
+def variables_of(given: Environment) -> dict[str, str]:
+    """What is to be set. Raises ServiceError with Lambda's texts; values are told to nobody but who sent them."""
+    variables = given.variables or {}
+    if badly_named(variables):
+        shown = "{" + ", ".join(f"{name}=***" for name in variables) + "}"
+        rule = f"Map keys must satisfy constraint: [Member must satisfy regular expression pattern: {VARIABLE_PATTERN}]"
+        raise violations([f"Value '{shown}' at 'environment.variables' failed to satisfy constraint: {rule}"])
+    if reserved := sorted(RESERVED & variables.keys()):
+        raise invalid(_RESERVED_VARIABLES.format(names=", ".join(reserved)))
+    if too_much(variables):
+        raise invalid(_TOO_MANY_VARIABLES.format(measured=measured(variables)))
+    try:
+        check_environment(variables)
+    except errors.InvalidOption as error:
+        raise invalid(str(error)) from None
+    return variables
 
 
 async def _dead_letter(call: Call, function: Resource, arn: str) -> Target:
