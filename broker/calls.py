@@ -18,13 +18,12 @@ from broker import errors, limits
 from broker.core import Core
 from broker.ids import random_token
 from broker.log import log
-from broker.names import Resource, check_name
+from broker.names import LATEST, Resource, Route, split_function
 from broker.outgoing import event_json
 from broker.records import FunctionSettings, check_range, decode_json
 from broker.workers import LiveWorkers, Serves
 
 INLINE_BYTES: Final = 64 * limits.KIB
-LATEST: Final = "$LATEST"
 _ALIVE_CHECK_S: Final = 1.0
 _PARCEL_SPARE_MS: Final = 60_000
 _TIMEOUT_KNOWN_S: Final = 1.0
@@ -45,6 +44,8 @@ class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client_context: bytes | None = None
     """A JSON object."""
     wants_log: bool = False
+    invoked: str = ""
+    """The qualifier that the caller gave, where the function sees another one: an alias."""
 
 
 class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -119,14 +120,15 @@ class Caller:
         """One that calls the functions that another core of the same connections sees."""
         return Caller(core, self._inbox)
 
-    async def call(self, function: str, event: object, *, timeout_s: float) -> Any:
+    async def call(self, route: Route, event: object, *, timeout_s: float) -> Any:
         """The function's result.
 
         Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled, CallTimeout, NoLiveWorker),
         StoreError.
         """
-        payload = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
-        result = await self.invoke(function, payload, timeout_s=timeout_s)
+        what = f'event for function "{route.function}"'
+        payload = event_json(what, event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
+        result = await self.invoke(route.function, payload, timeout_s=timeout_s, invoked=route.invoked)
         value = decode_json(f"result of call {result.request_id}", result.payload)
         if not result.function_error:
             return value
@@ -141,7 +143,8 @@ class Caller:
         """How many seconds a call of the function may run, as it was within the last second. Raises FunctionNotFound,
         InvalidName, StoreError.
         """
-        resource = self._core.resource("function", check_name("function", function))
+        split_function(function)
+        resource = self._core.resource("function", function)
         known, now = self._timeouts.get(function), time.monotonic()
         if known is None or now >= known[1]:
             described = await self._core.directory.describe(resource)
@@ -162,23 +165,27 @@ class Caller:
         request_id: str | None = None,
         client_context: bytes | None = None,
         wants_log: bool = False,
+        invoked: str = "",
     ) -> CallResult:
-        """How a call with this JSON ended; the payload is not looked at here, nor is the result.
+        """How a call with this JSON ended; the payload is not looked at here, nor is the result. ``function`` may be a
+        version, as ``orders:3``, that was ``invoked`` by an alias.
 
         ``request_id`` must be one of its own; None makes one. ``client_context`` is a JSON object. Errors as
         :meth:`call`, but for FunctionError, which is a result here.
         """
         check_range("timeout", timeout_s, 0.001, limits.MAX_TIMEOUT_S)
-        resource = self._core.resource("function", check_name("function", function))
+        split_function(function)
+        resource = self._core.resource("function", function)
         await self._inbox.listen()
         call = _Call(resource, payload, timeout_s, request_id or str(uuid.uuid4()), client_context, wants_log=wants_log)
+        call.invoked = invoked
         try:
             while True:
                 call.future = self._inbox.pending[call.id] = asyncio.get_running_loop().create_future()
                 call.worker = await self._hand_over(call)
                 reply = await self._await_reply(call, call.worker)
                 if not reply.refused:
-                    return await self._result(reply, call.id)
+                    return await self._result(reply, call)
                 call.refused[call.worker.process] = reply.refused
         except (errors.CallTimeout, asyncio.CancelledError):
             if call.worker is not None:
@@ -203,6 +210,7 @@ class Caller:
                 payload=call.payload if inline else None,
                 client_context=call.client_context,
                 wants_log=call.wants_log,
+                invoked=call.invoked,
             )
             status = await self._core.permits.call(
                 call.function,
@@ -262,14 +270,21 @@ class Caller:
         error = {"errorMessage": message, "errorType": "Runtime.ExitError", "requestId": call.id}
         return CallReply(id=call.id, failed=True, payload=msgspec.json.encode(error))
 
-    async def _result(self, reply: CallReply, call_id: str) -> CallResult:
+    async def _result(self, reply: CallReply, call: _Call) -> CallResult:
+        call_id = call.id
         payload = reply.payload
         if payload is None:
             payload = await self._core.parcels.take(reply_parcel(call_id))
         if payload is None:
             raise errors.StoreFault(f"the answer of call {call_id} has expired before it was read")
         failed = "Unhandled" if reply.failed else ""
-        return CallResult(payload=payload, function_error=failed, log_tail=reply.log_tail, request_id=call_id)
+        return CallResult(
+            payload=payload,
+            function_error=failed,
+            log_tail=reply.log_tail,
+            executed_version=call.function.qualifier or LATEST,
+            request_id=call_id,
+        )
 
     def _cancel(self, worker: Serves, call_id: str) -> None:
         notice = msgspec.msgpack.encode(CallNotice(kind="cancel", id=call_id))
@@ -292,6 +307,7 @@ class _Call:
         self.id: Final = identity
         self.client_context: Final = client_context
         self.wants_log: Final = wants_log
+        self.invoked = ""
         self.function: Final = function
         self.payload: Final = payload
         self.future: asyncio.Future[CallReply] = asyncio.get_running_loop().create_future()

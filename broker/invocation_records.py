@@ -13,13 +13,12 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from broker import limits
-from broker.names import Resource, Target
+from broker.names import LATEST, Resource, Target
 from broker.records import Attribute, Delivery, DeliveryKind, FunctionSettings, Header, pack
 
 Condition: TypeAlias = Literal[
     "Success", "RetriesExhausted", "EventAgeExceeded", "ZeroReservedConcurrency", "Quarantined", "Cancelled"
 ]
-_VERSION: Final = "$LATEST"
 _PAYLOADS: Final = ("responsePayload", "requestPayload")
 
 
@@ -34,6 +33,8 @@ class InvocationEnd(msgspec.Struct, frozen=True, kw_only=True):
     response: bytes | None
     """What the last try answered, as JSON: the result or the error object; None when it never ran."""
     now_ms: int
+    version: str = LATEST
+    """The version whose settings hold."""
 
     @property
     def failed(self) -> bool:
@@ -48,14 +49,14 @@ def invocation_record(end: InvocationEnd, *, limit_bytes: int) -> bytes:
         "timestamp": iso_timestamp(end.now_ms),
         "requestContext": {
             "requestId": end.request_id,
-            "functionArn": f"{end.function.arn}:{_VERSION}",
+            "functionArn": end.function.arn if end.function.qualifier else f"{end.function.arn}:{LATEST}",
             "condition": end.condition,
             "approximateInvokeCount": end.tries,
         },
         "requestPayload": _event_of(end),
     }
     if end.response is not None:
-        context: dict[str, object] = {"statusCode": 200, "executedVersion": _VERSION}
+        context: dict[str, object] = {"statusCode": 200, "executedVersion": end.version}
         if end.failed:
             context["functionError"] = "Unhandled"
         fields["responseContext"] = context
@@ -97,6 +98,8 @@ def iso_timestamp(milliseconds: int) -> str:
 
 def onward_records(end: InvocationEnd, settings: FunctionSettings) -> tuple[tuple[str, bytes], ...]:
     """What the end of an event sends on, as the outbox keeps it: suffix of its name and stored record each."""
+    if settings.version != end.version:
+        end = msgspec.structs.replace(end, version=settings.version)
     deliveries: list[tuple[str, Delivery]] = []
     target = settings.on_failure if end.failed else settings.on_success
     if target is not None:

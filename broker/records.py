@@ -18,7 +18,7 @@ import msgspec
 from broker import limits
 from broker.environment import check_environment
 from broker.errors import InvalidOption, PayloadNotJson
-from broker.names import Queue, Target
+from broker.names import LATEST, Queue, Target
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
@@ -306,6 +306,10 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """What handlers and clients are told; it limits nothing."""
     environment: dict[str, str] = {}
     """Variables for its handler; never to be logged."""
+    build: str = ""
+    """What the code that declared them is called; '' where it has no name."""
+    version: str = LATEST
+    """The version that runs under them."""
     tags: dict[str, str] = {}
     invoke_config: InvokeConfig | None = None
     declared: FunctionSettings | None = None
@@ -357,7 +361,7 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     origin: MappingOrigin = "code"
     modified_ms: int = 0
     qualifier: str = ""
-    """As its function was named through the API, where with one: ``$LATEST``."""
+    """As its function was named through the API, where with one: ``$LATEST``, a version's number, an alias."""
     pollers: tuple[int, int] | None = None
     """Lambda's ProvisionedPollerConfig, fewest and most; kept for clients that set it."""
     metrics: tuple[str, ...] = ()
@@ -382,6 +386,11 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     def name(self) -> str:
         """One mapping a pair of queue and function."""
         return f"{self.queue}{MAPPING_ARROW}{self.function}"
+
+    @property
+    def target(self) -> str:
+        """What it feeds, as workers say what they serve: a function, or ``function:qualifier``."""
+        return self.function if self.qualifier in {"", LATEST} else f"{self.function}:{self.qualifier}"
 
     @property
     def identity(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from broker import limits
+from broker.builds import check_build
 from broker.environment import check_environment
 from broker.errors import InvalidOption
 from broker.event_patterns import InvalidPattern
@@ -18,9 +19,15 @@ H = TypeVar("H", bound=Handler)
 
 
 class App:
-    """A set of functions that one worker serves. Decorators return the handler unchanged, so it stays testable."""
+    """A set of functions that one worker serves. Decorators return the handler unchanged, so it stays testable.
 
-    def __init__(self) -> None:
+    ``build`` names the code, as a release or a commit, so that versions can be published of it; or
+    ``penstock runtime --build``. Raises InvalidOption.
+    """
+
+    def __init__(self, *, build: str = "") -> None:
+        self.build: Final = check_build(build)
+        """What this code is called: a release, a commit."""
         self.functions: Final[dict[str, HandlerFunction]] = {}
 
     def function(

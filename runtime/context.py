@@ -107,8 +107,8 @@ class Context:
 
     @property
     def function_version(self) -> str:
-        """Always ``$LATEST``."""
-        return FUNCTION_VERSION
+        """The number of the version that was called, directly or by an alias; else ``$LATEST``."""
+        return self._settings.version
 
     @property
     def memory_limit_in_mb(self) -> str:

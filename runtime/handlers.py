@@ -6,6 +6,7 @@ import inspect
 import json
 import typing
 from collections.abc import Callable
+from copy import copy
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -13,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from broker.errors import InvalidOption, PayloadNotJson
-from broker.names import check_name
+from broker.names import SPARE, check_name
 from broker.records import FunctionSettings, MappingSettings, encode_json
 from runtime.shaping import Record
 
@@ -47,7 +48,13 @@ class HandlerFunction:
         if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
             raise InvalidOption(f'handler of function "{what}"', handler, "must return its result, not yield it")
         self.name: Final = check_name("function", what)
+        self.resource_name = self.name
+        """What is called so in the store and serves it: the function, or a version or alias as ``orders:3``."""
+        self.shares_limit = False
+        """Whether others hold permits of its limit that do not wake it when they give them back."""
         self.handler: Final = handler
+        self.declared: Final = settings
+        """What its code says."""
         self.settings: FunctionSettings = settings
         """Those in force: the code's until a newer registration is seen."""
         self.settings_at_start: FunctionSettings | None = None
@@ -68,6 +75,17 @@ class HandlerFunction:
             raise InvalidOption(f'event annotation of function "{self.name}"', annotation, rule)
         self._decode_event: Final = _refuse_event if self.takes_records else self._decoder(self._event_type)
         self._decode_body: Final = self._decoder(self.record_type if self.takes_records else Any)
+
+    def serving(self, resource_name: str, settings: FunctionSettings) -> HandlerFunction:
+        """The same code as a version or alias of the function, under settings of its own."""
+        other = copy(self)
+        other.resource_name, other.settings = resource_name, settings
+        return other
+
+    @property
+    def shown_name(self) -> str:
+        """What the log calls it."""
+        return self.resource_name.removesuffix(SPARE)
 
     @property
     def takes_records(self) -> bool:

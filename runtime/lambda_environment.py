@@ -14,6 +14,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Final
 
 from broker.log import log
+from broker.records import FunctionSettings
 from broker.settings import Settings
 from runtime.context import FUNCTION_VERSION
 
@@ -30,15 +31,16 @@ def new_log_stream() -> str:
 
 
 def lambda_variables(
-    function: str, *, handler: str, settings: Settings, log_stream: str, folder: str, memory_mb: int
+    function: str, *, handler: str, settings: Settings, log_stream: str, folder: str, of: FunctionSettings
 ) -> dict[str, str]:
-    """The reserved variables that say something true here. Never credentials: those are the operator's."""
+    """The reserved variables that say something true here, ``of`` a function's settings. Never credentials: those are
+    the operator's."""
     return {
         "AWS_DEFAULT_REGION": settings.region,
         "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info[0]}.{sys.version_info[1]}",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb),
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(of.memory_mb),
         "AWS_LAMBDA_FUNCTION_NAME": function,
-        "AWS_LAMBDA_FUNCTION_VERSION": FUNCTION_VERSION,
+        "AWS_LAMBDA_FUNCTION_VERSION": of.version,
         "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
         "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function}",
         "AWS_LAMBDA_LOG_STREAM_NAME": log_stream,

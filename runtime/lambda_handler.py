@@ -62,7 +62,7 @@ class LambdaHandler(msgspec.Struct, frozen=True, kw_only=True):
             settings=Settings.from_environment(),
             log_stream=log_stream,
             folder=str(Path.cwd()),
-            memory_mb=settings.memory_mb,
+            of=settings,
         )
         set_own_variables(settings.environment)  # before Lambda's, which may rest on them: the time zone
         set_lambda_variables(variables)

@@ -73,6 +73,7 @@ class Supervisor:
         grace_s: float,
         max_calls: int,
         threads: int,
+        build: str = "",
         keep_going: bool = False,
     ) -> None:
         self._app: Final = app
@@ -81,6 +82,7 @@ class Supervisor:
         self._grace_s: Final = grace_s
         self._max_calls: Final = max_calls
         self._threads: Final = threads
+        self._build: Final = build
         self._keep_going: Final = keep_going
         self._children: Final[set[_Child]] = set()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
@@ -149,6 +151,7 @@ class Supervisor:
             max_calls=self._max_calls,
             threads=self._threads,
             alone=alone,
+            build=self._build,
             control=theirs.fileno(),
         )
         process = subprocess.Popen(

@@ -84,7 +84,7 @@ class CallSource:
         context = Context(
             identity=notice.id,
             function_name=function.name,
-            invoked_function_arn=resource.arn,
+            invoked_function_arn=_invoked_arn(resource, notice),
             log_stream_name=self._engine.log_stream,
             deadline=received + timeout_s,
             client_context=_client_context(notice.client_context),
@@ -129,7 +129,7 @@ class CallSource:
     def _log_failure(self, call: Call, outcome: Failed | TimedOut) -> None:
         log.warning(
             "call_failed",
-            function=call.function.name,
+            function=call.function.shown_name,
             request_id=call.context.aws_request_id,
             error_type=outcome.error_type,
             error=outcome.message[:_MAX_TEXT],
@@ -138,7 +138,7 @@ class CallSource:
 
     def _on_free(self, call: Call) -> None:
         self._running.pop(call.work.id, None)
-        resource = self._engine.core.resource("function", call.function.name)
+        resource = self._engine.core.resource("function", call.function.resource_name)
         self._engine.core.in_background(self._free(resource, call.work.id), name="release_permit")
 
     async def _free(self, resource: Resource, call_id: str) -> None:
@@ -154,6 +154,13 @@ class CallSource:
         await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
 
 
+def _invoked_arn(resource: Resource, notice: CallNotice) -> str:
+    """As it was called: by an alias, where by one."""
+    if not notice.invoked:
+        return resource.arn
+    return f"{resource.arn.removesuffix(f':{resource.qualifier}')}:{notice.invoked}"
+
+
 def _client_context(text: bytes | None) -> ClientContext | None:
     """What the caller sent; what is no JSON object is nothing."""
     if text is None:
@@ -165,7 +172,9 @@ def _client_context(text: bytes | None) -> ClientContext | None:
 
 
 def _begin_log(notice: CallNotice, function: HandlerFunction) -> call_log.CallLog | None:
-    return call_log.begin(notice.id, memory_mb=function.settings.memory_mb) if notice.wants_log else None
+    if not notice.wants_log:
+        return None
+    return call_log.begin(notice.id, version=function.settings.version, memory_mb=function.settings.memory_mb)
 
 
 def _end_log(log: call_log.CallLog | None, outcome: Outcome | None, function: HandlerFunction) -> bytes:

@@ -83,18 +83,19 @@ class InvocationSource:
         self._engine: Final = engine
         self._function: Final = function
         self._waiter: Final = waiter
-        self.resource: Final[Resource] = engine.core.resource("function", function.name)
+        self.resource: Final[Resource] = engine.core.resource("function", function.resource_name)
+        self._arn: Final = self.resource.arn
         self._settler: Final = engine.settler(self.resource)
         self._limit: int | None = function.settings.concurrency
         self._prefetched: Final[deque[Event]] = deque()
         self._revision = -1
-        self._stale = False
+        self._stale = self._foreign = False
         self._running = 0
         self._starting = self._stopped = False
         self._finished_since = 0
         self._measured_at = time.monotonic()
         self._rate = 0.0
-        self._tally: Final = Tally(function.name)
+        self._tally: Final = Tally(function.shown_name)
 
     def changed(self, notice: bytes | None) -> None:
         """A wake-up; settings are read again when it says so, or when something may have been missed."""
@@ -118,7 +119,8 @@ class InvocationSource:
         self._function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         self._revision = described.revision
         self._engine.on_settings(self._function)
-        rests = described.held or settings.paused
+        self._foreign = self._engine.is_foreign(settings)  # an alias that names another version by now
+        rests = described.held or settings.paused or self._foreign
         if rests or settings.concurrency != self._limit:
             self.hand_back()
         self._limit = settings.concurrency
@@ -129,6 +131,8 @@ class InvocationSource:
     def room(self) -> int:
         """How many events may be claimed now: what can start, plus the prefetch where there is no limit. What was
         claimed before starts first, where somebody else's calls have made room."""
+        if self._foreign:
+            return 0
         self._start_prefetched()
         can_start = self._can_start() - len(self._prefetched)
         if self._engine.alone or self._limit is not None or not self._function.on_loop:
@@ -140,6 +144,11 @@ class InvocationSource:
         if self._limit:
             free = min(free, self._limit - self._running)
         return free if self._function.on_loop else min(free, self._engine.invoker.free_threads)
+
+    @property
+    def shares_limit(self) -> bool:
+        """Whether permits of its limit are given back without a word to it: it is a version, or has some."""
+        return self._function.shares_limit and self._limit is not None
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
@@ -217,7 +226,7 @@ class InvocationSource:
         context = Context(
             identity=event.identity,
             function_name=self._function.name,
-            invoked_function_arn=self.resource.arn,
+            invoked_function_arn=self._arn,
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
             attempt=event.facts.tries + 1,
@@ -301,7 +310,7 @@ class InvocationSource:
             raise
         log.warning(
             "event_given_up",
-            function=self._function.name,
+            function=self._function.shown_name,
             request_id=event.request_id,
             condition=verdict.condition,
             tries=verdict.tries,

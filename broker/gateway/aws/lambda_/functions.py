@@ -10,11 +10,12 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 
 from broker import errors
+from broker.builds import code_digest
 from broker.environment import RESERVED, VARIABLE_PATTERN, badly_named, check_environment, measured, too_much
 from broker.functions import change_function
 from broker.gateway.aws.bounds import violations
 from broker.gateway.aws.lambda_.errors import invalid, unknown_function
-from broker.gateway.aws.lambda_.failures import STALE_REVISION
+from broker.gateway.aws.lambda_.failures import STALE_REVISION, UNQUALIFIED_ONLY
 from broker.gateway.aws.lambda_.function_shapes import (
     Concurrency,
     DeadLetterConfig,
@@ -33,6 +34,7 @@ from broker.gateway.aws.service import Call, ServiceError
 from broker.names import Queue, Resource, Target
 from broker.records import FunctionSettings
 from broker.store.directory import Described
+from broker.versions import read_catalogue
 from broker.workers import LiveWorkers
 
 _PAGE: Final = 50
@@ -71,14 +73,28 @@ async def list_all(call: Call, given: ListFunctionsRequest) -> FunctionsPage:
     """ListFunctions."""
     names = await call.broker.functions()
     page, marker = page_of(names, given.marker, size=min(given.max_items or _PAGE, _PAGE), key=lambda name: name)
-    served = await _served(call)
+    served = await served_names(call)
     qualifier = LATEST if given.function_version == "ALL" else None
     found: list[FunctionConfiguration] = []
     for each in page:
         described = await call.broker.core.directory.describe(call.broker.core.resource("function", each))
-        if described is not None:  # deleted meanwhile
-            found.append(configuration(call, FunctionName(each, qualifier), described, served=each in served))
+        if described is None:  # deleted meanwhile
+            continue
+        found.append(configuration(call, FunctionName(each, qualifier), described, served=each in served))
+        if qualifier is not None:
+            found += await _versions(call, each, served)
     return FunctionsPage(functions=found, next_marker=marker)
+
+
+async def _versions(call: Call, function: str, served: set[str]) -> list[FunctionConfiguration]:
+    found: list[FunctionConfiguration] = []
+    catalogue = await read_catalogue(call.broker.core, function)
+    for number in sorted(version.number for version in catalogue.versions.values()):
+        name = FunctionName(function, str(number))
+        described = await call.broker.core.directory.describe(call.broker.core.resource("function", name.stored))
+        if described is not None:
+            found.append(configuration(call, name, described, served=name.stored in served))
+    return found
 
 
 async def get(call: Call, given: QualifiedRequest) -> GetFunctionResponse:
@@ -86,7 +102,7 @@ async def get(call: Call, given: QualifiedRequest) -> GetFunctionResponse:
     name, _, described = await described_function(call, given.function_name, given.qualifier)
     settings = settings_of(described)
     return GetFunctionResponse(
-        configuration=configuration(call, name, described, served=name.name in await _served(call)),
+        configuration=configuration(call, name, described, served=name.stored in await served_names(call)),
         code={},
         tags=settings.tags or None,
         concurrency=None if settings.concurrency is None else Concurrency(settings.concurrency),
@@ -96,14 +112,16 @@ async def get(call: Call, given: QualifiedRequest) -> GetFunctionResponse:
 async def get_configuration(call: Call, given: QualifiedRequest) -> FunctionConfiguration:
     """GetFunctionConfiguration."""
     name, _, described = await described_function(call, given.function_name, given.qualifier)
-    return configuration(call, name, described, served=name.name in await _served(call))
+    return configuration(call, name, described, served=name.stored in await served_names(call))
 
 
 async def update_configuration(call: Call, given: UpdateFunctionRequest) -> FunctionConfiguration:
     """UpdateFunctionConfiguration."""
     name, resource, described = await described_function(call, given.function_name)
+    if not name.latest:
+        raise invalid(UNQUALIFIED_ONLY)
     _check_unchanged(given)
-    if given.revision_id and given.revision_id != _revision(described):
+    if given.revision_id and given.revision_id != revision_of(described):
         raise ServiceError("PreconditionFailedException", STALE_REVISION)
     changes: dict[str, Any] = {}
     if given.description is not None:
@@ -147,13 +165,13 @@ def configuration(call: Call, name: FunctionName, described: Described, *, serve
         function_name=name.name,
         function_arn=shown_arn(call, name),
         code_size=0,
-        code_sha256="",
+        code_sha256=code_digest(settings.build),
         description=settings.description,
         timeout=math.ceil(settings.timeout_s),
         memory_size=settings.memory_mb,
         last_modified=_iso(described.changed_ms),
-        version=LATEST,
-        revision_id=_revision(described),
+        version=settings.version,
+        revision_id=revision_of(described),
         state="Active" if served else "Inactive",
         state_reason=None if served else _IDLE,
         state_reason_code=None if served else "Idle",
@@ -165,12 +183,14 @@ def configuration(call: Call, name: FunctionName, described: Described, *, serve
     )
 
 
-async def _served(call: Call) -> set[str]:
+async def served_names(call: Call) -> set[str]:
+    """What live workers serve: functions, and versions and aliases as the store calls them."""
     workers = await LiveWorkers(call.broker.core).all(fresh=True)
     return {name for worker in workers if not worker.alone for name in worker.functions}
 
 
-def _revision(described: Described) -> str:
+def revision_of(described: Described) -> str:
+    """The revision of the settings in force."""
     return str(uuid5(NAMESPACE_URL, f"{described.nonce}:{described.revision}"))
 
 
