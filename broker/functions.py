@@ -11,7 +11,7 @@ from broker.builds import Alias, Catalogue, Version, check_alias, function_field
 from broker.core import Core
 from broker.declarations import Change, changed_by_api, declared_anew, held, overruled
 from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy, StoreFault, VersionNotFound
-from broker.names import LATEST, Function, Queue, Resource, Stream, Target, check_name, split_function
+from broker.names import LATEST, SPARE, Function, Queue, Resource, Stream, Target, check_name, split_function
 from broker.outgoing import event_message, event_messages
 from broker.queue_settings import ensure_queue
 from broker.records import FunctionSettings
@@ -79,10 +79,16 @@ class FunctionClient:
 
     async def counts(self) -> Counts:
         """Exact numbers of its queued, running and retrying events at this moment."""
-        counts = await self._core.messages.counts(self.resource)
-        if counts is None:
+        found = [counts for place in self._places() if (counts := await self._core.messages.counts(place)) is not None]
+        if not found:
             raise FunctionNotFound(self.name)
-        return counts
+        return found[0] if len(found) == 1 else found[0].plus(found[1])
+
+    def _places(self) -> list[Resource]:
+        """What holds its events: of an alias two, one for each of its versions."""
+        if not self._qualifier or self._qualifier.isdecimal():
+            return [self.resource]
+        return [self.resource, self._core.resource("function", f"{self.name}{SPARE}")]
 
     async def pause(self) -> None:
         """Nothing more is claimed or called, of its versions neither, and nothing expires; everything stays queued
@@ -100,10 +106,10 @@ class FunctionClient:
 
     async def purge(self) -> int:
         """Throws all queued events away, running ones too; answers how many."""
-        held = await self._core.messages.purge(self.resource)
-        if not isinstance(held, int):
+        held = [await self._core.messages.purge(place) for place in self._places()]
+        if not isinstance(held[0], int):
             raise FunctionNotFound(self.name)
-        return held
+        return sum(each for each in held if isinstance(each, int))
 
     async def delete(self, *, force: bool = False) -> None:
         """Removes the function with its versions and aliases, or the one that the name says. With events in it: raises

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Final
 from uuid import uuid4
 
@@ -47,9 +47,10 @@ async def read_catalogue(core: Core, function: str) -> Catalogue:
     return EMPTY if stored is None else _decoded(stored)
 
 
-async def read_catalogues(core: Core) -> dict[str, Catalogue]:
-    """Those of all functions that have any."""
-    return {name: _decoded(stored) for name, stored in (await core.directory.catalogues()).items()}
+async def read_catalogues(core: Core, functions: Container[str]) -> dict[str, Catalogue]:
+    """Those of the functions named that have any; the others' are not looked at."""
+    found = await core.directory.catalogues()
+    return {name: _decoded(stored) for name, stored in found.items() if name in functions}
 
 
 async def route_call(core: Core, name: str) -> Route:

@@ -50,9 +50,9 @@ class Duties:
 
     async def look(self) -> dict[str, HandlerFunction]:
         """What is to be served from now on, by the name in the store."""
-        found = await read_catalogues(self._core)
+        found = await read_catalogues(self._core, self._functions)
         wanted: dict[str, HandlerFunction] = {}
-        self.versioned = not found.keys().isdisjoint(self._functions)
+        self.versioned = bool(found)
         for name, function in self._functions.items():
             catalogue, registered = found.get(name), None
             if catalogue is not None:

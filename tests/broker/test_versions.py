@@ -91,7 +91,10 @@ async def test_many_events_of_an_alias_are_shared_out_one_by_one_and_answered_in
     assert found[":live"] + found[":live+"] == 100
     assert 20 < found[":live"] < 80
     assert (found[":1"], found[""]) == (0, 0)
+    assert (await broker.function("orders:live").counts()).total == 100
     assert {(await broker.status(request_id)).function for request_id in ids[:5]} == {"orders:live"}
+    assert await broker.function("orders:live").purge() == 100
+    assert (await broker.function("orders:live").counts()).total == 0
 
 
 async def test_an_own_id_goes_the_same_way_again_and_is_known_by_the_alias(broker: Broker) -> None:

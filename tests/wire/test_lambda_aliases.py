@@ -102,6 +102,10 @@ def test_versions_are_listed_in_pages(control: LambdaClient) -> None:
     assert versions_of(control, Marker=page["NextMarker"], MaxItems=50) == list(map(str, range(5, 12)))
     everything = control.list_functions(FunctionVersion="ALL")["Functions"]
     assert [each["Version"] for each in everything] == ["$LATEST", *map(str, range(1, 12))]
+    page = control.list_functions(FunctionVersion="ALL", MaxItems=4)
+    assert [each["Version"] for each in page["Functions"]] == ["$LATEST", "1", "2", "3"]
+    page = control.list_functions(FunctionVersion="ALL", MaxItems=4, Marker=page["NextMarker"])
+    assert [each["Version"] for each in page["Functions"]] == ["4", "5", "6", "7"]
     assert [each["FunctionName"] for each in control.list_functions()["Functions"]] == ["work"]
 
 

@@ -34,7 +34,7 @@ from broker.gateway.aws.service import Call, ServiceError
 from broker.names import Queue, Resource, Target
 from broker.records import FunctionSettings
 from broker.store.directory import Described
-from broker.versions import read_catalogue
+from broker.versions import read_catalogues
 from broker.workers import LiveWorkers
 
 _PAGE: Final = 50
@@ -71,30 +71,22 @@ _UNCHANGING: Final = (
 
 async def list_all(call: Call, given: ListFunctionsRequest) -> FunctionsPage:
     """ListFunctions."""
-    names = await call.broker.functions()
-    page, marker = page_of(names, given.marker, size=min(given.max_items or _PAGE, _PAGE), key=lambda name: name)
+    names: list[str] = await call.broker.functions()
+    items = [(name, 0) for name in names]
+    if given.function_version == "ALL":
+        catalogues = await read_catalogues(call.broker.core, set(names))
+        items += [(name, version.number) for name, each in catalogues.items() for version in each.versions.values()]
+    size = min(given.max_items or _PAGE, _PAGE)
+    page, marker = page_of(sorted(items), given.marker, size=size, key=lambda item: f"{item[0]} {item[1]:09}")
     served = await served_names(call)
-    qualifier = LATEST if given.function_version == "ALL" else None
     found: list[FunctionConfiguration] = []
-    for each in page:
-        described = await call.broker.core.directory.describe(call.broker.core.resource("function", each))
-        if described is None:  # deleted meanwhile
-            continue
-        found.append(configuration(call, FunctionName(each, qualifier), described, served=each in served))
-        if qualifier is not None:
-            found += await _versions(call, each, served)
+    for name, number in page:
+        latest = None if given.function_version is None else LATEST
+        each = FunctionName(name, str(number) if number else latest)
+        described = await call.broker.core.directory.describe(call.broker.core.resource("function", each.stored))
+        if described is not None:  # deleted meanwhile
+            found.append(configuration(call, each, described, served=each.stored in served))
     return FunctionsPage(functions=found, next_marker=marker)
-
-
-async def _versions(call: Call, function: str, served: set[str]) -> list[FunctionConfiguration]:
-    found: list[FunctionConfiguration] = []
-    catalogue = await read_catalogue(call.broker.core, function)
-    for number in sorted(version.number for version in catalogue.versions.values()):
-        name = FunctionName(function, str(number))
-        described = await call.broker.core.directory.describe(call.broker.core.resource("function", name.stored))
-        if described is not None:
-            found.append(configuration(call, name, described, served=name.stored in served))
-    return found
 
 
 async def get(call: Call, given: QualifiedRequest) -> GetFunctionResponse:
