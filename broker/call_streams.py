@@ -16,13 +16,14 @@ from typing import Final, Self
 import msgspec
 
 from broker import errors, limits, tracing
-from broker.calls import LATEST, Caller, CallNotice, CallReply, HandedCall, function_error
+from broker.calls import Caller, CallNotice, CallReply, HandedCall, function_error
 from broker.chunks import WINDOW_BYTES, cost_of
 from broker.core import Core
-from broker.names import check_name
+from broker.names import LATEST, Route, split_function
 from broker.outgoing import event_json
 from broker.records import check_range, decode_json
 from broker.tracing import NO_TRACE, Trace
+from broker.versions import route_call
 from broker.workers import Serves
 
 _LOOK_S: Final = 1.0
@@ -47,7 +48,7 @@ class ChunkReader:
 
     def __init__(self, core: Core, caller: Caller, call: HandedCall) -> None:
         self.request_id: Final = call.id
-        self.executed_version: Final = LATEST
+        self.executed_version: Final = call.function.qualifier or LATEST
         self.end: StreamEnd | None = None
         """Set when :meth:`next` has answered None."""
         self._core: Final = core
@@ -149,7 +150,7 @@ class ChunkReader:
         """The answer of a handler that does not yield is one chunk."""
         if self.end is not None:
             return None
-        result = await self._caller.result_of(answer, self._call.id)
+        result = await self._caller.result_of(answer, self._call)
         if result.function_error:
             self._ended(result.payload, answer)
             return None
@@ -216,7 +217,7 @@ class ChunkReader:
 def chunk_reader(
     core: Core,
     caller: Caller,
-    function: str,
+    route: Route,
     payload: bytes,
     *,
     timeout_s: float,
@@ -228,7 +229,7 @@ def chunk_reader(
     """A streamed call with this JSON, which is not looked at here; arguments as of :meth:`Caller.invoke`."""
     check_range("timeout", timeout_s, 0.001, limits.MAX_TIMEOUT_S)
     call = HandedCall(
-        core.resource("function", check_name("function", function)),
+        core.resource("function", route.function),
         payload,
         timeout_s,
         request_id or str(uuid.uuid4()),
@@ -237,6 +238,7 @@ def chunk_reader(
         wants_log=wants_log,
         window=WINDOW_BYTES,
     )
+    call.invoked = route.invoked
     return ChunkReader(core, caller, call)
 
 
@@ -249,11 +251,12 @@ class CallStream:
 
     def __init__(self, core: Core, caller: Caller, function: str, event: object, *, timeout_s: float) -> None:
         check_range("timeout", timeout_s, 0.001, limits.MAX_TIMEOUT_S)
+        split_function(function)
         self.request_id: Final = str(uuid.uuid4())
         """What the function sees as its request id."""
         self._core: Final = core
         self._caller: Final = caller
-        self._function: Final = check_name("function", function)
+        self._function: Final = function
         self._payload: Final = event_json(
             f'event for function "{function}"', event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES
         )
@@ -266,7 +269,7 @@ class CallStream:
         self._opened = chunk_reader(
             self._core,
             self._caller,
-            self._function,
+            await route_call(self._core, self._function),
             self._payload,
             timeout_s=self._timeout_s,
             request_id=self.request_id,

@@ -20,14 +20,13 @@ from broker.chunks import whole_value
 from broker.core import Core
 from broker.ids import random_token
 from broker.log import log
-from broker.names import Resource, check_name
+from broker.names import LATEST, Resource, Route, split_function
 from broker.outgoing import event_json
 from broker.records import FunctionSettings, check_range
 from broker.tracing import NO_TRACE, Trace
 from broker.workers import LiveWorkers, Serves
 
 INLINE_BYTES: Final = 64 * limits.KIB
-LATEST: Final = "$LATEST"
 _ALIVE_CHECK_S: Final = 1.0
 _PARCEL_SPARE_MS: Final = 60_000
 _TIMEOUT_KNOWN_S: Final = 1.0
@@ -55,6 +54,8 @@ class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     again_from: int = 0
     """``more``: above 0, parts from this number on were not received, and are to be sent again."""
     trace: Trace = NO_TRACE
+    invoked: str = ""
+    """The qualifier that the caller gave, where the function sees another one: an alias."""
 
 
 class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -149,18 +150,20 @@ class Caller:
         """One that calls the functions that another core of the same connections sees."""
         return Caller(core, self._inbox)
 
-    async def call(self, function: str, event: object, *, timeout_s: float) -> Any:
+    async def call(self, route: Route, event: object, *, timeout_s: float) -> Any:
         """The function's result; of one that yields, its chunks put together, as :func:`broker.chunks.whole_value`.
 
         Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled, CallTimeout, NoLiveWorker,
         RecursiveInvocation), StoreError.
         """
-        payload = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
-        with spans.sending(self._core.resource("function", function), waits=True):
-            return await self._call(function, payload, timeout_s)
+        what = f'event for function "{route.function}"'
+        payload = event_json(what, event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
+        with spans.sending(self._core.resource("function", route.function), waits=True):
+            return await self._call(route, payload, timeout_s)
 
-    async def _call(self, function: str, payload: bytes, timeout_s: float) -> Any:
-        result = await self.invoke(function, payload, timeout_s=timeout_s, trace=tracing.current())
+    async def _call(self, route: Route, payload: bytes, timeout_s: float) -> Any:
+        trace, invoked = tracing.current(), route.invoked
+        result = await self.invoke(route.function, payload, timeout_s=timeout_s, trace=trace, invoked=invoked)
         value = whole_value(result.payload)
         if not result.function_error:
             return value
@@ -170,7 +173,8 @@ class Caller:
         """How many seconds a call of the function may run, as it was within the last second. Raises FunctionNotFound,
         InvalidName, StoreError.
         """
-        resource = self._core.resource("function", check_name("function", function))
+        split_function(function)
+        resource = self._core.resource("function", function)
         known, now = self._timeouts.get(function), time.monotonic()
         if known is None or now >= known[1]:
             described = await self._core.directory.describe(resource)
@@ -192,17 +196,21 @@ class Caller:
         client_context: bytes | None = None,
         wants_log: bool = False,
         trace: Trace = NO_TRACE,
+        invoked: str = "",
     ) -> CallResult:
-        """How a call with this JSON ended; the payload is not looked at here, nor is the result.
+        """How a call with this JSON ended; the payload is not looked at here, nor is the result. ``function`` may be a
+        version, as ``orders:3``, that was ``invoked`` by an alias.
 
         ``request_id`` must be one of its own; None makes one. ``client_context`` is a JSON object. Errors as
         :meth:`call`, but for FunctionError, which is a result here.
         """
         check_range("timeout", timeout_s, 0.001, limits.MAX_TIMEOUT_S)
-        resource = self._core.resource("function", check_name("function", function))
+        split_function(function)
+        resource = self._core.resource("function", function)
         await self._inbox.listen()
         call_id = request_id or str(uuid.uuid4())
         call = HandedCall(resource, payload, timeout_s, call_id, client_context, trace, wants_log=wants_log)
+        call.invoked = invoked
         try:
             while True:
                 call.future = self._inbox.pending[call.id] = asyncio.get_running_loop().create_future()
@@ -211,7 +219,7 @@ class Caller:
                 if reply.in_loop:
                     raise errors.RecursiveInvocation(function)
                 if not reply.refused:
-                    return await self.result_of(reply, call.id)
+                    return await self.result_of(reply, call)
                 call.refused[call.worker.process] = reply.refused
         except (errors.CallTimeout, asyncio.CancelledError):
             if call.worker is not None:
@@ -238,6 +246,7 @@ class Caller:
                 wants_log=call.wants_log,
                 window=call.window,
                 trace=call.trace,
+                invoked=call.invoked,
             )
             status = await self._core.permits.call(
                 call.function,
@@ -297,15 +306,22 @@ class Caller:
         error = {"errorMessage": message, "errorType": "Runtime.ExitError", "requestId": call.id}
         return CallReply(id=call.id, failed=True, payload=msgspec.json.encode(error))
 
-    async def result_of(self, reply: CallReply, call_id: str) -> CallResult:
+    async def result_of(self, reply: CallReply, call: HandedCall) -> CallResult:
         """What a whole answer says. Raises StoreError."""
+        call_id = call.id
         payload = reply.payload
         if payload is None:
             payload = await self._core.parcels.take(reply_parcel(call_id))
         if payload is None:
             raise errors.StoreFault(f"the answer of call {call_id} has expired before it was read")
         failed = "Unhandled" if reply.failed else ""
-        return CallResult(payload=payload, function_error=failed, log_tail=reply.log_tail, request_id=call_id)
+        return CallResult(
+            payload=payload,
+            function_error=failed,
+            log_tail=reply.log_tail,
+            executed_version=call.function.qualifier or LATEST,
+            request_id=call_id,
+        )
 
     async def expect(self, call: HandedCall, heard: Callable[[CallReply | None], None]) -> None:
         """From here on whatever comes for a call that takes a stream is handed on, until :meth:`expect_no_more`."""
@@ -349,6 +365,7 @@ class HandedCall:
         self.trace: Final = trace
         self.wants_log: Final = wants_log
         self.window: Final = window
+        self.invoked = ""
         self.function: Final = function
         self.payload = payload
         self.future: asyncio.Future[CallReply] = asyncio.get_running_loop().create_future()

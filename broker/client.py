@@ -18,6 +18,7 @@ from broker.sending import Sender
 from broker.settings import Settings, find_redis
 from broker.statuses import Status, Statuses
 from broker.streams import StreamClient
+from broker.versions import route_call
 
 DEFAULT_CALL_TIMEOUT_S: Final = 60.0
 
@@ -61,8 +62,9 @@ class Broker:
     async def invoke(self, function: str, event: object, *, id: str | None = None) -> str:  # noqa: A002
         """Stores an event for asynchronous invocation and answers its request id; returning means stored.
 
-        With an own ``id``, a repetition within five minutes is accepted once. Raises FunctionNotFound for a function
-        that no worker has ever registered, InvalidInput for an event that is not JSON or over 1 MiB, StoreError.
+        ``function`` may be a version or alias: ``orders:3``, ``orders:live``. With an own ``id``, a repetition within
+        five minutes is accepted once. Raises FunctionNotFound for a function that no worker has ever registered,
+        VersionNotFound, InvalidInput for an event that is not JSON or over 1 MiB, StoreError.
         """
         return await self.function(function).invoke(event, id=id)
 
@@ -79,7 +81,8 @@ class Broker:
         CallTimeout after ``timeout`` seconds, NoLiveWorker, RecursiveInvocation, FunctionNotFound, InvalidInput,
         StoreError.
         """
-        return await self._open.caller.call(function, event, timeout_s=timeout)
+        opened = self._open
+        return await opened.caller.call(await route_call(opened.core, function), event, timeout_s=timeout)
 
     def call_stream(self, function: str, event: object, *, timeout: float = DEFAULT_CALL_TIMEOUT_S) -> CallStream:
         """Runs the function on a live worker and gives what it yields as it comes, as bytes; never tried again.
@@ -116,13 +119,13 @@ class Broker:
         return await self._open.statuses.cancel(request_id, function=function)
 
     def function(self, name: str) -> FunctionClient:
-        """One function: invoke, counts, pause, resume, purge, delete. Raises InvalidName."""
+        """One function: invoke, counts, pause, resume, purge, publish, aliases, delete. Raises InvalidName."""
         opened = self._open
         return FunctionClient(opened.core, opened.sender, opened.relay, name)
 
     async def functions(self) -> list[str]:
         """The names of all registered functions."""
-        return await self._open.core.directory.names("function")
+        return [name for name in await self._open.core.directory.names("function") if ":" not in name]
 
     # -- queues and streams -------------------------------------------------------------------------------------------
 

@@ -9,11 +9,13 @@
     │   ├── InvalidPattern           a filter pattern (broker.event_patterns)
     │   ├── PayloadNotJson
     │   ├── PayloadTooLarge
+    │   ├── BuildNotNamed            a version can be made only of a build that has a name
     │   └── DeduplicationIdMissing   a FIFO queue that does not go by content needs one
     ├── NotFound                     QueueNotFound · FunctionNotFound · StreamNotFound · MoveNotFound ·
-    │                                MappingNotFound · EventNotFound
+    │                                MappingNotFound · EventNotFound · VersionNotFound
     ├── Conflict                     QueueExists · QueueDeletedRecently · PurgeInProgress · TooManyInFlight ·
-    │                                MoveInProgress · ResourceBusy · MappingExists · EventPending · ResultNotKept
+    │                                MoveInProgress · ResourceBusy · MappingExists · EventPending · ResultNotKept ·
+    │                                AliasExists · VersionInUse · RevisionChanged
     ├── LeaseLost                    the message belongs to a newer lease, or is finished
     ├── CallError                    a synchronous call gave no result
     │   ├── FunctionError            the handler failed: Lambda's error type, message and stack
@@ -69,6 +71,19 @@ class InvalidOption(InvalidInput):
     def __init__(self, option: str, value: object, rule: str) -> None:
         super().__init__(f"{option}={value!r}: {rule}")
         self.option, self.value, self.rule = option, value, rule
+
+
+class BuildNotNamed(InvalidInput):
+    """A version is to be published of workers whose code has no name."""
+
+    code = "BuildNotNamed"
+
+    def __init__(self, function: str) -> None:
+        super().__init__(
+            f'function "{function}": its workers do not say what their build is called, so no version could be told '
+            "from the next; start them with `penstock runtime --build NAME`, or App(build=...)"
+        )
+        self.function = function
 
 
 class PayloadNotJson(InvalidInput):
@@ -133,6 +148,13 @@ class FunctionNotFound(NotFound):
 
     code, thing = "FunctionNotFound", "function"
     hint = ": no worker has registered it; start one with `penstock runtime`"
+
+
+class VersionNotFound(NotFound):
+    """The function has no such version or alias; ``name`` is ``function:qualifier``."""
+
+    code, thing = "VersionNotFound", "version or alias"
+    hint = ": `penstock functions` shows them; `penstock publish` and `penstock alias` make them"
 
 
 class StreamNotFound(NotFound):
@@ -218,6 +240,38 @@ class MoveInProgress(Conflict):
 
     def __init__(self, name: str) -> None:
         super().__init__(f'queue "{name}": a move task runs already; cancel it, or wait for its end')
+        self.name = name
+
+
+class AliasExists(Conflict):
+    """The function has an alias of this name already."""
+
+    code = "AliasExists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'alias "{name}" exists already')
+        self.name = name
+
+
+class VersionInUse(Conflict):
+    """A version that aliases name cannot be deleted."""
+
+    code = "VersionInUse"
+
+    def __init__(self, name: str, aliases: list[str]) -> None:
+        super().__init__(
+            f'version "{name}" is what aliases name: {", ".join(aliases)}; let them name another one first'
+        )
+        self.name, self.aliases = name, aliases
+
+
+class RevisionChanged(Conflict):
+    """A change was to be made only to a certain revision, and there is a newer one."""
+
+    code = "RevisionChanged"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'"{name}" has been changed since the given revision')
         self.name = name
 
 

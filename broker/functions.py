@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from broker import spans
+from broker.builds import Alias, Catalogue, Version, check_alias, function_fields
 from broker.core import Core
 from broker.declarations import Change, changed_by_api, declared_anew, held, overruled
-from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy, StoreFault
-from broker.names import Function, Queue, Resource, Stream, Target, check_name
+from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy, StoreFault, VersionNotFound
+from broker.names import LATEST, SPARE, Function, Queue, Resource, Stream, Target, check_name, split_function
 from broker.outgoing import event_message, event_messages
 from broker.queue_settings import ensure_queue
 from broker.records import FunctionSettings
 from broker.routing import Relay
 from broker.sending import Sender
 from broker.store.directory import Described
-from broker.store.values import Counts
+from broker.store.values import Counts, NewMessage
 from broker.streams import ensure_stream
+from broker.versions import (
+    align,
+    create_alias,
+    delete_alias,
+    delete_version,
+    forget_versions,
+    publish_version,
+    read_catalogue,
+    route_events,
+    update_alias,
+)
 
 _CHANGE_ATTEMPTS: Final = 50
 
@@ -29,16 +40,23 @@ class FunctionClient:
     """One function, as an open :class:`broker.Broker` gives it. Errors: FunctionNotFound, InvalidInput, StoreError."""
 
     def __init__(self, core: Core, sender: Sender, relay: Relay, name: str) -> None:
-        self.name: Final = check_name("function", name)
-        self.resource: Final[Resource] = core.resource("function", name)
+        self.name: Final = name
+        function, self._qualifier = split_function(name)
+        if self._qualifier == LATEST:
+            self._qualifier = ""
+        self.function: Final = function
+        """Its name without a qualifier."""
+        self.resource: Final[Resource] = core.resource("function", name if self._qualifier else function)
         self._core: Final = core
         self._sender: Final = sender
         self._relay: Final = relay
 
     async def invoke(self, event: object, *, id: str | None = None) -> str:  # noqa: A002 - the word users know
         """Stores an event for asynchronous invocation; answers the request id. Returning means stored."""
-        with spans.sending(self.resource) as span:
-            accepted = await self._sender.send(self.resource, event_message(self.name, event, id))
+        message = event_message(self.name, event, id)
+        resource = (await route_events(self._core, self.name))(id) if self._qualifier else self.resource
+        with spans.sending(resource) as span:
+            accepted = await self._sender.send(resource, message)
             if span is not None:
                 span.set("messaging.message.id", id or accepted.id)
         return id or accepted.id
@@ -47,7 +65,18 @@ class FunctionClient:
         """Stores many events; answers their request ids. All are checked before the first is stored."""
         given = list(events)
         with spans.sending(self.resource, len(given)):
-            return await self._sender.send_many(self.resource, event_messages(self.name, given))
+            return await self._send_many(event_messages(self.name, given))
+
+    async def _send_many(self, messages: Sequence[NewMessage]) -> list[str]:
+        if not self._qualifier:
+            return await self._sender.send_many(self.resource, messages)
+        route = await route_events(self._core, self.name)
+        places = [route(None) for _ in messages]
+        ids: dict[Resource, Iterator[str]] = {}
+        for place in dict.fromkeys(places):
+            group = [message for message, each in zip(messages, places, strict=True) if each == place]
+            ids[place] = iter(await self._sender.send_many(place, group))
+        return [next(ids[place]) for place in places]
 
     async def settings(self) -> FunctionSettings:
         """The settings in force: those of the newest registration."""
@@ -58,36 +87,104 @@ class FunctionClient:
 
     async def counts(self) -> Counts:
         """Exact numbers of its queued, running and retrying events at this moment."""
-        counts = await self._core.messages.counts(self.resource)
-        if counts is None:
+        found = [counts for place in self._places() if (counts := await self._core.messages.counts(place)) is not None]
+        if not found:
             raise FunctionNotFound(self.name)
-        return counts
+        return found[0] if len(found) == 1 else found[0].plus(found[1])
+
+    def _places(self) -> list[Resource]:
+        """What holds its events: of an alias two, one for each of its versions."""
+        if not self._qualifier or self._qualifier.isdecimal():
+            return [self.resource]
+        return [self.resource, self._core.resource("function", f"{self.name}{SPARE}")]
 
     async def pause(self) -> None:
-        """Nothing more is claimed or called, and nothing expires; everything stays queued until :meth:`resume`."""
-        if not await self._core.directory.hold(self.resource, held=True):
-            raise FunctionNotFound(self.name)
+        """Nothing more is claimed or called, of its versions neither, and nothing expires; everything stays queued
+        until :meth:`resume`."""
+        await self._hold(held=True)
 
     async def resume(self) -> None:
         """Ends a pause by :meth:`pause`; one that the code declares (``paused=True``) goes on."""
-        if not await self._core.directory.hold(self.resource, held=False):
-            raise FunctionNotFound(self.name)
+        await self._hold(held=False)
+
+    async def _hold(self, *, held: bool) -> None:
+        if not await self._core.directory.hold(self._core.resource("function", self.function), held=held):
+            raise FunctionNotFound(self.function)
+        await align(self._core, self.function)
 
     async def purge(self) -> int:
         """Throws all queued events away, running ones too; answers how many."""
-        held = await self._core.messages.purge(self.resource)
-        if not isinstance(held, int):
+        held = [await self._core.messages.purge(place) for place in self._places()]
+        if not isinstance(held[0], int):
             raise FunctionNotFound(self.name)
-        return held
+        return sum(each for each in held if isinstance(each, int))
 
     async def delete(self, *, force: bool = False) -> None:
-        """Removes the function. With events in it: raises ResourceBusy, unless forced."""
+        """Removes the function with its versions and aliases, or the one that the name says. With events in it: raises
+        ResourceBusy, unless forced."""
+        if self._qualifier:
+            await self._delete_qualified(force=force)
+            return
+        await forget_versions(self._core, self.name, force=force)
         await self._relay.deliver(self.resource)
         status, held = await self._core.directory.delete(self.resource, force=force)
         if status == "unknown":
             raise FunctionNotFound(self.name)
         if status == "busy":
             raise ResourceBusy("function", self.name, held)
+
+    async def _delete_qualified(self, *, force: bool) -> None:
+        if self._qualifier.isdecimal():
+            await delete_version(self._core, self.function, self._qualifier, force=force)
+        else:
+            await delete_alias(self._core, self.function, self._qualifier, force=force)
+
+    # -- versions and aliases -----------------------------------------------------------------------------------------
+
+    async def publish(self, *, description: str | None = None) -> Version:
+        """Makes a numbered version of what is registered now; the newest one where nothing has changed since.
+
+        Raises BuildNotNamed where its workers do not say what their build is called.
+        """
+        return await publish_version(self._core, self.function, description=description)
+
+    async def versions(self) -> list[Version]:
+        """Its versions, in the order of their numbers."""
+        found = (await self._catalogue()).versions.values()
+        return sorted(found, key=lambda version: version.number)
+
+    async def aliases(self) -> list[Alias]:
+        """Its aliases, sorted by name."""
+        found = (await self._catalogue()).aliases
+        return [found[name] for name in sorted(found)]
+
+    async def set_alias(
+        self,
+        name: str,
+        version: int | str,
+        *,
+        weights: Mapping[str, float] | None = None,
+        description: str | None = None,
+    ) -> Alias:
+        """Lets an alias name a version, whether it is there already or not. ``weights`` gives one more version a share
+        of the calls, as ``{"3": 0.1}``; without, there is none any more. Raises VersionNotFound, InvalidInput."""
+        number, shares = str(version), weights or {}
+        check_alias(name)
+        try:
+            return await update_alias(
+                self._core, self.function, name, version=number, weights=shares, description=description
+            )
+        except VersionNotFound:
+            if name in (await self._catalogue()).aliases:
+                raise
+        return await create_alias(
+            self._core, self.function, name, number, weights=shares, description=description or ""
+        )
+
+    async def _catalogue(self) -> Catalogue:
+        if await self._core.directory.describe(self._core.resource("function", self.function)) is None:
+            raise FunctionNotFound(self.function)
+        return await read_catalogue(self._core, self.function)
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -97,17 +194,6 @@ class Registered(msgspec.Struct, frozen=True):
     changes: list[Change]
     held: list[Change] = []
     """Where the API's word still holds: what the code declares before, what is in force after."""
-
-
-def function_fields(settings: FunctionSettings) -> dict[str, str]:
-    """The settings that the scripts read."""
-    return {
-        "limit": "" if settings.concurrency is None else str(settings.concurrency),
-        "paused": "1" if settings.paused else "",
-        "max_crashes": str(settings.max_crashes),
-        "durability": settings.durability,
-        "keep_ms": str(math.ceil(settings.keep_status_s * 1000)) if settings.keep_status_s else "",
-    }
 
 
 async def register_function(core: Core, name: str, settings: FunctionSettings) -> Registered:
@@ -130,6 +216,8 @@ async def register_function(core: Core, name: str, settings: FunctionSettings) -
             return Registered(created=True, changes=[])
     await core.directory.note_nonce(resource)
     before, after = await _change(core, resource, described, lambda stored: declared_anew(stored, settings))
+    if before != after:
+        await align(core, name)
     return Registered(created=False, changes=overruled(before, after), held=held(after))
 
 
@@ -144,6 +232,7 @@ async def change_function(
     if described is None:
         raise FunctionNotFound(resource.name)
     _, after = await _change(core, resource, described, lambda stored: changed_by_api(stored, change(stored)))
+    await align(core, resource.name)
     return after
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from broker import limits, tracing
 from broker.errors import RECURSION_STOPPED
-from broker.names import Function, Resource, Target
+from broker.names import LATEST, Function, Resource, Target
 from broker.records import Attribute, Delivery, DeliveryKind, FunctionSettings, Header, pack
 from broker.tracing import NO_TRACE, Trace
 
@@ -28,7 +28,6 @@ Condition: TypeAlias = Literal[
     "Cancelled",
     "RecursiveInvocation",
 ]
-_VERSION: Final = "$LATEST"
 _PAYLOADS: Final = ("responsePayload", "requestPayload")
 
 
@@ -47,6 +46,8 @@ class InvocationEnd(msgspec.Struct, frozen=True, kw_only=True):
     """What its records belong to."""
     to_functions: bool = True
     """Whether a function may be told: not when a chain was stopped here before, as that would be a loop of records."""
+    version: str = LATEST
+    """The version whose settings hold."""
 
     @property
     def failed(self) -> bool:
@@ -65,14 +66,14 @@ def invocation_record(end: InvocationEnd, *, limit_bytes: int) -> bytes:
         "timestamp": iso_timestamp(end.now_ms),
         "requestContext": {
             "requestId": end.request_id,
-            "functionArn": f"{end.function.arn}:{_VERSION}",
+            "functionArn": end.function.arn if end.function.qualifier else f"{end.function.arn}:{LATEST}",
             "condition": end.condition,
             "approximateInvokeCount": end.tries,
         },
         "requestPayload": _event_of(end),
     }
     if end.response is not None:
-        context: dict[str, object] = {"statusCode": 200, "executedVersion": _VERSION}
+        context: dict[str, object] = {"statusCode": 200, "executedVersion": end.version}
         if end.failed:
             context["functionError"] = "Unhandled"
         fields["responseContext"] = context
@@ -114,6 +115,8 @@ def iso_timestamp(milliseconds: int) -> str:
 
 def onward_records(end: InvocationEnd, settings: FunctionSettings) -> tuple[tuple[str, bytes], ...]:
     """What the end of an event sends on, as the outbox keeps it: suffix of its name and stored record each."""
+    if settings.version != end.version:
+        end = msgspec.structs.replace(end, version=settings.version)
     deliveries: list[tuple[str, Delivery]] = []
     target = settings.on_failure if end.failed else settings.on_success
     if target is not None and end.may_tell(target):

@@ -69,3 +69,6 @@ OUTBOX_KEEP_MS: Final = 86_400_000  # after a day what cannot be delivered goes 
 ERROR_MESSAGE_ATTRIBUTE_BYTES: Final = 1_024  # Lambda: ErrorMessage of a dead letter is cut to 1 KB
 DEFAULT_STREAM_MAX_LENGTH: Final = 1_000_000
 DEFAULT_STREAM_RETENTION_S: Final = 604_800
+DEFAULT_MEMORY_MB: Final = 128
+MAX_MEMORY_MB: Final = 10_240
+MAX_ENVIRONMENT_BYTES: Final = 4 * KIB

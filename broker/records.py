@@ -17,8 +17,9 @@ import msgspec
 
 from broker import limits
 from broker.durability import check_durability
+from broker.environment import check_environment
 from broker.errors import InvalidOption, PayloadNotJson
-from broker.names import Queue, Target
+from broker.names import LATEST, Queue, Target
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
@@ -315,6 +316,14 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     recursive_loop: RecursiveLoop = "Terminate"
     """Whether a chain of events that comes back to the function is stopped after it has run 16 times."""
     description: str = ""
+    memory_mb: int = limits.DEFAULT_MEMORY_MB
+    """What handlers and clients are told; it limits nothing."""
+    environment: dict[str, str] = {}
+    """Variables for its handler; never to be logged."""
+    build: str = ""
+    """What the code that declared them is called; '' where it has no name."""
+    version: str = LATEST
+    """The version that runs under them."""
     tags: dict[str, str] = {}
     invoke_config: InvokeConfig | None = None
     declared: FunctionSettings | None = None
@@ -332,6 +341,8 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         if self.concurrency is not None:
             check_whole("concurrency", self.concurrency, 0, limits.MAX_CONCURRENCY)
         check_whole("max_crashes", self.max_crashes, 0, 1_000)
+        check_whole("memory", self.memory_mb, limits.DEFAULT_MEMORY_MB, limits.MAX_MEMORY_MB)
+        check_environment(self.environment)
         check_range("keep_status", self.keep_status_s, 0, limits.MAX_KEEP_STATUS_S)
         check_whole("keep_result", self.keep_result_bytes, 0, limits.MAX_KEEP_RESULT_BYTES)
         if self.keep_result_bytes and not self.keep_status_s:
@@ -366,7 +377,7 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     origin: MappingOrigin = "code"
     modified_ms: int = 0
     qualifier: str = ""
-    """As its function was named through the API, where with one: ``$LATEST``."""
+    """As its function was named through the API, where with one: ``$LATEST``, a version's number, an alias."""
     pollers: tuple[int, int] | None = None
     """Lambda's ProvisionedPollerConfig, fewest and most; kept for clients that set it."""
     metrics: tuple[str, ...] = ()
@@ -391,6 +402,11 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     def name(self) -> str:
         """One mapping a pair of queue and function."""
         return f"{self.queue}{MAPPING_ARROW}{self.function}"
+
+    @property
+    def target(self) -> str:
+        """What it feeds, as workers say what they serve: a function, or ``function:qualifier``."""
+        return self.function if self.qualifier in {"", LATEST} else f"{self.function}:{self.qualifier}"
 
     @property
     def identity(self) -> str:

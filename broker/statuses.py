@@ -25,7 +25,7 @@ from broker.errors import (
 )
 from broker.ids import TOKEN_OWNER_LENGTH, entry_of, message_id
 from broker.invocation_records import Condition, InvocationEnd, onward_records
-from broker.names import Resource, check_name
+from broker.names import LATEST, SPARE, Resource, split_function
 from broker.outgoing import check_own_id
 from broker.records import FunctionSettings, check_range, decode_json, unpack
 from broker.routing import Relay
@@ -132,11 +132,8 @@ class Statuses:
         check_own_id(request_id)
         nonce = _nonce_of(request_id)
         if function is not None:
-            resource = self._core.resource("function", check_name("function", function))
-            own_nonce = await self._core.directory.nonce(resource)
-            if own_nonce is None:
-                raise FunctionNotFound(function)
-            if nonce != own_nonce:
+            resource = await self._holder(request_id, nonce, function)
+            if nonce != await self._core.directory.nonce(resource):
                 return resource, EventKey(own_id=request_id)
         else:
             if nonce is None:
@@ -148,6 +145,22 @@ class Statuses:
             resource = self._core.resource("function", name)
         assert nonce is not None  # noqa: S101 - by the branches above
         return resource, EventKey(entry=entry_of(request_id, nonce) or "", nonce=str(nonce))
+
+    async def _holder(self, request_id: str, nonce: int | None, function: str) -> Resource:
+        """What of this name holds the event: of an alias, its spare part where that knows the id."""
+        name, qualifier = split_function(function)
+        resource = self._core.resource("function", name if qualifier in {"", LATEST} else function)
+        if await self._core.directory.nonce(resource) is None:
+            raise FunctionNotFound(function)
+        if not resource.qualifier:
+            return resource
+        spare = self._core.resource("function", f"{function}{SPARE}")
+        own_nonce = await self._core.directory.nonce(spare)
+        if own_nonce is None:
+            return resource
+        key = EventKey(own_id=request_id) if nonce != own_nonce else None
+        found = key is None or not isinstance(await self._core.statuses.look(spare, key), str)
+        return spare if found else resource
 
     async def _look(self, resource: Resource, key: EventKey, request_id: str) -> Standing | bytes:
         found = await self._core.statuses.look(resource, key)
@@ -242,7 +255,7 @@ def _ended(request_id: str, resource: Resource, text: bytes) -> Status:
     error = error_text(end.error)
     return Status(
         id=request_id,
-        function=resource.name,
+        function=resource.name.removesuffix(SPARE),
         state=end.state,
         attempt=end.tries,
         ended_ms=end.ended_ms,

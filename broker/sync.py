@@ -6,7 +6,7 @@ once; concurrent sends share round trips as coroutines' sends do. Errors are tho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from threading import Condition
@@ -17,6 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from broker import client as aio
 from broker import functions as aio_functions
 from broker import limits, streams
+from broker.builds import Alias, Version
 from broker.client import DEFAULT_CALL_TIMEOUT_S
 from broker.errors import PenstockError
 from broker.records import FunctionSettings
@@ -122,7 +123,7 @@ class Broker:
         return self._run(lambda: self._broker.cancel(request_id, function=function))
 
     def function(self, name: str) -> FunctionClient:
-        """One function: invoke, counts, pause, resume, purge, delete. Raises InvalidName."""
+        """One function: invoke, counts, pause, resume, purge, publish, aliases, delete. Raises InvalidName."""
         return FunctionClient(self._run, self._broker.function(name))
 
     def functions(self) -> list[str]:
@@ -223,8 +224,36 @@ class FunctionClient:
         return self._run(self._inner.purge)
 
     def delete(self, *, force: bool = False) -> None:
-        """Removes the function. With events in it: raises ResourceBusy, unless forced."""
+        """Removes the function with its versions and aliases, or the one that the name says. With events in it: raises
+        ResourceBusy, unless forced."""
         self._run(lambda: self._inner.delete(force=force))
+
+    def publish(self, *, description: str | None = None) -> Version:
+        """Makes a numbered version of what is registered now; the newest one where nothing has changed since.
+
+        Raises BuildNotNamed where its workers do not say what their build is called.
+        """
+        return self._run(lambda: self._inner.publish(description=description))
+
+    def versions(self) -> list[Version]:
+        """Its versions, in the order of their numbers."""
+        return self._run(self._inner.versions)
+
+    def aliases(self) -> list[Alias]:
+        """Its aliases, sorted by name."""
+        return self._run(self._inner.aliases)
+
+    def set_alias(
+        self,
+        name: str,
+        version: int | str,
+        *,
+        weights: Mapping[str, float] | None = None,
+        description: str | None = None,
+    ) -> Alias:
+        """Lets an alias name a version, whether it is there already or not. ``weights`` gives one more version a share
+        of the calls, as ``{"3": 0.1}``; without, there is none any more. Raises VersionNotFound, InvalidInput."""
+        return self._run(lambda: self._inner.set_alias(name, version, weights=weights, description=description))
 
 
 class StreamClient:

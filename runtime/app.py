@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from broker import limits
+from broker.builds import check_build
+from broker.environment import check_environment
 from broker.errors import InvalidOption
 from broker.event_patterns import InvalidPattern
 from broker.filter_criteria import SQS_BODY, FilterCriteria, RecordFilter
@@ -17,9 +19,15 @@ H = TypeVar("H", bound=Handler)
 
 
 class App:
-    """A set of functions that one worker serves. Decorators return the handler unchanged, so it stays testable."""
+    """A set of functions that one worker serves. Decorators return the handler unchanged, so it stays testable.
 
-    def __init__(self) -> None:
+    ``build`` names the code, as a release or a commit, so that versions can be published of it; or
+    ``penstock runtime --build``. Raises InvalidOption.
+    """
+
+    def __init__(self, *, build: str = "") -> None:
+        self.build: Final = check_build(build)
+        """What this code is called: a release, a commit."""
         self.functions: Final[dict[str, HandlerFunction]] = {}
 
     def function(
@@ -40,6 +48,9 @@ class App:
         keep_result: int = 0,
         durability: str | None = None,
         recursive_loop: RecursiveLoop = "Terminate",
+        description: str = "",
+        memory: int = limits.DEFAULT_MEMORY_MB,
+        environment: Mapping[str, str] | None = None,
     ) -> Callable[[H], H]:
         """Registers a function under its own name, or ``name``. All times in seconds; Lambda's defaults.
 
@@ -49,8 +60,9 @@ class App:
         ``max_crashes`` more times while it runs alone is quarantined. How an event ended can be asked for
         ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. ``durability`` is what an
         event must be before its sender is answered; a worker does not start where Redis does not give that. A chain of
-        events that has run the function 16 times is stopped as a loop, unless ``recursive_loop`` is "Allow". Raises
-        InvalidOption, InvalidName.
+        events that has run the function 16 times is stopped as a loop, unless ``recursive_loop`` is "Allow".
+        ``memory`` (MB; it limits nothing) and ``environment`` are what the context tells. Raises InvalidOption,
+        InvalidName.
         """
         settings = FunctionSettings(
             timeout_s=timeout,
@@ -67,6 +79,9 @@ class App:
             keep_result_bytes=keep_result,
             durability=durability or "",
             recursive_loop=recursive_loop,
+            description=description,
+            memory_mb=memory,
+            environment=_variables(environment),
         )
 
         def register(handler: H) -> H:
@@ -89,6 +104,9 @@ class App:
         concurrency: int | None = None,
         max_crashes: int = limits.DEFAULT_MAX_CRASHES,
         recursive_loop: RecursiveLoop = "Terminate",
+        description: str = "",
+        memory: int = limits.DEFAULT_MEMORY_MB,
+        environment: Mapping[str, str] | None = None,
     ) -> Callable[[H], H]:
         """Registers a batch handler and the mapping that feeds it from a queue.
 
@@ -103,7 +121,13 @@ class App:
         """
         queue_name = queue.name if isinstance(queue, Queue) else check_name("queue", queue)
         settings = FunctionSettings(
-            timeout_s=timeout, concurrency=concurrency, max_crashes=max_crashes, recursive_loop=recursive_loop
+            timeout_s=timeout,
+            concurrency=concurrency,
+            max_crashes=max_crashes,
+            recursive_loop=recursive_loop,
+            description=description,
+            memory_mb=memory,
+            environment=_variables(environment),
         )
         patterns = _patterns(filters)
 
@@ -133,6 +157,11 @@ def _delays(delays: object) -> tuple[float, ...]:
     if not isinstance(delays, tuple | list):
         raise InvalidOption("retry_delays", delays, "must be a tuple or list of seconds")
     return tuple(delays)
+
+
+def _variables(environment: Mapping[str, str] | None) -> dict[str, str]:
+    check_environment(environment or {})
+    return dict(environment or {})
 
 
 def _patterns(filters: object) -> tuple[str, ...]:

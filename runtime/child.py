@@ -20,8 +20,13 @@ import anyio
 import msgspec
 
 from broker import spans
+from broker.client import Broker
+from broker.declarations import declared_anew
 from broker.errors import PenstockError
+from broker.records import FunctionSettings
+from broker.versions import read_catalogue
 from runtime.app import App
+from runtime.handlers import HandlerFunction
 from runtime.lambda_environment import new_log_stream
 from runtime.lambda_handler import LambdaHandler
 from runtime.loading import load_app
@@ -49,6 +54,7 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     recycle: Recycle = Recycle()
     alone: bool
+    build: str = ""
     control: int
     """File descriptor of the control socket."""
 
@@ -62,7 +68,7 @@ def main() -> int:
     exhausted = False
     try:
         log_stream = new_log_stream()
-        app = _app(options.app, log_stream)
+        app = _app(options, log_stream)
         options.recycle.check_memory()
         worker = Worker(
             app,
@@ -71,9 +77,13 @@ def main() -> int:
             max_calls=options.max_calls,
             threads=options.threads,
             alone=options.alone,
+            build=options.build,
             log_stream=log_stream if isinstance(options.app, LambdaHandler) else None,
             on_suspects=_at_most_every_second(lambda: _say(control, "suspects")),
             on_ready=lambda: _say(control, "ready"),
+            on_settings=_when_outdated(app, lambda: _say(control, "renew"))
+            if isinstance(options.app, LambdaHandler)
+            else None,
         )
         _say(control, f"hello {worker.process}")
         anyio.run(_serve, worker, control, options.recycle, backend_options={"use_uvloop": _has_uvloop()})
@@ -87,11 +97,50 @@ def main() -> int:
     return EXIT_CANNOT_START
 
 
-def _app(source: str | LambdaHandler, log_stream: str) -> App:
-    if isinstance(source, str):
-        return load_app(source)
-    source.prepare(log_stream)
-    return source.app()
+def _app(options: ChildOptions, log_stream: str) -> App:
+    if isinstance(options.app, str):
+        return load_app(options.app)
+    settings = anyio.run(_in_force, options.url, options.app, options.build)
+    options.app.prepare(log_stream, settings)
+    app = options.app.app()
+    app.functions[options.app.function].settings_at_start = settings
+    return app
+
+
+async def _in_force(url: str | None, source: LambdaHandler, build: str) -> FunctionSettings:
+    """The settings that its function will have when this process has registered it, or those of the version that its
+    build is, where a newer one is registered: what its code reads of them in the environment must be there before the
+    code is loaded."""
+    async with Broker(url) as broker:
+        described = await broker.core.directory.describe(broker.core.resource("function", source.function))
+        catalogue = await read_catalogue(broker.core, source.function)
+    if described is None:
+        return source.settings
+    registered = msgspec.json.decode(described.settings, type=FunctionSettings)
+    mine = catalogue.newest_of(build) if build and build != registered.build else 0
+    return catalogue.settings_of(str(mine), registered) if mine else declared_anew(registered, source.settings)
+
+
+def _when_outdated(app: App, tell: Callable[[], None]) -> Callable[[HandlerFunction], None]:
+    """Tells when the function's settings are no longer those that the environment of this process was made of; of every
+    change once."""
+    told: FunctionSettings | None = None
+
+    def look(function: HandlerFunction) -> None:
+        nonlocal told
+        known = told or app.functions[function.name].settings_at_start
+        others = function.resource_name != function.name and (
+            known is None or function.settings.version != known.version
+        )
+        if known is not None and not others and _in_environment(function.settings) != _in_environment(known):
+            told = function.settings
+            tell()
+
+    return look
+
+
+def _in_environment(settings: FunctionSettings) -> tuple[dict[str, str], int, str]:
+    return settings.environment, settings.memory_mb, settings.version
 
 
 def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:

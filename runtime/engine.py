@@ -14,9 +14,9 @@ from broker.core import Core
 from broker.errors import StoreError
 from broker.ids import TOKEN_OWNER_LENGTH, TokenSource
 from broker.limits import ERROR_MESSAGE_ATTRIBUTE_BYTES as ERROR_TEXT_BYTES
-from broker.names import Queue, Resource
+from broker.names import LATEST, Queue, Resource
 from broker.queue_settings import ensure_queue
-from broker.records import Attribute, Delivery, pack
+from broker.records import Attribute, Delivery, FunctionSettings, pack
 from broker.relays import Relays
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Invoker
@@ -43,7 +43,9 @@ class Engine:
         max_calls: int,
         alone: bool,
         log_stream: str,
+        build: str = "",
         on_suspects: Callable[[], None],
+        on_settings: Callable[[HandlerFunction], None] = lambda _: None,
     ) -> None:
         self.core: Final[Core] = broker.core
         self.tokens: Final = tokens
@@ -53,7 +55,9 @@ class Engine:
         self.max_calls: Final = max_calls
         self.alone: Final = alone
         self.log_stream: Final = log_stream
+        self.build: Final = build
         self.on_suspects: Final = on_suspects
+        self.on_settings: Final = on_settings
         self._breathed_at = 0.0
         self._settling: Final[list[asyncio.Task[None]]] = []
         self.settlers: Final[dict[Resource, Settler]] = {}
@@ -98,6 +102,10 @@ class Engine:
         header = msgspec.structs.replace(letter.header, id=letter.id, attributes=attributes, source=queue.arn)
         delivery = Delivery(kind="dead_letter", target=Queue(target), blob=pack(letter.body, header))
         return msgspec.msgpack.encode(delivery)
+
+    def is_foreign(self, settings: FunctionSettings) -> bool:
+        """Whether what runs under these settings is a version of another build than this process's."""
+        return settings.version != LATEST and settings.build != self.build
 
     @property
     def free_calls(self) -> int:

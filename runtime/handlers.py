@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextvars
-import copy
 import inspect
 import json
 import typing
 from collections.abc import Callable
+from copy import copy
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from broker.errors import InvalidOption, PayloadNotJson
-from broker.names import check_name
+from broker.names import SPARE, check_name
 from broker.records import FunctionSettings, MappingSettings, encode_json
 from runtime.shaping import Record
 from runtime.yielding import Take, as_bytes, as_json, gathering, passing_on
@@ -45,21 +45,24 @@ class HandlerFunction:
         as_lambda: bool = False,
     ) -> None:
         what = name or name_of(handler)
-        if not callable(handler):
-            raise InvalidOption(f'handler of function "{what}"', handler, "must be a coroutine function or a function")
         self.yields: Final = _is(inspect.isasyncgenfunction, handler)
         """Whether its result comes in chunks."""
-        if _is(inspect.isgeneratorfunction, handler):
-            rule = "must return its result, not yield it; one that yields is written with async def"
-            raise InvalidOption(f'handler of function "{what}"', handler, rule)
-        if self.yields and mapping_of:
-            rule = "a batch handler must return its result, not yield it"
+        if rule := _broken_rule(handler, of_batches=mapping_of is not None):
             raise InvalidOption(f'handler of function "{what}"', handler, rule)
         self.name: Final = check_name("function", what)
-        self._declared: Final = handler
+        self.resource_name = self.name
+        """What is called so in the store and serves it: the function, or a version or alias as ``orders:3``."""
+        self.shares_limit = False
+        """Whether others hold permits of its limit that do not wake it when they give them back."""
+        self.code: Final = handler
+        """What the app gave."""
         self.handler: Handler = gathering(handler) if self.yields else handler
+        self.declared: Final = settings
+        """What its code says."""
         self.settings: FunctionSettings = settings
         """Those in force: the code's until a newer registration is seen."""
+        self.settings_at_start: FunctionSettings | None = None
+        """Those that the environment of this process was made of; None where it was not."""
         self.as_lambda: Final = as_lambda
         """Whether it is an existing Lambda handler, whose process has Lambda's environment variables."""
         self.ground: contextvars.Context | None = None
@@ -81,6 +84,17 @@ class HandlerFunction:
         self._decode_event: Final = _refuse_event if self.takes_records else self._decoder(self._event_type)
         self._decode_body: Final = self._decoder(self.record_type if self.takes_records else Any)
 
+    def serving(self, resource_name: str, settings: FunctionSettings) -> HandlerFunction:
+        """The same code as a version or alias of the function, under settings of its own."""
+        other = copy(self)
+        other.resource_name, other.settings = resource_name, settings
+        return other
+
+    @property
+    def shown_name(self) -> str:
+        """What the log calls it."""
+        return self.resource_name.removesuffix(SPARE)
+
     @property
     def takes_records(self) -> bool:
         """Whether it is a batch handler that takes ``list[Record[T]]`` instead of the Lambda-shaped event."""
@@ -89,10 +103,10 @@ class HandlerFunction:
     def for_call(self, take: Take | None) -> HandlerFunction:
         """The same for one call of a handler that yields: its chunks go where ``take`` puts them; without that, its
         result is the chunks as they are, whether they are JSON or not."""
-        function = copy.copy(self)
+        function = copy(self)
         function.encode_result = as_bytes
         if take is not None:
-            function.handler = passing_on(self._declared, take)
+            function.handler = passing_on(self.code, take)
         return function
 
     def _decoder(self, wanted: Any) -> Callable[[bytes], Any]:
@@ -126,6 +140,17 @@ class HandlerFunction:
             return msgspec.convert(event, self._event_type)
         except Exception as error:
             raise Unreadable(error) from error
+
+
+def _broken_rule(handler: Any, *, of_batches: bool) -> str:
+    """What a handler must be and is not; '' where it is all that."""
+    if not callable(handler):
+        return "must be a coroutine function or a function"
+    if _is(inspect.isgeneratorfunction, handler):
+        return "must return its result, not yield it; one that yields is written with async def"
+    if of_batches and _is(inspect.isasyncgenfunction, handler):
+        return "a batch handler must return its result, not yield it"
+    return ""
 
 
 def _is(kind: Callable[[Any], bool], handler: Handler) -> bool:

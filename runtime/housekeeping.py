@@ -53,7 +53,7 @@ class Housekeeping:
         live = await self._workers.all(fresh=True)
         served = {name for worker in live if not worker.alone for name in worker.functions}
         declared = {name for worker in live if not worker.alone for name in worker.mappings}
-        for name in await self._broker.functions():
+        for name in await self._broker.core.directory.names("function"):  # versions and aliases, too
             if name not in served:
                 await self.expire(name)
             await self._broker.core.statuses.forget(self._broker.core.resource("function", name))

@@ -29,30 +29,41 @@ _BROKEN_S: Final = 1.0
 
 
 class Mappings:
-    """Starts and ends the sources of mapped queues. ``sources`` is the worker's list, which it keeps up to date."""
+    """Starts and ends the sources of mapped queues, for the ``functions`` of the app as far as they, or their versions
+    and aliases, are ``served``. ``sources`` is the worker's list, which it keeps up to date."""
 
     def __init__(
         self,
         engine: Engine,
         pollers: Pollers,
         functions: Mapping[str, HandlerFunction],
+        served: Mapping[str, HandlerFunction],
         sources: list[InvocationSource | QueueSource],
         group: anyio.abc.TaskGroup,
     ) -> None:
         self._engine: Final = engine
         self._pollers: Final = pollers
-        self._functions: Final = functions
+        self._served: Final = served
         self._sources: Final = sources
         self._group: Final = group
+        self._names: Final = frozenset(functions)
         self._declared: Final = {each.mapping.name: each.mapping for each in functions.values() if each.mapping}
         self._polled: Final[dict[str, tuple[QueueSource, Waiter]]] = {}
         self._changed = anyio.Event()
 
-    def begin(self) -> Iterator[tuple[str, Listener]]:
+    async def begin(self) -> list[tuple[str, Listener]]:
         """Starts what the code declares; answers all that is to be listened to."""
-        for mapping in self._declared.values():
-            yield from self._listeners(self._start(mapping))
-        yield self._engine.core.keys.mappings_channel, self._on_notice
+        stored = await self._engine.core.directory.mappings()
+        listeners: list[tuple[str, Listener]] = [(self._engine.core.keys.mappings_channel, self._on_notice)]
+        for name, declared in self._declared.items():
+            mapping = read_mapping(stored[name]) if name in stored else declared
+            if mapping.target in self._served:
+                listeners += self._listeners(self._start(mapping))
+        return listeners
+
+    def look_again(self) -> None:
+        """What is served has changed."""
+        self._changed.set()
 
     async def run(self) -> None:
         """Runs for ever: looks when a notice says that a mapping came or went, and now and then without one."""
@@ -69,14 +80,15 @@ class Mappings:
             self._changed = anyio.Event()
 
     def _on_notice(self, name: bytes | None) -> None:
-        if name is None or name.decode().rpartition(MAPPING_ARROW)[2] in self._functions:
+        if name is None or name.decode().rpartition(MAPPING_ARROW)[2] in self._names:
             self._changed.set()
 
     async def _look(self) -> None:
         stored = await self._engine.core.directory.mappings()
         wanted = {name: mapping for name, text in stored.items() if (mapping := self._wanted(name, text))}
-        for name in self._polled.keys() - wanted.keys():
-            await self._end(name)
+        for name, (source, _) in tuple(self._polled.items()):
+            if name not in wanted or wanted[name].target != source.target:
+                await self._end(name)
         for name in wanted.keys() - self._polled.keys():
             if self._pollers.stopping:
                 return
@@ -87,14 +99,16 @@ class Mappings:
             log.info("mapping_polled", mapping=name)
 
     def _wanted(self, name: str, text: bytes) -> MappingSettings | None:
-        if name.rpartition(MAPPING_ARROW)[2] not in self._functions:
+        if name.rpartition(MAPPING_ARROW)[2] not in self._names:
             return None
         mapping = read_mapping(text)
+        if mapping.target not in self._served:
+            return None
         return mapping if mapping.origin == "api" or name in self._declared else None
 
     def _start(self, mapping: MappingSettings) -> QueueSource:
         waiter = self._pollers.waiter()
-        source = QueueSource(self._engine, self._functions[mapping.function], mapping, waiter)
+        source = QueueSource(self._engine, self._served[mapping.target], mapping, waiter)
         self._sources.append(source)
         self._polled[mapping.name] = source, waiter
         self._group.start_soon(self._pollers.poll_queue, source, waiter, name=f"poll {mapping.name}")

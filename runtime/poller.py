@@ -22,6 +22,8 @@ _SLOW_S: Final = 60.0
 _SLOW_PER_SOURCE_S: Final = 0.3
 _BROKEN_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _DUE_SLACK_S: Final = 0.001
+_SHARED_S: Final = 0.2
+"""How soon a version looks again whether permits that it shares with others are free."""
 
 
 class Pollers:
@@ -81,7 +83,11 @@ class Pollers:
                 raise
             if claim.suspects and not self._engine.alone:
                 self._engine.on_suspects()
-            return self._pause(claim, room)
+            pause_s = self._pause(claim, room)
+            went_without = claim.status == "full" or 0 < len(claim.messages) < room
+            if source.shares_limit and went_without:
+                return _SHARED_S if pause_s is None else min(pause_s, _SHARED_S)
+            return pause_s
 
         await self._poll(source, take, waiter)
 

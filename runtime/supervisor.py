@@ -81,6 +81,7 @@ class Supervisor:
         max_calls: int,
         threads: int,
         recycle: Recycle = _NEVER,
+        build: str = "",
         keep_going: bool = False,
     ) -> None:
         self._app: Final = app
@@ -91,6 +92,7 @@ class Supervisor:
         self._threads: Final = threads
         self._recycle: Final = recycle
         self._exchanging: Final = asyncio.Lock()
+        self._build: Final = build
         self._keep_going: Final = keep_going
         self._children: Final[set[_Child]] = set()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
@@ -98,6 +100,7 @@ class Supervisor:
         self._status = EXIT_DRAINED
         self._wants_alone = False
         self._told = ""
+        self._renewing: asyncio.Task[None] | None = None
         self._core: Core | None = None
         self.ready: Final = anyio.Event()
         """Set when every worker has once been ready."""
@@ -182,6 +185,7 @@ class Supervisor:
             threads=self._threads,
             recycle=_NEVER if alone else self._recycle,
             alone=alone,
+            build=self._build,
             control=theirs.fileno(),
         )
         process = subprocess.Popen(
@@ -221,6 +225,8 @@ class Supervisor:
                         child.spent = True
                         exchange = self._exchange(child, reason=reason, events=int(events), memory_mb=int(memory_mb))
                         self._spawn(exchange, f"exchange-{child.process.pid}")
+                    case ["renew"]:
+                        self._renew()
                     case _:
                         pass
         except ConnectionError:
@@ -273,6 +279,23 @@ class Supervisor:
             self._wants_alone = True
         elif not self._stopping.is_set():
             self._start(alone=True)
+
+    def _renew(self) -> None:
+        """The environment that its handler was loaded with has changed: new processes take over, one set for all that
+        ask."""
+        if self._renewing is None and not self._stopping.is_set():
+            self._renewing = task = asyncio.create_task(self._replace_outdated(), name="renew")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _replace_outdated(self) -> None:
+        try:
+            if await self.replace():
+                log.info("workers_renewed", reason="the function's environment or memory has changed")
+            else:
+                log.error("workers_not_renewed", reason="those with the new environment cannot start; the old go on")
+        finally:
+            self._renewing = None
 
     async def _record(self, child: _Child, cause: str) -> None:
         if self._core is None or not child.name:

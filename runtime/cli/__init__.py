@@ -48,7 +48,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
         "Run the functions of an app.",
         (
             "penstock runtime app:app --processes 2",
-            "penstock runtime app:app --url redis://redis:6379 --grace 60",
+            "penstock runtime app:app --url redis://redis:6379 --grace 60 --build 7f3a2c",
             "penstock runtime --handler orders.app.handler --function orders --queue orders-in --partial-failures",
         ),
     ),
@@ -185,6 +185,18 @@ _COMMANDS: Final[dict[str, _Command]] = {
         "statuses:cancel",
         "Take an event out; end its running call.",
         ("penstock cancel 01a20061-4078-8000-8000-0000dae205bb", "penstock cancel upload-17 --function thumbnail"),
+    ),
+    "publish": _Command(
+        _CHANGE,
+        "versions:publish",
+        "Publish a function's build as a version.",
+        ("penstock publish thumbnail", 'penstock publish thumbnail --description "release 7"'),
+    ),
+    "alias": _Command(
+        _CHANGE,
+        "versions:alias",
+        "Let an alias name a version.",
+        ("penstock alias thumbnail live 2", "penstock alias thumbnail live 2 --weight 3=0.1"),
     ),
     "pause": _Command(_CHANGE, "functions:pause", "Pause a function; its events wait.", ("penstock pause thumbnail",)),
     "resume": _Command(_CHANGE, "functions:resume", "End a pause.", ("penstock resume thumbnail",)),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import anyio
 from cyclopts import Parameter
 
+from broker.builds import check_build
 from broker.errors import PenstockError
 from broker.records import check_range, check_whole
 from runtime.cli.handler_options import NO_HANDLER, HandlerOptions
@@ -36,6 +37,13 @@ Threads: TypeAlias = Annotated[
         " as calls."
     ),
 ]
+BUILD_VARIABLE = "PENSTOCK_BUILD"
+Build: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help=f"Name of this code, as a release or commit, so that versions can be published; or {BUILD_VARIABLE}."
+    ),
+]
 Level: TypeAlias = Annotated[LogLevel | None, Parameter(help=f"Or {LEVEL_VARIABLE}; info.", show_choices=True)]
 Form: TypeAlias = Annotated[LogFormat | None, Parameter(help=f"Or {FORMAT_VARIABLE}; pretty on a terminal, else json.")]
 
@@ -54,6 +62,7 @@ async def runtime(
     max_memory: Annotated[
         int | None, Parameter(help="The same when it has grown over so many MB of resident memory; never.")
     ] = None,
+    build: Build = None,
     log_level: Level = None,
     log_format: Form = None,
     existing: HandlerOptions = NO_HANDLER,
@@ -80,6 +89,7 @@ async def runtime(
         max_calls=calls,
         threads=of_threads,
         recycle=recycle,
+        build=check_build(os.environ.get(BUILD_VARIABLE, "") if build is None else build),
     )
     return await supervise(supervisor, grace_s=grace)
 

@@ -88,18 +88,19 @@ class InvocationSource:
         self._engine: Final = engine
         self._function: Final = function
         self._waiter: Final = waiter
-        self.resource: Final[Resource] = engine.core.resource("function", function.name)
+        self.resource: Final[Resource] = engine.core.resource("function", function.resource_name)
+        self._arn: Final = self.resource.arn
         self._settler: Final = engine.settler(self.resource)
         self._limit: int | None = function.settings.concurrency
         self._prefetched: Final[deque[Event]] = deque()
         self._revision = -1
-        self._stale = False
+        self._stale = self._foreign = False
         self._running = 0
         self._starting = self._stopped = False
         self._finished_since = 0
         self._measured_at = time.monotonic()
         self._rate = 0.0
-        self._tally: Final = Tally(function.name)
+        self._tally: Final = Tally(function.shown_name)
         self._tracer: Final = engine.tracer(function)
 
     def changed(self, notice: bytes | None) -> None:
@@ -123,7 +124,9 @@ class InvocationSource:
             return True
         self._function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         self._revision = described.revision
-        rests = described.held or settings.paused
+        self._engine.on_settings(self._function)
+        self._foreign = self._engine.is_foreign(settings)  # an alias that names another version by now
+        rests = described.held or settings.paused or self._foreign
         if rests or settings.concurrency != self._limit:
             self.hand_back()
         self._limit = settings.concurrency
@@ -134,6 +137,8 @@ class InvocationSource:
     def room(self) -> int:
         """How many events may be claimed now: what can start, plus the prefetch where there is no limit. What was
         claimed before starts first, where somebody else's calls have made room."""
+        if self._foreign:
+            return 0
         self._start_prefetched()
         can_start = self._can_start() - len(self._prefetched)
         if self._engine.alone or self._limit is not None or not self._function.on_loop:
@@ -145,6 +150,11 @@ class InvocationSource:
         if self._limit:
             free = min(free, self._limit - self._running)
         return free if self._function.on_loop else min(free, self._engine.invoker.free_threads)
+
+    @property
+    def shares_limit(self) -> bool:
+        """Whether permits of its limit are given back without a word to it: it is a version, or has some."""
+        return self._function.shares_limit and self._limit is not None
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
@@ -224,11 +234,12 @@ class InvocationSource:
         context = Context(
             identity=event.identity,
             function_name=self._function.name,
-            invoked_function_arn=self.resource.arn,
+            invoked_function_arn=self._arn,
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
             attempt=event.facts.tries + 1,
             fencing_token=event.fence,
+            settings=settings,
         )
         try:
             decoded = self._function.decode(event.body)
@@ -309,7 +320,7 @@ class InvocationSource:
             raise
         log.warning(
             "event_given_up",
-            function=self._function.name,
+            function=self._function.shown_name,
             request_id=event.request_id,
             condition=verdict.condition,
             tries=verdict.tries,

@@ -33,6 +33,8 @@ from runtime.waiter import Waiter
 _CLAIM_AT_MOST: Final = 10_000
 _LOCAL_BATCHES: Final = 16
 _LOCAL_MESSAGES: Final = 1_000
+_SHARED_S: Final = 0.2
+"""How soon to look again whether permits are free that are shared with versions."""
 
 
 class QueueSource:
@@ -44,11 +46,11 @@ class QueueSource:
         self._mapping = mapping
         self._waiter: Final = waiter
         self.resource: Final[Resource] = engine.core.resource("queue", mapping.queue)
-        self._function_resource: Final = engine.core.resource("function", function.name)
+        self._function_resource: Final = engine.core.resource("function", function.resource_name)
         self._settler: Final = engine.settler(self.resource)
         self._permits: Final = BatchPermits(engine, function, self.resource)
         self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
-        self._tally: Final = BatchTally(function.name, mapping.queue)
+        self._tally: Final = BatchTally(function.shown_name, mapping.queue)
         self._tracer: Final = engine.tracer(function)
         self._claims: Final = BatchClaims(engine, function, self.resource, self._tally, self._tracer)
         self._running = 0
@@ -67,6 +69,11 @@ class QueueSource:
         """A wake-up of another kind: without need for a permit, claiming again would only keep others from theirs."""
         if notice is None or notice or self._permits.wanting:
             self.changed(notice)
+
+    @property
+    def target(self) -> str:
+        """What it feeds, as :attr:`broker.records.MappingSettings.target` says it."""
+        return self._function.resource_name
 
     @property
     def permit_channels(self) -> tuple[str, ...]:
@@ -108,7 +115,8 @@ class QueueSource:
         """Whether nothing is to be claimed."""
         if self._deleted or self._mapping.asleep or self._claims.filter.unreadable:
             return True
-        return self._held or self._function.settings.paused
+        settings = self._function.settings
+        return self._held or settings.paused or self._engine.is_foreign(settings)
 
     @property
     def _windowed(self) -> bool:
@@ -124,7 +132,7 @@ class QueueSource:
             wanted = min(wanted, 2 * self._filled + 1)  # permits taken for nothing are refused to callers meanwhile
         permits = await self._permits.take(wanted, max_concurrency=self._mapping.max_concurrency)
         if not permits:  # a wake-up tells of one given back; at the latest those of a dead process have run out
-            return self._engine.core.settings.lease_ms / 1000
+            return _SHARED_S if self._function.shares_limit else self._engine.core.settings.lease_ms / 1000
         self._filled = 0
         try:
             return await self._fill(permits)
@@ -272,6 +280,7 @@ class QueueSource:
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
             fencing_token=max(item.fence for item in batch.held),
+            settings=settings,
         )
         event, usable, problem = self._shape(batch)
         if usable is None:

@@ -26,7 +26,7 @@ TYPES: Final[dict[str, type[inspect.Type]]] = {
     "list": inspect.ListType,
     "map": inspect.DictType,
 }
-NARROWER: Final = {"Timeout": {"min": 1, "max": 900}}
+NARROWER: Final = {"Timeout": {"min": 1, "max": 900}, "MemorySize": {"min": 128, "max": 10_240}}
 """Where the guide of functions says less than the model, which counts managed instances in."""
 BOUNDS: Final = ("min", "max", "pattern")
 

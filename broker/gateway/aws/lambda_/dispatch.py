@@ -36,7 +36,7 @@ _INVOKING: Final = (
             "/2015-03-31/functions/{FunctionName}/invocations",
             too_large=too_large(MAX_SYNC_PAYLOAD_BYTES, "InvokeFunction"),
         ),
-        differs="Only $LATEST exists. Durable executions and tenants are not known; their headers are checked and "
+        differs="Durable executions and tenants are not known; their headers are checked and "
         "ignored. With no live worker: 502 ResourceNotReadyException at once.",
         ends_with_client=True,
     ),

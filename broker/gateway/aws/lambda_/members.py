@@ -52,13 +52,18 @@ MaxItemsInQuery: TypeAlias = Annotated[
 async def described_function(
     call: Call, given: str, qualifier: str | None = None
 ) -> tuple[FunctionName, Resource, Described]:
-    """The function that a request names, as it is now. Raises ServiceError where it, or its qualifier, is not there."""
+    """The function, version or alias that a request names, as it is now. Raises ServiceError where it is not there."""
     name = read_name(call, given, qualifier)
     resource = unqualified(call, name)
-    described = await call.broker.core.directory.describe(resource)
+    directory = call.broker.core.directory
+    described = await directory.describe(resource)
     if described is None:
         raise unknown_function(shown_arn(call, name))
-    if not name.latest:
+    if name.latest:
+        return name, resource, described
+    resource = call.broker.core.resource("function", name.stored)
+    described = await directory.describe(resource)
+    if described is None:
         raise no_such_qualifier(call, name)
     return name, resource, described
 
