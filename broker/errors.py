@@ -21,7 +21,8 @@
     │   ├── FunctionError            the handler failed: Lambda's error type, message and stack
     │   ├── CallThrottled            the function is at its concurrency limit, or paused
     │   ├── CallTimeout              no answer before the caller's deadline
-    │   └── NoLiveWorker             nobody serves the function at the moment
+    │   ├── NoLiveWorker             nobody serves the function at the moment
+    │   └── RecursiveInvocation      its chain of requests has run the function 16 times
     └── StoreError                   Redis
         ├── StoreUnavailable         no connection, or it was lost: the outcome of a write is unknown
         ├── StoreFull                maxmemory is reached: nothing was stored

@@ -19,12 +19,11 @@ from broker import Broker, FunctionError, Queue, traced
 from broker import spans as ours
 from broker.outgoing import event_message
 from runtime import App, Context, Record
+from tests.runtime.chains import PARENT
 from tests.runtime.scene import Serve, empty, eventually, lines, received
 from tests.runtime.taken_over import TakeOver, take_over
 
 __all__ = ["take_over"]
-
-PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Recorder:
