@@ -65,7 +65,6 @@ def main() -> int:
     configure_logs()
     control = socket.socket(fileno=options.control)
     problems: BaseExceptionGroup[PenstockError] | None = None
-    exhausted = False
     try:
         log_stream = new_log_stream()
         app = _app(options, log_stream)
@@ -87,11 +86,10 @@ def main() -> int:
         )
         _say(control, f"hello {worker.process}")
         anyio.run(_serve, worker, control, options.recycle, backend_options={"use_uvloop": _has_uvloop()})
-        exhausted = worker.exhausted
     except* PenstockError as errors:  # a task group's, or one of load_app's own
         problems = errors
     if problems is None:
-        return EXIT_EXHAUSTED if exhausted else 0
+        return 0
     reason = msgspec.json.encode(str(_first(problems))[:_MAX_REASON]).decode()
     _say(control, f"failed {reason}")
     return EXIT_CANNOT_START
@@ -156,7 +154,7 @@ async def _serve(worker: Worker, control: socket.socket, recycle: Recycle) -> No
             recycle.watch, lambda: worker.events_ended, lambda words: _say(control, words), name="recycling"
         )
         await worker.run()
-        end(0)  # here: on its way out the loop would wait for handlers that do not stop
+        end(EXIT_EXHAUSTED if worker.exhausted else 0)  # here: on its way out the loop would wait for handlers that do not stop
 
 
 async def _obey_signals(worker: Worker) -> None:
