@@ -129,17 +129,17 @@ class Serving:
     async def run(self) -> None:
         """Runs for ever: looks when a notice says that something changed, and now and then without one."""
         while True:
+            try:
+                await self._look()  # at first, too: something may have changed before it listened
+            except (PenstockError, msgspec.MsgspecError) as error:
+                log.warning("versions_unread", error_type=type(error).__name__, reason=str(error))
+                await anyio.sleep(_BROKEN_S)
+                continue
             slow_s = (HEARTBEAT_S if self._duties.versioned else _SLOW_S) * random.uniform(0.8, 1.2)
             with anyio.move_on_after(slow_s):
                 await self._changed.wait()
                 await anyio.sleep(_GATHER_S)  # who changes one thing often changes more
             self._changed = anyio.Event()
-            try:
-                await self._look()
-            except (PenstockError, msgspec.MsgspecError) as error:
-                log.warning("versions_unread", error_type=type(error).__name__, reason=str(error))
-                self._changed.set()
-                await anyio.sleep(_BROKEN_S)
 
     def _on_notice(self, function: bytes | None) -> None:
         if function is None or self._duties.concerns(function.decode()):

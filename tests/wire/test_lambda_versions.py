@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from broker import Queue
+from broker import Broker, Queue
 from runtime import App, Context
 from tests.wire.gateway import Gateway
 from tests.wire.lambdas import Lambda, Served
@@ -185,9 +185,33 @@ def test_reserved_concurrency_is_shared_by_all_versions(served: Served, aws_lamb
         aws_lambda.put_function_concurrency(FunctionName="orders", ReservedConcurrentExecutions=2)
         until(lambda: started[0] == 2, "the new limit holds for both")
         assert aws_lambda.refusal("orders:1")[0] == "TooManyRequestsException"
-        aws_lambda.run("orders:1", InvocationType="Event")
         release.set()
-        until(lambda: started[0] == 3, "a permit given back by $LATEST is seen by the version")
+
+
+async def starved(broker: Broker) -> Any:
+    keys = broker.core.keys.of(broker.core.resource("function", "orders:1"))
+    return await broker.core.runner.fetch("HGET", keys.meta, "starved")
+
+
+def test_a_permit_given_back_by_one_is_soon_seen_by_the_others(
+    served: Served, aws_lambda: Lambda, gateway: Gateway, account: str
+) -> None:
+    app, started, release = App(build="one"), list[str](), threading.Event()
+
+    async def hold(event: Any, context: Context) -> None:
+        started.append(context.function_version)
+        if event == "hold":
+            await asyncio.to_thread(release.wait, 20)
+
+    app.function(name="orders", timeout=20, concurrency=1)(hold)
+    with served(app):
+        aws_lambda.publish_version(FunctionName="orders")
+        aws_lambda.run("orders", "hold", InvocationType="Event")
+        until(lambda: started == ["$LATEST"], "it runs")
+        aws_lambda.run("orders:1", "next", InvocationType="Event")
+        until(lambda: gateway.run(starved, account=account) == b"1", "the version has looked, and gone without")
+        release.set()
+        until(lambda: started == ["$LATEST", "1"], "the version has the permit")
 
 
 def test_each_qualifier_has_its_own_settings_of_asynchronous_calls(
