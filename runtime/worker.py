@@ -84,6 +84,7 @@ class Worker:
         self._drained = False
         self.exhausted = False
         """Whether it stopped because too many of its calls do not."""
+        self._pollers: Pollers | None = None
         self.ready: Final = anyio.Event()
         """Set when everything is registered and claiming has begun."""
 
@@ -91,6 +92,14 @@ class Worker:
     def process(self) -> str:
         """What this worker is called in the registry; its lease tokens and inbox carry it."""
         return self._tokens.owner
+
+    def why_not_ready(self) -> str | None:
+        """None while it can claim work; else ``starting``, ``stopping``, or the code of the error in the way."""
+        if self._stop.is_set():
+            return "stopping"
+        if self._pollers is None or not self.ready.is_set():
+            return "starting"
+        return self._pollers.why_not_polling()
 
     def stop(self) -> None:
         """Nothing new is claimed; running calls have the grace period. A second time: they are ended now."""
@@ -158,7 +167,7 @@ class Worker:
             raise errors.exceptions[0] from None
 
     async def _serve(self, broker: Broker, engine: Engine, functions: dict[str, HandlerFunction]) -> None:
-        pollers = Pollers(engine)
+        self._pollers = pollers = Pollers(engine)
         sources = self._sources
         calls = CallSource(engine, functions, on_dropped=self._cancelled)
         async with anyio.create_task_group() as group:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import redis.asyncio
 from redis import exceptions as failures
@@ -85,6 +85,12 @@ class Channels:
             if self._pubsub is not None:
                 with contextlib.suppress(*_LOST):
                     await self._pubsub.unsubscribe(name)
+
+    async def renew(self) -> None:
+        """Makes the connection anew: the address may lead elsewhere by now."""
+        connection: Any = None if self._pubsub is None else self._pubsub.connection  # redis-py types it as None
+        if connection is not None:
+            await connection.disconnect(nowait=True)  # the reader notices
 
     async def close(self) -> None:
         """Ends the connection."""

@@ -49,7 +49,7 @@ _TOO_MUCH: Final[dict[str, tuple[str | int, ...]]] = {
 def acl_rule(prefix: str, *, waitaof: bool = False) -> str:
     """The least user, as ACL SETUSER takes it, without name and password."""
     allowed = [*COMMANDS, *SUBCOMMANDS, *(SINCE_7_2 if waitaof else ())]
-    return " ".join((f"~{prefix}:*", f"&{prefix}:*", "-@all", *(f"+{command}" for command in allowed)))
+    return " ".join(("resetchannels", f"~{prefix}:*", f"&{prefix}:*", "-@all", *(f"+{command}" for command in allowed)))
 
 
 async def may(runner: ScriptRunner, command: tuple[str | int, ...]) -> bool:

@@ -12,6 +12,7 @@ import redis
 import redis.asyncio
 from redis.exceptions import NoScriptError
 
+from broker.errors import StoreReadOnly
 from broker.store.connection import place, translated
 from broker.store.keys import CLOCK_OFFSET_KEY
 
@@ -63,17 +64,29 @@ class ScriptRunner:
         self.chosen_by: Final = chosen_by
         self.place: Final = place(url)
         """The server as messages name it."""
+        self.on_demoted: Callable[[], Awaitable[None]] | None = None
+        """Called when the server has turned out to be a replica."""
         self._scripts: Final = scripts
         self._execute: Final = cast("Callable[..., Awaitable[Any]]", client.execute_command)
 
     async def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command, as the client decodes it: bytes, integers and lists of them."""
         script = self._scripts[command]
-        with translated(self.url, self.chosen_by):
-            try:
-                return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        try:
+            with translated(self.url, self.chosen_by):
+                try:
+                    return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                except NoScriptError:
+                    return await self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        except StoreReadOnly:
+            await self._leave()
+            raise
+
+    async def _leave(self) -> None:
+        """After a failover: a new connection may lead to the new primary, those that are there never will."""
+        await self.client.connection_pool.disconnect(inuse_connections=False)
+        if self.on_demoted is not None:
+            await self.on_demoted()
 
     async def fetch(self, *command: Argument) -> Any:
         """The reply of one of Redis's own commands, raw. Reading only: what writes is a script."""
@@ -94,11 +107,15 @@ class ThreadScriptRunner:
     def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command. Errors: the StoreError family."""
         script = self._scripts[command]
-        with translated(self._url, self._chosen_by):
-            try:
-                return self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        try:
+            with translated(self._url, self._chosen_by):
+                try:
+                    return self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                except NoScriptError:
+                    return self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        except StoreReadOnly:
+            self._client.connection_pool.disconnect()  # see ScriptRunner
+            raise
 
     def close(self) -> None:
         """Ends the connection."""
