@@ -42,6 +42,7 @@ class Core:
         self.scripts: Final = load_scripts(test_clock=settings.test_clock)
         self.runner: Final = ScriptRunner(self._client, self.scripts, url=address.url, chosen_by=address.chosen_by)
         self.channels: Final = Channels(self._client)
+        self.runner.on_demoted = self.channels.renew
         self._background: Final[set[asyncio.Task[Any]]] = set()
         self._see(settings)
         self.headroom: Final = Headroom(self.runner, full_at_percent=settings.full_at_percent)

@@ -154,7 +154,9 @@ async def _serve(worker: Worker, control: socket.socket, recycle: Recycle) -> No
             recycle.watch, lambda: worker.events_ended, lambda words: _say(control, words), name="recycling"
         )
         await worker.run()
-        end(EXIT_EXHAUSTED if worker.exhausted else 0)  # here: on its way out the loop would wait for handlers that do not stop
+        end(
+            EXIT_EXHAUSTED if worker.exhausted else 0
+        )  # here: on its way out the loop would wait for handlers that do not stop
 
 
 async def _obey_signals(worker: Worker) -> None:

@@ -34,6 +34,7 @@ class Pollers:
         self._waiters: Final[list[Waiter]] = []
         self.stopping = False
         self._broken_at: float | None = None
+        self._broken_code = ""
         self._renewed_at = float("-inf")
         self._recovery: Final = asyncio.Lock()
         self._active = 0
@@ -49,6 +50,13 @@ class Pollers:
     def forget(self, waiter: Waiter) -> None:
         """The loop of this waiter ends before the others."""
         self._waiters.remove(waiter)
+
+    def why_not_polling(self) -> str | None:
+        """None while work can be claimed; else the code of the error that stands in the way."""
+        if self._broken_code:
+            return self._broken_code
+        # Without wake-ups nothing is heard of for up to a minute, and the connection is lost for a reason.
+        return StoreUnavailable.code if self._engine.core.channels.steady_since is None else None
 
     def stop_claiming(self) -> None:
         """Nothing is claimed from now on."""
@@ -118,6 +126,7 @@ class Pollers:
                     failures += 1
                     continue
                 failures = 0
+                self._broken_code = ""
                 if pause_s != 0 and not self.stopping:
                     slow_s = self._slow_s()
                     await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
@@ -161,6 +170,7 @@ class Pollers:
     # -- the state of the store ---------------------------------------------------------------------------------------
 
     def _lost(self, error: StoreError) -> None:
+        self._broken_code = error.code
         if self._broken_at is None:
             self._broken_at = time.monotonic()
             log.warning("store_lost", code=error.code, reason=str(error))
@@ -181,7 +191,7 @@ class Pollers:
             self._renewed_at = time.monotonic()
             if self._broken_at is not None:
                 log.info("store_back", after_s=round(self._renewed_at - self._broken_at, 1))
-                self._broken_at = None
+                self._broken_at, self._broken_code = None, ""
 
     def _is_steady(self) -> bool:
         """Whether the connection has held for long enough that the other workers have renewed their leases, too."""

@@ -91,6 +91,7 @@ class Worker:
         self._drained = False
         self.exhausted = False
         """Whether it stopped because too many of its calls do not."""
+        self._pollers: Pollers | None = None
         self.ready: Final = anyio.Event()
         """Set when everything is registered and claiming has begun."""
 
@@ -103,6 +104,14 @@ class Worker:
     def events_ended(self) -> int:
         """Events, messages and calls that this process has ended or given back."""
         return self._engine.events_ended if self.ready.is_set() else 0
+
+    def why_not_ready(self) -> str | None:
+        """None while it can claim work; else ``starting``, ``stopping``, or the code of the error in the way."""
+        if self._stop.is_set():
+            return "stopping"
+        if self._pollers is None or not self.ready.is_set():
+            return "starting"
+        return self._pollers.why_not_polling()
 
     def stop(self) -> None:
         """Nothing new is claimed; running calls have the grace period. A second time: they are ended now."""
@@ -175,7 +184,7 @@ class Worker:
             raise errors.exceptions[0] from None
 
     async def _serve(self, broker: Broker, engine: Engine, functions: dict[str, HandlerFunction]) -> None:
-        pollers = Pollers(engine)
+        self._pollers = pollers = Pollers(engine)
         sources = self._sources
         calls = CallSource(engine, self._duties.served, on_dropped=self._cancelled)
         served = self._duties.served

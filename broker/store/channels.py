@@ -87,6 +87,11 @@ class Channels:
                 with contextlib.suppress(*_LOST):
                     await self._pubsub.unsubscribe(name)
 
+    def renew(self) -> None:
+        """Makes the connection anew: the address may lead elsewhere by now."""
+        if self._pubsub is not None:
+            self._pubsub.close()  # the reader notices
+
     async def close(self) -> None:
         """Ends the connection."""
         if self._reader is not None:
@@ -117,8 +122,7 @@ class Channels:
                 self._pubsub = None
                 for event in self._confirmed.values():
                     event.clear()
-                with contextlib.suppress(*_LOST):
-                    await pubsub.aclose()
+                pubsub.close()
         self._reader = None  # nobody listens; the next one starts it anew (no await since the loop's condition)
 
     async def _subscribe(self, pubsub: Subscription) -> None:

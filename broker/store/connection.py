@@ -38,6 +38,10 @@ class Client:
         """A connection that listens on channels."""
         return Subscription(self._pool)
 
+    def leave(self) -> None:
+        """The next command takes a new connection, which may lead to another server."""
+        self._pipe.leave()
+
     async def aclose(self) -> None:
         """Ends the connection for commands."""
         await self._pipe.close()

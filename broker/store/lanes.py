@@ -96,7 +96,7 @@ class Lane:
         if level.replicas_on_disk:
             wait = ("WAITAOF", 1, level.replicas, self._confirm_ms)
         replies = await self._pipe.together([*(self._call(each) for each in step), mark, wait])
-        await self._tell(step, replies[:-2], self._why_unconfirmed(*replies[-2:]))
+        self._tell(step, replies[:-2], self._why_unconfirmed(*replies[-2:]))
 
     def _call(self, each: _Waiting) -> tuple[Argument, ...]:
         script = self._scripts[each.command]
@@ -114,7 +114,7 @@ class Lane:
             return None
         return errors.WriteNotConfirmed(self._level.text, int(confirmed), self._confirm_ms)
 
-    async def _tell(self, step: list[_Waiting], replies: list[Any], unconfirmed: errors.StoreError | None) -> None:
+    def _tell(self, step: list[_Waiting], replies: list[Any], unconfirmed: errors.StoreError | None) -> None:
         for each, reply in zip(step, replies, strict=True):
             if each.reply.done():
                 continue
@@ -128,7 +128,7 @@ class Lane:
             else:
                 each.reply.set_result(reply)
         if isinstance(unconfirmed, errors.StoreReadOnly):
-            await self._pipe.close()  # the address may lead to the new primary by now
+            self._pipe.leave()  # the address may lead to the new primary by now
 
 
 class _Of:

@@ -59,6 +59,12 @@ class Pipe:
                 return line
             await line.room.wait()
 
+    def leave(self) -> None:
+        """The next command takes a new connection; those under way have their replies yet."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.close_once_answered()
+
     async def close(self) -> None:
         """Ends the connection; who still waits for a reply gets a ConnectionError."""
         if self._connecting is not None:
@@ -117,6 +123,7 @@ class _Line(asyncio.Protocol):
 
     def __init__(self, stream: asyncio.StreamWriter, timeout_s: float) -> None:
         self.lost = False
+        self._left = False
         self.room: asyncio.Event | None = None
         """To be waited for before more is sent: Redis has not read what is on its way."""
         self._stream: Final = stream
@@ -164,6 +171,14 @@ class _Line(asyncio.Protocol):
                     future.set_result(reply)
         except failures.InvalidResponse as error:
             self.lose(failures.ConnectionError(f"not a reply of Redis: {error}"))
+        if self._left and not waiting:
+            self.lose(failures.ConnectionError(_CLOSED))
+
+    def close_once_answered(self) -> None:
+        """Nothing more is sent: it ends with the last reply."""
+        self._left = True
+        if not self._waiting:
+            self.lose(failures.ConnectionError(_CLOSED))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server, or the way to it, has gone."""
@@ -248,8 +263,8 @@ class Subscription(asyncio.Protocol):
             raise failures.ConnectionError(self._lost)
         return self._told.popleft()
 
-    async def aclose(self) -> None:
-        """Ends the connection."""
+    def close(self) -> None:
+        """Ends the connection, also under whoever waits for a message: that is a lost one then."""
         self._lose(_CLOSED)
 
     def data_received(self, data: bytes) -> None:

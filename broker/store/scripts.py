@@ -11,6 +11,7 @@ import msgspec
 import redis
 from redis.exceptions import NoScriptError
 
+from broker.errors import StoreReadOnly
 from broker.store.connection import Client, place, translated
 from broker.store.keys import CLOCK_OFFSET_KEY
 
@@ -60,17 +61,29 @@ class ScriptRunner:
         self.chosen_by: Final = chosen_by
         self.place: Final = place(url)
         """The server as messages name it."""
+        self.on_demoted: Callable[[], None] | None = None
+        """Called when the server has turned out to be a replica."""
         self._scripts: Final = scripts
         self._execute: Final = client.execute
 
     async def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command, as the client decodes it: bytes, integers and lists of them."""
         script = self._scripts[command]
-        with translated(self.url, self.chosen_by):
-            try:
-                return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        try:
+            with translated(self.url, self.chosen_by):
+                try:
+                    return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                except NoScriptError:
+                    return await self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        except StoreReadOnly:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        """After a failover: a new connection may lead to the new primary, those that are there never will."""
+        self.client.leave()
+        if self.on_demoted is not None:
+            self.on_demoted()
 
     async def fetch(self, *command: Argument) -> Any:
         """The reply of one of Redis's own commands, raw. Reading only: what writes is a script."""
@@ -91,11 +104,15 @@ class ThreadScriptRunner:
     def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command. Errors: the StoreError family."""
         script = self._scripts[command]
-        with translated(self._url, self._chosen_by):
-            try:
-                return self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        try:
+            with translated(self._url, self._chosen_by):
+                try:
+                    return self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                except NoScriptError:
+                    return self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        except StoreReadOnly:
+            self._client.connection_pool.disconnect()  # see ScriptRunner
+            raise
 
     def close(self) -> None:
         """Ends the connection."""

@@ -130,6 +130,12 @@ _COMMANDS: Final[dict[str, _Command]] = {
             "penstock result upload-17 --function thumbnail --wait 30",
         ),
     ),
+    "doctor": _Command(
+        _LOOK,
+        "doctor:doctor",
+        "Look for what is wrong with Redis and what is in it.",
+        ("penstock doctor", "penstock doctor --json", "penstock doctor --watch 10 --repair"),
+    ),
     "stream": _Command(
         _LOOK,
         "streams:stream",
