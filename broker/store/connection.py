@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from broker import errors
+from broker.store.addresses import hidden
 
 MIN_VERSION: Final = (6, 2)
 _TIMEOUT_S: Final = 10.0
@@ -81,7 +82,7 @@ _TUNED: Final[dict[type[Any], type[Any]]] = {
 }
 
 
-def connect(url: str, *, pool_size: int = _POOL_SIZE) -> redis.asyncio.Redis:
+def connect(url: str, *, pool_size: int = _POOL_SIZE, timeout_s: float = _TIMEOUT_S) -> redis.asyncio.Redis:
     """A client that never re-sends a command by itself: after a lost reply the outcome is the caller's to settle."""
     try:
         pool = redis.asyncio.BlockingConnectionPool.from_url(
@@ -90,27 +91,28 @@ def connect(url: str, *, pool_size: int = _POOL_SIZE) -> redis.asyncio.Redis:
             timeout=_POOL_WAIT_S,
             retry=AsyncRetry(NoBackoff(), 0),
             retry_on_timeout=False,
-            **_options(url),
+            **_options(url, timeout_s),
         )
     except ValueError as error:
-        raise errors.InvalidOption("url", _without_password(url), str(error)) from error
+        raise errors.InvalidOption("url", hidden(url), str(error)) from error
     pool.connection_class = _TUNED[pool.connection_class]
     client = redis.asyncio.Redis.from_pool(pool)
     client.response_callbacks.clear()  # replies as they came: the library's forms differ between its versions
     return client
 
 
-def connect_in_thread(url: str) -> redis.Redis:
+def connect_in_thread(url: str, *, timeout_s: float = _TIMEOUT_S) -> redis.Redis:
     """A blocking client for a thread of its own."""
-    client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), retry_on_timeout=False, **_options(url))
+    retry = Retry(NoBackoff(), 0)
+    client = redis.Redis.from_url(url, retry=retry, retry_on_timeout=False, **_options(url, timeout_s))
     client.response_callbacks.clear()
     return client
 
 
-def _options(url: str) -> dict[str, Any]:
+def _options(url: str, timeout_s: float) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "socket_timeout": _TIMEOUT_S,
-        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": min(timeout_s, _CONNECT_TIMEOUT_S),
         "decode_responses": False,
         "health_check_interval": 0,
         "protocol": 2,
@@ -120,39 +122,35 @@ def _options(url: str) -> dict[str, Any]:
     return options
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url))
-
-
 @contextmanager
 def translated(url: str, chosen_by: str) -> Iterator[None]:
     """Turns redis errors into ours; a lost connection says which address was used and why that one."""
     try:
         yield
     except (failures.AuthenticationError, failures.NoPermissionError) as error:
-        raise errors.StoreDenied(f"Redis at {_without_password(url)} refused: {error}") from error
+        raise errors.StoreDenied(f"Redis at {hidden(url)} refused: {error}") from error
     except failures.ReadOnlyError as error:
-        raise errors.StoreReadOnly(f"Redis at {_without_password(url)} is a read-only replica") from error
+        raise errors.StoreReadOnly(f"Redis at {hidden(url)} is a read-only replica") from error
     except failures.OutOfMemoryError as error:
-        raise errors.StoreFull(
-            f"Redis at {_without_password(url)} has reached its maxmemory; nothing was stored"
-        ) from error
+        raise errors.StoreFull(f"Redis at {hidden(url)} has reached its maxmemory; nothing was stored") from error
     except (failures.ConnectionError, failures.TimeoutError, OSError) as error:
         # What the server answered to the first words on a new connection comes wrapped as a lost connection.
         if isinstance(error.__cause__, failures.AuthenticationError | failures.NoPermissionError):
-            raise errors.StoreDenied(f"Redis at {_without_password(url)} refused: {error.__cause__}") from error
+            raise errors.StoreDenied(f"Redis at {hidden(url)} refused: {error.__cause__}") from error
         raise errors.StoreUnavailable(
-            f"no answer from Redis at {_without_password(url)} ({chosen_by}): {str(error) or type(error).__name__}"
+            f"no answer from Redis at {hidden(url)} ({chosen_by}): {str(error) or type(error).__name__}"
         ) from error
     except failures.NoScriptError:
         raise
+    except (failures.ClusterDownError, failures.TryAgainError, failures.AskError) as error:  # AskError: also MOVED
+        raise errors.StoreUnavailable(f"Redis at {hidden(url)} cannot serve at the moment: {error}") from error
     except failures.ResponseError as error:
         raise _from_reply(str(error), url) from error
 
 
 def _from_reply(text: str, url: str) -> errors.StoreError:
     """The error for a reply that reaches us through a script, where redis-py knows only the text."""
-    place = f"Redis at {_without_password(url)}"
+    place = f"Redis at {hidden(url)}"
     if "OOM command not allowed" in text:
         return errors.StoreFull(f"{place} has reached its maxmemory; nothing was stored")
     if "READONLY" in text:
@@ -166,22 +164,42 @@ def _from_reply(text: str, url: str) -> errors.StoreError:
     return errors.StoreFault(f"{place} answered: {text}")
 
 
-def check_server(info: bytes, url: str) -> None:
-    """Raises StoreUnsuitable for a server that is too old or may evict keys, StoreReadOnly for a replica.
+def check_server(info: bytes, url: str, *, mode: str = "standalone") -> None:
+    """Raises StoreUnsuitable for a server that is too old, may evict keys or is not of that mode, StoreReadOnly for a
+    replica (in a cluster these are fine).
 
     ``info`` is the reply of INFO.
     """
     found = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    place = f"Redis at {_without_password(url)}"
+    place = f"Redis at {hidden(url)}"
     version = found.get("redis_version", "0")
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < MIN_VERSION:
         raise errors.StoreUnsuitable(f"{place} is version {version}; Penstock needs 6.2 or newer (or Valkey 7.2)")
+    _check_mode(found.get("redis_mode", "standalone"), mode, url)
     policy = found.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise errors.StoreUnsuitable(
             f"{place} has maxmemory-policy {policy}, which throws events away when memory is short; "
             "set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
         )
-    if found.get("role") == "slave" and found.get("slave_read_only", "1") == "1":
+    replica = found.get("role") == "slave" and found.get("slave_read_only", "1") == "1"
+    if replica and mode != "cluster":
         raise errors.StoreReadOnly(f"{place} is a read-only replica; give the address of the primary")
+
+
+def _check_mode(found: str, wanted: str, url: str) -> None:
+    """The address says what is meant: a single address of a cluster would be a single point at every start."""
+    if found == wanted:
+        return
+    scheme, _, rest = hidden(url).partition("://")
+    match found:
+        case "cluster":
+            what = f"a node of a cluster; write {scheme}+cluster://{rest}, and more nodes after it, with commas between"
+        case "sentinel":
+            what = (
+                f"a Sentinel; write {scheme}+sentinel://{rest.rstrip('/')}/ and the name of the primary that it knows"
+            )
+        case _:
+            what = "not a cluster (cluster-enabled no); write redis:// instead of redis+cluster://"
+    raise errors.StoreUnsuitable(f"Redis at {hidden(url)} is {what}")

@@ -8,12 +8,11 @@ from importlib import resources
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import msgspec
-import redis
-import redis.asyncio
 from redis.exceptions import NoScriptError
 
 from broker.store.connection import translated
-from broker.store.keys import CLOCK_OFFSET_KEY
+from broker.store.keys import CLOCK_OFFSET_KEYS
+from broker.store.links import Link, ThreadLink
 
 Command: TypeAlias = Literal[
     "append", "await_end", "begin_once", "call", "cancel", "cancel_move", "claim", "configure", "counts", "defer",
@@ -25,7 +24,12 @@ Command: TypeAlias = Literal[
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 
-_TEST_CLOCK: Final = f"\nnow = now + (tonumber(redis.call('GET', '{CLOCK_OFFSET_KEY}') or 0))\n"
+_TEST_CLOCK: Final = f"""
+for _, key in ipairs({{ '{"', '".join(CLOCK_OFFSET_KEYS)}' }}) do
+  local offset = redis.pcall('GET', key) -- on a cluster, an error for what is not on this node
+  if type(offset) ~= 'table' then now = now + (tonumber(offset or 0)) break end
+end
+"""
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -36,7 +40,7 @@ class Script(msgspec.Struct, frozen=True):
 
 
 def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
-    """All commands. With ``test_clock`` their time can be moved by the key that tests set."""
+    """All commands. With ``test_clock`` their time can be moved by the keys that tests set."""
     folder = resources.files(__package__) / "lua"
     clock = (folder / "_clock.lua").read_text() + (_TEST_CLOCK if test_clock else "")
     facts = (folder / "_facts.lua").read_text()
@@ -55,14 +59,12 @@ def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
 class ScriptRunner:
     """Runs commands on the event loop's connections. Errors: the StoreError family."""
 
-    def __init__(
-        self, client: redis.asyncio.Redis, scripts: dict[Command, Script], *, url: str, chosen_by: str
-    ) -> None:
-        self.client: Final = client
+    def __init__(self, link: Link, scripts: dict[Command, Script], *, url: str, chosen_by: str) -> None:
+        self.link: Final = link
         self.url: Final = url
         self.chosen_by: Final = chosen_by
         self._scripts: Final = scripts
-        self._execute: Final = cast("Callable[..., Awaitable[Any]]", client.execute_command)
+        self._execute: Final = cast("Callable[..., Awaitable[Any]]", link.execute)
 
     async def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command, as the client decodes it: bytes, integers and lists of them."""
@@ -78,16 +80,21 @@ class ScriptRunner:
         with translated(self.url, self.chosen_by):
             return await self._execute(*command)
 
+    async def fetch_everywhere(self, *command: Argument) -> list[Any]:
+        """The same from every server that has keys, as far as it answers."""
+        with translated(self.url, self.chosen_by):
+            return await self.link.everywhere(*command)
+
 
 class ThreadScriptRunner:
     """The same for a thread with a blocking connection of its own."""
 
-    def __init__(self, client: redis.Redis, scripts: dict[Command, Script], *, url: str, chosen_by: str) -> None:
-        self._client: Final = client
+    def __init__(self, link: ThreadLink, scripts: dict[Command, Script], *, url: str, chosen_by: str) -> None:
+        self.link: Final = link
         self._scripts: Final = scripts
         self._url: Final = url
         self._chosen_by: Final = chosen_by
-        self._execute: Final[Callable[..., Any]] = client.execute_command
+        self._execute: Final[Callable[..., Any]] = link.execute
 
     def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command. Errors: the StoreError family."""
@@ -100,4 +107,4 @@ class ThreadScriptRunner:
 
     def close(self) -> None:
         """Ends the connection."""
-        self._client.close()
+        self.link.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, f
 
 _PARCEL_TTL_MS: Final = 60_000
 _MAX_TEXT: Final = 300
+_REMEMBERED: Final = 1_000
 _CALLER_GRACE_S: Final = 1.0
 """A caller whose time is over says so; this much later its call ends all the same, as the caller may be dead."""
 
@@ -36,6 +38,8 @@ class CallSource:
         self._on_dropped: Final = on_dropped
         self._running: Final[dict[str, Call]] = {}
         self._arriving: Final[set[str]] = set()
+        self._latest: Final[deque[str]] = deque(maxlen=_REMEMBERED)
+        self._known: Final[set[str]] = set()
         self.stopping = False
 
     def on_notice(self, data: bytes | None) -> None:
@@ -56,8 +60,20 @@ class CallSource:
                 self._engine.invoker.abandon(call)
             self._arriving.discard(notice.id)
             return
+        if not self._is_new(notice.id):
+            return
         self._arriving.add(notice.id)
         self._engine.core.in_background(self._take(notice, time.monotonic()), name="call")
+
+    def _is_new(self, call_id: str) -> bool:
+        """On a cluster an inbox that moves to another node is heard at both for a moment."""
+        if call_id in self._known:
+            return False
+        if len(self._latest) == _REMEMBERED:
+            self._known.discard(self._latest[0])
+        self._latest.append(call_id)
+        self._known.add(call_id)
+        return True
 
     async def _take(self, notice: CallNotice, received: float) -> None:
         function = self._functions.get(notice.function)

@@ -18,6 +18,7 @@ from broker.records import FunctionSettings
 from broker.settings import Settings
 from tests.conftest import Clock
 from tests.faults.proxy import Action, FaultProxy, Rule
+from tests.store.audit import command_calls
 
 
 @pytest.fixture
@@ -46,9 +47,7 @@ async def bodies(queue: QueueClient) -> list[str]:
 
 async def script_calls(broker: Broker) -> int:
     """How many scripts the server has run."""
-    lines = (await broker.core.runner.fetch("INFO", "commandstats")).decode().splitlines()
-    found = [line for line in lines if line.startswith(("cmdstat_evalsha:", "cmdstat_eval:"))]
-    return sum(int(line.partition("calls=")[2].partition(",")[0]) for line in found)
+    return await command_calls(broker.core, "eval", "evalsha")
 
 
 # -- ordinary sends ----------------------------------------------------------------------------------------------------
