@@ -24,6 +24,7 @@ _READY_S: Final = 30.0
 _LOOK_S: Final = 0.02
 _PORTS: Final = (11_000, 22_000)  # a node's bus is at 10,000 more; both lie below the ports that clients are given
 _TRIES: Final = 5
+_ASK_S: Final = 10.0
 
 
 def free_ports(count: int) -> list[int]:
@@ -40,7 +41,7 @@ def free_ports(count: int) -> list[int]:
 
 def ask(server: EmbeddedRedis, *command: str | int | bytes) -> Any:
     """The reply of one server to one command, over its unix socket."""
-    client = redis.Redis.from_url(server.url)
+    client = redis.Redis.from_url(server.url, socket_timeout=_ASK_S)
     client.response_callbacks.clear()
     try:
         return client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -159,6 +160,15 @@ class RedisCluster:
             return False
         role = member.ask("ROLE")
         return bool(role[0] == b"master" and len(role[2]) == self._replicas) or bool(role[3:4] == [b"connected"])
+
+    def heal(self) -> None:
+        """Brings back what was killed or stopped, and waits until the cluster is whole."""
+        for member in self.members:
+            if member.running:
+                member.signal(signal.SIGCONT)
+            else:
+                member.start()
+        until(lambda: all(self._is_ready(member) for member in self.members), "the cluster is whole again")
 
     # -- who is what ---------------------------------------------------------------------------------------------------
 

@@ -93,6 +93,7 @@ class ClusterLink:
     def __init__(self, target: Target) -> None:
         self._target: Final = target
         self._nodes: Final[dict[Place, Node]] = {}
+        self._retiring: Final[set[Node]] = set()
         self._slots: list[Node | None] = [None] * SLOTS
         self._known: tuple[Place, ...] = target.places
         self._mapping: asyncio.Task[None] | None = None
@@ -256,7 +257,9 @@ class ClusterLink:
         self._moved = False
         serving = {node.place for node in self.primaries()}
         for place in self._nodes.keys() - serving:
-            self._start(self._retire(self._nodes.pop(place)))
+            node = self._nodes.pop(place)
+            self._retiring.add(node)
+            self._start(self._retire(node))
         self.on_moved()
 
     async def _retire(self, node: Node) -> None:
@@ -266,6 +269,7 @@ class ClusterLink:
             answered = node.answered
             await asyncio.sleep(_RETIRE_S)
         await node.close()
+        self._retiring.discard(node)
 
     async def _watch(self) -> None:
         """A node that is stopped, or cut off, answers nothing and closes nothing: who waits for it would for the whole
@@ -332,5 +336,5 @@ class ClusterLink:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for node in tuple(self._nodes.values()):
+        for node in (*self._nodes.values(), *self._retiring):
             await node.close()
