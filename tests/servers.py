@@ -41,7 +41,7 @@ def free_ports(count: int) -> list[int]:
 
 def ask(server: EmbeddedRedis, *command: str | int | bytes) -> Any:
     """The reply of one server to one command, over its unix socket."""
-    client = redis.Redis.from_url(server.url, socket_timeout=_ASK_S)
+    client = redis.Redis.from_url(server.url, socket_timeout=_ASK_S, protocol=2)
     client.response_callbacks.clear()
     try:
         return client.execute_command(*command)  # type: ignore[no-untyped-call]
