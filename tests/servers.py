@@ -39,9 +39,9 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def ask(server: EmbeddedRedis, *command: str | int | bytes) -> Any:
+def ask(server: EmbeddedRedis, *command: str | int | bytes, password: str | None = None) -> Any:
     """The reply of one server to one command, over its unix socket."""
-    client = redis.Redis.from_url(server.url, socket_timeout=_ASK_S, protocol=2)
+    client = redis.Redis.from_url(server.url, socket_timeout=_ASK_S, protocol=2, password=password)
     client.response_callbacks.clear()
     try:
         return client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -65,10 +65,11 @@ class Member(EmbeddedRedis):
         always = {"port": str(port), "bind": "127.0.0.1", "repl-diskless-sync-delay": "0"}
         super().__init__(directory, append_only=False, options={**always, **options})
         self.port = port
+        self._password = options.get("requirepass")
 
     def ask(self, *command: str | int | bytes) -> Any:
         """The reply to one command, over its own unix socket."""
-        return ask(self, *command)
+        return ask(self, *command, password=self._password)
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the server itself, which must be this one."""
@@ -109,7 +110,11 @@ class RedisCluster:
                     raise
             else:
                 break
-        until(lambda: all(self._is_ready(member) for member in self.members), "the cluster is whole")
+        try:
+            until(lambda: all(self._is_ready(member) for member in self.members), "the cluster is whole")
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, cast
 
@@ -29,6 +30,7 @@ _LOST: Final = (failures.ConnectionError, failures.TimeoutError, OSError)
 _MAP_TIMEOUT_S: Final = 1.0
 _MAP_PAUSE_S: Final = 0.1
 _WATCH_S: Final = 1.0
+_RETIRED_KEPT: Final = 32  # closed once more at the end: somebody may have been about to use them
 _RETIRE_S: Final = 0.5
 """A node that serves nothing any more may still be answering what it had begun."""
 
@@ -93,7 +95,7 @@ class ClusterLink:
     def __init__(self, target: Target) -> None:
         self._target: Final = target
         self._nodes: Final[dict[Place, Node]] = {}
-        self._retiring: Final[set[Node]] = set()
+        self._retired: Final[deque[Node]] = deque(maxlen=_RETIRED_KEPT)
         self._slots: list[Node | None] = [None] * SLOTS
         self._known: tuple[Place, ...] = target.places
         self._mapping: asyncio.Task[None] | None = None
@@ -258,7 +260,7 @@ class ClusterLink:
         serving = {node.place for node in self.primaries()}
         for place in self._nodes.keys() - serving:
             node = self._nodes.pop(place)
-            self._retiring.add(node)
+            self._retired.append(node)
             self._start(self._retire(node))
         self.on_moved()
 
@@ -269,7 +271,6 @@ class ClusterLink:
             answered = node.answered
             await asyncio.sleep(_RETIRE_S)
         await node.close()
-        self._retiring.discard(node)
 
     async def _watch(self) -> None:
         """A node that is stopped, or cut off, answers nothing and closes nothing: who waits for it would for the whole
@@ -336,5 +337,5 @@ class ClusterLink:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for node in (*self._nodes.values(), *self._retiring):
+        for node in (*self._nodes.values(), *self._retired):
             await node.close()
