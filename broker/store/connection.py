@@ -82,7 +82,7 @@ _TUNED: Final[dict[type[Any], type[Any]]] = {
 }
 
 
-def connect(url: str, *, pool_size: int = _POOL_SIZE, timeout_s: float = _TIMEOUT_S) -> redis.asyncio.Redis:
+def connect(url: str, *, pool_size: int = _POOL_SIZE, timeout_s: float | None = None) -> redis.asyncio.Redis:
     """A client that never re-sends a command by itself: after a lost reply the outcome is the caller's to settle."""
     try:
         pool = redis.asyncio.BlockingConnectionPool.from_url(
@@ -91,7 +91,7 @@ def connect(url: str, *, pool_size: int = _POOL_SIZE, timeout_s: float = _TIMEOU
             timeout=_POOL_WAIT_S,
             retry=AsyncRetry(NoBackoff(), 0),
             retry_on_timeout=False,
-            **_options(url, timeout_s),
+            **_options(url, timeout_s or _TIMEOUT_S),
         )
     except ValueError as error:
         raise errors.InvalidOption("url", hidden(url), str(error)) from error
@@ -101,10 +101,10 @@ def connect(url: str, *, pool_size: int = _POOL_SIZE, timeout_s: float = _TIMEOU
     return client
 
 
-def connect_in_thread(url: str, *, timeout_s: float = _TIMEOUT_S) -> redis.Redis:
+def connect_in_thread(url: str, *, timeout_s: float | None = None) -> redis.Redis:
     """A blocking client for a thread of its own."""
     retry = Retry(NoBackoff(), 0)
-    client = redis.Redis.from_url(url, retry=retry, retry_on_timeout=False, **_options(url, timeout_s))
+    client = redis.Redis.from_url(url, retry=retry, retry_on_timeout=False, **_options(url, timeout_s or _TIMEOUT_S))
     client.response_callbacks.clear()
     return client
 
