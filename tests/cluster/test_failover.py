@@ -6,7 +6,12 @@ import asyncio
 import signal
 import time
 
+import pytest
+
+from broker import Broker
+from broker.errors import StoreUnavailable
 from broker.names import Resource
+from broker.settings import Settings
 from broker.store.keys import Keyspace
 from broker.store.slots import slot_of
 from tests.cluster.load import under_load
@@ -38,6 +43,22 @@ async def test_nobody_waits_for_a_primary_that_is_stopped(cluster: RedisCluster,
         primary.signal(signal.SIGCONT)
         await load.ended(died_at=died_at)
         assert load.at_once(died_at=died_at) == []
+
+
+async def test_a_command_under_way_at_a_stopped_primary_ends_when_another_serves(
+    cluster: RedisCluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its outcome is unknown then, long before its own timeout."""
+    monkeypatch.setattr("broker.store.connection._TIMEOUT_S", 600.0)
+    async with Broker(cluster.url, settings=Settings(prefix=prefix)) as broker:
+        queue = broker.queue("orders")
+        await queue.create()
+        meta = broker.core.keys.of(queue.resource).meta
+        primary = await asyncio.to_thread(cluster.primary_of, slot_of(meta))
+        primary.signal(signal.SIGSTOP)
+        with pytest.raises(StoreUnavailable):
+            await queue.counts()
+        assert (await queue.counts()).total == 0
 
 
 async def test_a_planned_failover_loses_nothing_and_runs_nothing_twice(cluster: RedisCluster, prefix: str) -> None:

@@ -47,9 +47,11 @@ async def test_a_send_into_a_slot_that_is_half_moved_waits_for_it(cluster: Redis
         steps = cluster.move_slot(slot, target, keys_at_once=1)
         await asyncio.to_thread(next, steps)
         await asyncio.to_thread(next, steps)  # one key is there, the others are here
-        sending = asyncio.create_task(queue.send("meanwhile"))
+        sending, counting = asyncio.create_task(queue.send("meanwhile")), asyncio.create_task(queue.counts())
         await asyncio.sleep(0.05)
         assert not sending.done()
+        assert not counting.done()
         await asyncio.to_thread(lambda: list(steps))
         await sending
+        assert (await counting).total >= 1, "nobody but the router repeats this one"
         assert sorted(message.body for message in await queue.receive(10)) == ["before", "meanwhile"]
