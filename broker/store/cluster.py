@@ -17,7 +17,7 @@ from redis import exceptions as failures
 from broker import errors
 from broker.log import log
 from broker.store.addresses import Place, Target, hidden, written
-from broker.store.connection import Client, check_server, connect
+from broker.store.connection import Client, Execute, check_server, connect
 from broker.store.slots import SLOTS, Shard, Word, name_in, read_place, read_slots, slot_of, uncovered
 
 REDIRECTED: Final = (failures.AskError, failures.TryAgainError)
@@ -114,6 +114,10 @@ class ClusterLink:
         except _LOST:
             self.doubt()
             raise
+
+    def servers(self) -> list[tuple[str, Execute]]:
+        """The nodes that serve slots, as messages name them, and what sends them commands."""
+        return [(f"Redis at {written(node.place)}", node.client.execute) for node in self.primaries()]
 
     async def everywhere(self, *command: Word) -> list[Any]:
         """The replies of all nodes that serve slots; of those that answer."""

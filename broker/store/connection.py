@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
 import redis
@@ -22,6 +22,10 @@ from broker.store.pipe import Pipe, Subscription
 MIN_VERSION: Final = (6, 2)
 _TIMEOUT_S: Final = 10.0
 _CONNECT_TIMEOUT_S: Final = 5.0
+
+
+Execute: TypeAlias = Callable[..., Awaitable[Any]]
+"""Sends one command, its words one by one, and answers the raw reply."""
 
 
 class Client:
@@ -94,7 +98,7 @@ def _options(url: str, timeout_s: float) -> dict[str, Any]:
     return options
 
 
-def place(url: str) -> str:
+def server_at(url: str) -> str:
     """A server as messages name it, without its password."""
     return f"Redis at {hidden(url)}"
 

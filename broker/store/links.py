@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
 import redis
@@ -13,10 +13,9 @@ from redis import exceptions as failures
 from broker.store.addresses import Place, Target, read_address
 from broker.store.cluster import ClusterLink
 from broker.store.cluster_thread import ClusterThreadLink
-from broker.store.connection import Client, check_server, connect, connect_in_thread
+from broker.store.connection import Client, Execute, check_server, connect, connect_in_thread, server_at
 from broker.store.sentinel import Finder, connect_to_primary, connect_to_primary_in_thread, demoted, was_demoted
 
-Execute: TypeAlias = Callable[..., Awaitable[Any]]
 _WATCH_S: Final = 1.0
 _THREAD_TIMEOUT_S: Final = 3.0
 """Where another server may take over, the thread that renews leases must not wait long for one that is silent."""
@@ -39,6 +38,10 @@ class SingleLink:
     def place_of(self, name: str | bytes) -> Place | None:  # noqa: ARG002
         """None: there is only one place."""
         return None
+
+    def servers(self) -> list[tuple[str, Execute]]:
+        """The one server, as messages name it, and what sends it commands."""
+        return [(server_at(self.target.url), self.execute)]
 
     async def everywhere(self, *command: str | bytes | int) -> list[Any]:
         """The reply of the one server."""

@@ -11,7 +11,7 @@ import msgspec
 from redis.exceptions import NoScriptError
 
 from broker.errors import StoreReadOnly
-from broker.store.connection import place, translated
+from broker.store.connection import Execute, server_at, translated
 from broker.store.keys import CLOCK_OFFSET_KEYS
 from broker.store.links import Link, ThreadLink
 
@@ -64,7 +64,7 @@ class ScriptRunner:
         self.link: Final = link
         self.url: Final = url
         self.chosen_by: Final = chosen_by
-        self.place: Final = place(url)
+        self.place: Final = server_at(url)
         """The server as messages name it."""
         self.on_demoted: Callable[[], None] | None = None
         """Called when the server has turned out to be a replica."""
@@ -94,6 +94,17 @@ class ScriptRunner:
         """The reply of one of Redis's own commands, raw. Reading only: what writes is a script."""
         with translated(self.url, self.chosen_by):
             return await self._execute(*command)
+
+    def servers(self) -> list[tuple[str, Execute]]:
+        """Every server that has keys, as messages name it, and what :meth:`fetch` is for it alone."""
+        return [(name, self._asking(execute)) for name, execute in self.link.servers()]
+
+    def _asking(self, execute: Execute) -> Execute:
+        async def fetch(*command: Argument) -> Any:
+            with translated(self.url, self.chosen_by):
+                return await execute(*command)
+
+        return fetch
 
     async def fetch_everywhere(self, *command: Argument) -> list[Any]:
         """The same from every server that has keys, as far as it answers."""
