@@ -1,4 +1,4 @@
-"""Synchronous calls and wake-ups where the function, the inbox of the worker and that of the caller are at other nodes."""
+"""Synchronous calls and wake-ups where function, worker and caller are at different nodes."""
 
 from __future__ import annotations
 

@@ -39,10 +39,10 @@ async def test_a_plain_address_of_a_node_is_refused_with_the_one_to_write(cluste
 
 async def test_one_server_is_no_cluster(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    with Member(tmp_path / "r", port, {}):
-        with pytest.raises(errors.StoreUnsuitable, match=r"is not a cluster .*; write redis:// instead"):
-            async with Broker(f"redis+cluster://127.0.0.1:{port}"):
-                pass
+    rule = r"is not a cluster .*; write redis:// instead"
+    with Member(tmp_path / "r", port, {}), pytest.raises(errors.StoreUnsuitable, match=rule):
+        async with Broker(f"redis+cluster://127.0.0.1:{port}"):
+            pass
 
 
 async def test_slots_that_nobody_serves_are_named(tmp_path: Path) -> None:
