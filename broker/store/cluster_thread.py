@@ -1,4 +1,4 @@
-"""The same as :mod:`broker.store.cluster` for one thread, one command at a time."""
+"""The same as :mod:`broker.store.cluster` for threads: blocking, one command at a time in each."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ class ClusterThreadLink:
                 asking = isinstance(error, failures.AskError) and not isinstance(error, failures.MovedError)
                 place = self._next(error, place, command)
             except _LOST:
-                self._slots = [None] * SLOTS  # the next one looks who serves what, and asks this node last
-                others = (other for other in (*self._known, *self._target.places) if other != place)
-                self._known = (*dict.fromkeys(others), place)
+                self._doubt(place)
                 raise
 
     def leave(self) -> None:
@@ -53,7 +51,7 @@ class ClusterThreadLink:
         self._slots = [None] * SLOTS
 
     def place_of(self, name: str | bytes) -> Place | None:
-        """Where a name was served when this was last looked at, None where that is not known."""
+        """Where a name was served when this was last looked at; None where that is not known, or that node was lost."""
         return self._slots[slot_of(name)]
 
     def _next(self, error: Exception, place: Place, command: Sequence[Word]) -> Place:
@@ -93,6 +91,12 @@ class ClusterThreadLink:
         if place is None:
             raise failures.ClusterDownError(f"the cluster is down: slot {slot} belongs to no node")
         return place
+
+    def _doubt(self, lost: Place) -> None:
+        """Whoever needs this node next looks who serves its slots now, and asks this one last."""
+        self._slots = [None if place == lost else place for place in self._slots]
+        others = (place for place in (*self._known, *self._target.places) if place != lost)
+        self._known = (*dict.fromkeys(others), lost)
 
     def _refresh(self) -> None:
         reasons: list[str] = []

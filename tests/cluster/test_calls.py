@@ -1,4 +1,4 @@
-"""Synchronous calls and wake-ups where function, worker's inbox and caller's inbox are at other nodes."""
+"""Synchronous calls and wake-ups where function, worker and caller are at different nodes."""
 
 from __future__ import annotations
 

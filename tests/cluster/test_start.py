@@ -39,8 +39,8 @@ async def test_a_plain_address_of_a_node_is_refused_with_the_one_to_write(cluste
 
 async def test_one_server_is_no_cluster(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    expected = pytest.raises(errors.StoreUnsuitable, match=r"is not a cluster .*; write redis:// instead")
-    with Member(tmp_path / "r", port, {}), expected:
+    rule = r"is not a cluster .*; write redis:// instead"
+    with Member(tmp_path / "r", port, {}), pytest.raises(errors.StoreUnsuitable, match=rule):
         async with Broker(f"redis+cluster://127.0.0.1:{port}"):
             pass
 
