@@ -275,7 +275,7 @@ def _unended(request_id: str, resource: Resource, found: Standing, lease: tuple[
     error = error_text(found.note) if state == "retrying" else None
     return Status(
         id=request_id,
-        function=resource.name,
+        function=resource.name.removesuffix(SPARE),
         state=state,
         attempt=tries + (state == "running"),
         since_ms=since_ms,
