@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import (
     calls,
+    clusters,
     durability,
     fifo,
     idle,
@@ -50,6 +51,7 @@ _FAMILIES: Final = (
     _Family("wire", wire.measure, aof_matters=False),
     _Family("durability", durability.measure, aof_matters=False),
     _Family("scaling", scaling.measure, aof_matters=False),
+    _Family("cluster", clusters.measure, aof_matters=False),
     _Family("starting", starting.measure, aof_matters=False),
     _Family("idle", idle.measure, aof_matters=False),
     _Family("memory", memory.measure, aof_matters=False),

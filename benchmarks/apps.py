@@ -54,11 +54,12 @@ async def nap(event: dict[str, Any], context: Context) -> None:
     await asyncio.sleep(NAP_S)
 
 
-def noop_app(functions: int = 1) -> App:
-    """So many functions that do nothing, and keep nothing of it."""
+def noop_app(functions: int = 1, partitions: int = 1) -> App:
+    """So many functions that do nothing, and keep nothing of it, each in so many partitions."""
     app = App()
     for index in range(functions):
-        app.function(name=NOOP if index == 0 else f"{NOOP}-{index}", keep_status=0)(noop)
+        name = NOOP if index == 0 else f"{NOOP}-{index}"
+        app.function(name=name, keep_status=0, partitions=partitions)(noop)
     return app
 
 
