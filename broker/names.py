@@ -33,12 +33,17 @@ def check_name(kind: Kind, name: str) -> str:
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """One stored resource: its kind, account, region and name. Hashable; the identity used everywhere."""
+    """One stored resource: its kind, account, region and name. Hashable; the identity used everywhere.
+
+    What is split into partitions is one such value a partition. The first one stands for the whole, too: it has the
+    settings in force and the permits.
+    """
 
     kind: Kind
     account: str
     region: str
     name: str
+    partition: int = 0
 
     @property
     def fifo(self) -> bool:
@@ -48,7 +53,21 @@ class Resource(msgspec.Struct, frozen=True):
     @property
     def tag(self) -> str:
         """What stands between the braces of every key of this resource, so that they share a cluster slot."""
-        return f"{_TAGS[self.kind]}:{self.account}:{self.region}:{self.name}"
+        tag = f"{_TAGS[self.kind]}:{self.account}:{self.region}:{self.name}"
+        return f"{tag}:{self.partition}" if self.partition else tag
+
+    @property
+    def whole(self) -> Resource:
+        """The first partition, which stands for all of them; itself, where it is not split."""
+        return self.part(0) if self.partition else self
+
+    def part(self, partition: int) -> Resource:
+        """One of its partitions."""
+        return Resource(self.kind, self.account, self.region, self.name, partition)
+
+    def parts(self, count: int) -> list[Resource]:
+        """Its first ``count`` partitions."""
+        return [self.part(partition) for partition in range(count)]
 
     @property
     def arn(self) -> str:

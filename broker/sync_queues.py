@@ -122,10 +122,12 @@ class QueueClient:
         throughput_limit: ThroughputLimit = "perQueue",
         redrive_from: Iterable[Queue] | None = None,
         tags: Mapping[str, str] | None = None,
+        partitions: int = 1,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
-        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. A second time with
+        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. ``partitions`` splits
+        a standard queue that one node of a cluster cannot carry; it stays one queue. A second time with
         the same settings changes nothing; with others it raises QueueExists. A queue that exists only because something
         named it takes the settings given here.
         """
@@ -143,6 +145,7 @@ class QueueClient:
                 throughput_limit=throughput_limit,
                 redrive_from=redrive_from,
                 tags=tags,
+                partitions=partitions,
             )
         )
 
@@ -162,9 +165,10 @@ class QueueClient:
         throughput_limit: ThroughputLimit | None = None,
         redrive_from: Iterable[Queue] | None = None,
         tags: Mapping[str, str] | None = None,
+        partitions: int | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
-        were received too often. Raises QueueNotFound."""
+        were received too often. There can be more ``partitions``, never fewer. Raises QueueNotFound."""
         self._run(
             lambda: self._inner.configure(
                 visibility_timeout=visibility_timeout,
@@ -180,6 +184,7 @@ class QueueClient:
                 throughput_limit=throughput_limit,
                 redrive_from=redrive_from,
                 tags=tags,
+                partitions=partitions,
             )
         )
 

@@ -12,6 +12,7 @@ from broker import Broker, Message, NotFound, Queue
 from broker.errors import InvalidOption
 from broker.invocation_records import iso_timestamp
 from broker.names import Resource
+from broker.partitions import counters
 from broker.queue_settings import describe_queue
 from broker.records import Attribute, DeduplicationScope, QueueSettings, ThroughputLimit
 from runtime.cli.options import COMMON, Common
@@ -93,6 +94,7 @@ async def _in_order(broker: Broker, names: list[str], *, must_exist: bool) -> li
 async def _described(broker: Broker, name: str, now_ms: int) -> dict[str, Any]:
     queue = broker.queue(name)
     counts, found = await queue.counts(), await describe_queue(broker.core, queue.resource)
+    counted = await counters(broker.core, queue.resource, found.counters)
     oldest_s = None if counts.oldest_ms is None else max(0, now_ms - counts.oldest_ms) / 1000
     return {
         "queue": name,
@@ -103,7 +105,7 @@ async def _described(broker: Broker, name: str, now_ms: int) -> dict[str, Any]:
         "set_apart": counts.set_apart,
         "sending_on": counts.outbox,
         "oldest_age_s": oldest_s,
-        "counters": found.counters,
+        "counters": counted,
         "settings": builtin(found.settings),
     }
 
@@ -144,6 +146,7 @@ async def create(
     throughput_limit: Limit = None,
     redrive_from: RedriveFrom = (),
     tag: Tags = (),
+    partitions: Annotated[int, Parameter(help="Over how many cluster slots it is spread.")] = 1,
     common: Common = COMMON,
 ) -> None:
     """Create a queue, and its dead-letter queue where that is missing.
@@ -169,6 +172,7 @@ async def create(
             throughput_limit=throughput_limit or defaults.throughput_limit,
             redrive_from=allowed,
             tags=tags,
+            partitions=partitions,
         )
         settings = await target.settings()
     common.output.answer({"queue": queue, "settings": builtin(settings)}, f'queue "{queue}" is there')
@@ -195,6 +199,7 @@ async def configure(
     throughput_limit: Limit = None,
     redrive_from: RedriveFrom = (),
     tag: Tags = (),
+    partitions: Annotated[int | None, Parameter(help="More than there are; never fewer.")] = None,
     common: Common = COMMON,
 ) -> None:
     """Change the given settings of a queue; the others stay.
@@ -219,6 +224,7 @@ async def configure(
             throughput_limit=throughput_limit,
             redrive_from=allowed,
             tags=tags or None,
+            partitions=partitions,
         )
         settings = await target.settings()
     shown = ", ".join(f"{name} {value}" for name, value in _set(settings).items())
