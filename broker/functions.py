@@ -13,6 +13,7 @@ from broker.declarations import Change, changed_by_api, declared_anew, held, ove
 from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy, StoreFault
 from broker.names import Function, Queue, Resource, Stream, Target, check_name
 from broker.outgoing import event_message, event_messages
+from broker.partitions import counts, delete, follow, growth_fields, purge
 from broker.queue_settings import ensure_queue
 from broker.records import FunctionSettings
 from broker.routing import Relay
@@ -52,32 +53,36 @@ class FunctionClient:
 
     async def counts(self) -> Counts:
         """Exact numbers of its queued, running and retrying events at this moment."""
-        counts = await self._core.messages.counts(self.resource)
-        if counts is None:
+        found = await counts(self._core, self.resource)
+        if found is None:
             raise FunctionNotFound(self.name)
-        return counts
+        return found
 
     async def pause(self) -> None:
         """Nothing more is claimed or called, and nothing expires; everything stays queued until :meth:`resume`."""
-        if not await self._core.directory.hold(self.resource, held=True):
-            raise FunctionNotFound(self.name)
+        await self._hold(held=True)
 
     async def resume(self) -> None:
         """Ends a pause by :meth:`pause`; one that the code declares (``paused=True``) goes on."""
-        if not await self._core.directory.hold(self.resource, held=False):
+        await self._hold(held=False)
+
+    async def _hold(self, *, held: bool) -> None:
+        if not await self._core.directory.hold(self.resource, held=held):
             raise FunctionNotFound(self.name)
+        await follow(self._core, self.resource, len(await self._core.partitions.parts(self.resource)))
 
     async def purge(self) -> int:
         """Throws all queued events away, running ones too; answers how many."""
-        held = await self._core.messages.purge(self.resource)
+        held = await purge(self._core, self.resource)
         if not isinstance(held, int):
             raise FunctionNotFound(self.name)
         return held
 
     async def delete(self, *, force: bool = False) -> None:
         """Removes the function. With events in it: raises ResourceBusy, unless forced."""
-        await self._relay.deliver(self.resource)
-        status, held = await self._core.directory.delete(self.resource, force=force)
+        for part in await self._core.partitions.parts(self.resource):
+            await self._relay.deliver(part)
+        status, held = await delete(self._core, self.resource, force=force)
         if status == "unknown":
             raise FunctionNotFound(self.name)
         if status == "busy":
@@ -115,14 +120,25 @@ async def register_function(core: Core, name: str, settings: FunctionSettings) -
             await ensure_target(core, target)
     while (described := await core.directory.describe(resource)) is None:
         encoded = msgspec.json.encode(settings)
-        done = await core.directory.configure(resource, encoded, function_fields(settings), mode="create")
+        fields = function_fields(settings) | await growth_fields(
+            core, resource, None, before=1, after=settings.partitions
+        )
+        done = await core.directory.configure(resource, encoded, fields, mode="create")
         if done.status == "created":
+            await follow(core, resource, settings.partitions)
             core.directory.forget(resource)  # one of that name may have been there before
             await core.directory.note_nonce(resource)
             return Registered(created=True, changes=[])
     await core.directory.note_nonce(resource)
-    before, after = await _change(core, resource, described, lambda stored: declared_anew(stored, settings))
+    before, after = await _change(
+        core, resource, described, lambda stored: declared_anew(stored, never_fewer(stored, settings))
+    )
     return Registered(created=False, changes=overruled(before, after), held=held(after))
+
+
+def never_fewer(stored: FunctionSettings, declaration: FunctionSettings) -> FunctionSettings:
+    """What code declares, with no fewer partitions than there are: an older release of it must not stop at that."""
+    return msgspec.structs.replace(declaration, partitions=max(stored.partitions, declaration.partitions))
 
 
 async def change_function(
@@ -146,9 +162,13 @@ async def _change(
     for _ in range(_CHANGE_ATTEMPTS):
         before = msgspec.json.decode(described.settings, type=FunctionSettings)
         after = change(before)
-        encoded, fields = msgspec.json.encode(after), function_fields(after)
+        fields = function_fields(after) | await growth_fields(
+            core, resource, described, before=before.partitions, after=after.partitions
+        )
+        encoded = msgspec.json.encode(after)
         done = await core.directory.configure(resource, encoded, fields, mode="replace", instead_of=described.settings)
         if done.status != "kept":
+            await follow(core, resource, after.partitions)
             return before, after
         found = await core.directory.describe(resource)
         if found is None:

@@ -38,6 +38,7 @@ class App:
         dead_letter: Target | None = None,
         keep_status: float = limits.DEFAULT_KEEP_STATUS_S,
         keep_result: int = 0,
+        partitions: int = 1,
     ) -> Callable[[H], H]:
         """Registers a function under its own name, or ``name``. All times in seconds; Lambda's defaults.
 
@@ -45,7 +46,8 @@ class App:
         repeats); an event older than ``max_event_age`` is given up. ``concurrency`` limits running calls over all
         workers and sources; 0 gives events up at once; ``paused`` keeps them queued. An event whose worker dies
         ``max_crashes`` more times while it runs alone is quarantined. How an event ended can be asked for
-        ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. Raises InvalidOption,
+        ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. ``partitions`` spreads
+        its events over the nodes of a cluster; there are never fewer than there were. Raises InvalidOption,
         InvalidName.
         """
         settings = FunctionSettings(
@@ -61,6 +63,7 @@ class App:
             dead_letter=_target("dead_letter", dead_letter),
             keep_status_s=keep_status,
             keep_result_bytes=keep_result,
+            partitions=partitions,
         )
 
         def register(handler: H) -> H:

@@ -53,6 +53,9 @@ class Engine:
         self.alone: Final = alone
         self.log_stream: Final = log_stream
         self.on_suspects: Final = on_suspects
+        self.on_split: Callable[[Resource, int], None] = _nothing_to_do
+        """Told when a resource is seen to have several partitions: each needs a source."""
+        self._turns: Final[dict[tuple[Resource, ...], asyncio.Lock]] = {}
         self._breathed_at = 0.0
         self._settling: Final[list[asyncio.Task[None]]] = []
         self.settlers: Final[dict[Resource, Settler]] = {}
@@ -64,6 +67,11 @@ class Engine:
             return False
         self._breathed_at = now
         return True
+
+    def turn(self, *whole: Resource) -> asyncio.Lock:
+        """In which order the partitions of a resource (of a mapping: its function and its queue) wait in this process
+        for what they share."""
+        return self._turns.setdefault(whole, asyncio.Lock())
 
     async def end_of(self, lease_token: str) -> str | None:
         """Why the process that held a lease under this token ended, where its supervisor saw it."""
@@ -129,3 +137,7 @@ class Engine:
     async def settled(self) -> None:
         """Returns when every verdict handed in so far is in Redis."""
         await asyncio.gather(*(settler.drained() for settler in self.settlers.values()))
+
+
+def _nothing_to_do(_whole: Resource, _count: int) -> None:
+    """Until the worker says what is to be done."""

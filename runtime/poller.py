@@ -79,9 +79,11 @@ class Pollers:
             except (StoreError, asyncio.CancelledError):
                 self._engine.give_back(source.resource, token)  # whether it leased anything is unknown
                 raise
+            finally:
+                source.permits.give_back_rest()
             if claim.suspects and not self._engine.alone:
                 self._engine.on_suspects()
-            return self._pause(claim, room)
+            return self._pause(claim, min(room, source.asked_for))
 
         await self._poll(source, take, waiter)
 

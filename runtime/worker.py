@@ -31,6 +31,7 @@ from runtime.idempotency import use_store
 from runtime.invoker import DEFAULT_THREADS, Invoker
 from runtime.keeper import LeaseKeeper
 from runtime.mappings import Mappings
+from runtime.partitions import Partitions
 from runtime.poller import Pollers
 from runtime.sources.calls import CallSource
 from runtime.sources.invocation import InvocationSource
@@ -163,6 +164,7 @@ class Worker:
         calls = CallSource(engine, functions, on_dropped=self._cancelled)
         async with anyio.create_task_group() as group:
             mappings = Mappings(engine, pollers, functions, sources, group)
+            engine.on_split = Partitions(engine, pollers, functions, mappings, sources, group).split
             listeners: dict[str, list[Listener]] = {}
             for function in functions.values():
                 waiter = pollers.waiter()

@@ -11,6 +11,8 @@ from broker.names import Resource
 from broker.store.keys import Keyspace
 from broker.store.scripts import ScriptRunner
 
+PERMIT_NOTICE: Final = b"permit"
+"""What is published for whoever went without a permit."""
 CallStatus = Literal["unknown", "paused", "throttled", "absent", "sent"]
 
 

@@ -10,6 +10,7 @@ from broker import Broker
 from broker.errors import FunctionNotFound
 from broker.mappings import list_mappings
 from broker.names import Target
+from broker.partitions import counters
 from broker.records import FunctionSettings, MappingSettings
 from broker.workers import LiveWorkers, Serves
 from runtime.cli.options import COMMON, Common
@@ -80,7 +81,7 @@ async def _described(
         "sending_on": counts.outbox,
         "live_workers": len(workers),
         "paused": found.held or settings.paused,
-        "counters": found.counters,
+        "counters": await counters(broker.core, function.resource, found.counters),
         "settings": builtin(settings),
         "mappings": [mapping for mapping in mappings if mapping["function"] == name],
     }
