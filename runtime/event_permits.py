@@ -21,10 +21,21 @@ class EventPermits:
         self._waiter: Final = waiter
         self._key: Final = engine.core.keys.of(whole).permits
         self._taken: list[str] = []
-        self._held: Final[dict[str, str]] = {}
+        self.held: Final[dict[str, str]] = {}
+        """By the lease of the event that has it."""
         self._used = 0
-        self.wanting = False
-        """Whether it waits for one: a wake-up for a permit given back concerns nobody else."""
+        self._wanting = False
+
+    @property
+    def needed(self) -> bool:
+        """Whether claims do not take permits themselves: the function is split."""
+        return self._engine.core.splits.count(self._whole) > 1
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a permit given back concerns this partition. Where the function is split, an idle one would take it
+        in vain, and wake the next by giving it back."""
+        return self._wanting or not self.needed
 
     async def take(self, room: int, *, stopped: Callable[[], bool]) -> int | Claim:
         """Takes some of as many permits as there is room, at least one; answers how many, or as what to take it that
@@ -38,28 +49,29 @@ class EventPermits:
         async with self._engine.turn(self._whole):
             while not stopped():
                 names = [self._engine.lease_token() for _ in range(wanted)]
-                self.wanting = True  # before the answer: what it waits for may be given back before that is read
+                self._wanting = True  # before the answer: what it waits for may be given back before that is read
                 grant = await self._engine.core.permits.take_of_function(self._whole, names, permit_ms=lease_ms)
                 if grant.status != "ok":
-                    self.wanting = False
+                    self._wanting = False
                     return Claim(grant.status)
                 if grant.granted is None or grant.granted:
-                    self.wanting = False
+                    self._wanting = False
                     self._taken = names[: grant.granted]
                     self._engine.keeper.hold_permits(self._key, self._taken if grant.granted else ())
                     return len(self._taken)
                 if self._engine.alone:  # others are not to wait for this one
                     return Claim("full", next_due_ms=lease_ms)
                 await self._waiter.wait(lease_ms / 1000)  # at the latest those of a dead process have run out
-            self.wanting = False
+            self._wanting = False
             return Claim("full", next_due_ms=0)
 
     def assign(self, members: Sequence[str]) -> None:
         """Each of these events has one of the permits taken."""
         self._used = len(members)
-        for member in members:
-            if self._taken:
-                self._held[member] = self._taken.pop()
+        if self._taken:
+            pairs = dict(zip(members, self._taken, strict=False))
+            self._taken = self._taken[len(pairs) :]
+            self.held.update(pairs)
 
     def give_back_rest(self) -> None:
         """Gives back what was taken and not assigned."""
@@ -69,7 +81,7 @@ class EventPermits:
 
     def give_back(self, members: Iterable[str]) -> None:
         """These events do not run, or have stopped. What has none is passed over."""
-        if self._held and (names := [self._held.pop(member) for member in members if member in self._held]):
+        if self.held and (names := [self.held.pop(member) for member in members if member in self.held]):
             self._release(names)
 
     def _release(self, names: list[str]) -> None:

@@ -97,8 +97,7 @@ class InvocationSource:
         self.resource: Final[Resource] = self._whole.part(partition)
         self.permits: Final = EventPermits(engine, self._whole, waiter)
         """Of a function with a limit that is split; else the claims take them."""
-        self.asked_for = 0
-        """How many events the last claim asked for."""
+        self.asked_for = 0  # so many events, by the last claim
         self._settler: Final = engine.settler(self.resource)
         self._limit: int | None = function.settings.concurrency
         self._prefetched: Final[deque[Event]] = deque()
@@ -109,28 +108,20 @@ class InvocationSource:
         self._finished_since = 0
         self._measured_at = time.monotonic()
         self._rate = 0.0
-        self.tally: Final = tally or Tally(function.name)
-        """One for all partitions."""
+        self.tally: Final = tally or Tally(function.name)  # one for all partitions
 
     def changed(self, notice: bytes | None) -> None:
         """A wake-up; settings are read again when it says so, or when something may have been missed."""
-        if notice == PERMIT_NOTICE:
-            self._permit_given_back()
+        if notice == PERMIT_NOTICE and not self.permits.wanted:
             return
-        if notice is None or notice:
+        if notice is None or notice not in {b"", PERMIT_NOTICE}:
             self._stale = True
         self._waiter.wake()
 
     def whole_changed(self, notice: bytes | None) -> None:
         """A wake-up of the first partition, where this is another: settings, or a permit given back."""
-        if notice is None or notice or self.permits.wanting:
+        if notice != b"" or self.permits.wanted:
             self.changed(notice)
-
-    def _permit_given_back(self) -> None:
-        """Of a function that is split it concerns whoever wants one: else an idle one would take it in vain, and wake
-        the next by giving it back."""
-        if self.permits.wanting or self._engine.core.splits.count(self._whole) == 1:
-            self._waiter.wake()
 
     async def freshen(self) -> bool:
         """Takes over newer settings where there may be some. What was claimed under others is handed back. Answers
@@ -183,7 +174,7 @@ class InvocationSource:
 
     async def claim(self, room: int, token: str) -> Claim:
         """One claim; the poller keeps the token, to give back what a lost reply may have leased."""
-        with_permits = bool(self._limit) and self._engine.core.splits.count(self._whole) > 1
+        with_permits = bool(self._limit) and self.permits.needed
         if with_permits:
             taken = await self.permits.take(room, stopped=lambda: self._stopped or self._stale)
             if isinstance(taken, Claim):
@@ -291,7 +282,8 @@ class InvocationSource:
         self._running -= 1
         if call.stuck:
             self._release_kept_permit(call.work.member)
-        self.permits.give_back((call.work.member,))
+        if self.permits.held:  # asked here, as a call costs
+            self.permits.give_back([call.work.member])
         self._measure()
         self._start_prefetched()
         self._waiter.wake()
