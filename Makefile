@@ -14,11 +14,11 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test test-compose check format bench lock clean
 
 help:  ## show this list
 	@echo "usage: make TARGET"
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)$$/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)$$/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo "  PYTHON=python3.12 chooses the interpreter (3.11 or newer), VENV=DIR the environment"
 
 install: $(STAMP)  ## make the environment in .venv, with a redis-server if there is none
@@ -28,6 +28,9 @@ demo: $(STAMP)  ## thumbnails of the photographs in the repository, or of PHOTOS
 
 test: $(STAMP)  ## all tests, on a real Redis; ARGS="-k name -n0" goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+test-compose: $(STAMP)  ## docker-compose.yml for real, as root: brings stacks up, kills containers, takes them down
+	PENSTOCK_TEST_COMPOSE=1 $(BIN)/python -m pytest -n0 tests/compose $(ARGS)
 
 check: $(STAMP)  ## format, lint, strict types, import rules
 	$(BIN)/ruff format --check $(CODE)
@@ -41,6 +44,10 @@ format: $(STAMP)  ## write the format, and mend what the linter can
 
 bench: $(STAMP)  ## measure; writes a table and JSON under benchmarks/
 	$(BIN)/python -m benchmarks $(ARGS)
+
+lock: $(STAMP)  ## pin what the container image installs, by hash; ARGS=--upgrade for the newest
+	@command -v uv >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	tools/lock_requirements.sh "$$(command -v uv || echo $(BIN)/uv)" $(ARGS)
 
 clean:  ## remove the environment and all caches; the data in .penstock/ stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

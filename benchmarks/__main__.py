@@ -14,7 +14,20 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import fifo, idle, invocations, latency, mappings, memory, producing, report, wire
+from benchmarks import (
+    calls,
+    fifo,
+    idle,
+    invocations,
+    latency,
+    mappings,
+    memory,
+    producing,
+    report,
+    scaling,
+    starting,
+    wire,
+)
 from benchmarks.answering import run
 from benchmarks.harness import Stage
 from benchmarks.records import Figure, Machine, Results
@@ -31,8 +44,11 @@ _FAMILIES: Final = (
     _Family("mappings", mappings.measure, aof_matters=True),
     _Family("producing", producing.measure, aof_matters=True),
     _Family("latency", latency.measure, aof_matters=True),
+    _Family("calls", calls.measure, aof_matters=False),
     _Family("fifo", fifo.measure, aof_matters=True),
     _Family("wire", wire.measure, aof_matters=False),
+    _Family("scaling", scaling.measure, aof_matters=False),
+    _Family("starting", starting.measure, aof_matters=False),
     _Family("idle", idle.measure, aof_matters=False),
     _Family("memory", memory.measure, aof_matters=False),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -12,6 +13,10 @@ NOOP: Final = "noop"
 KEPT: Final = "kept"
 STAMP: Final = "stamp"
 STRAGGLERS: Final = "stragglers"
+NAP: Final = "nap"
+NAP_S: Final = 0.005
+NAPS: Final = 10
+"""How many of them run at a time in a process."""
 FAIL_EVERY: Final = 33  # about 3 %
 _LATER_S: Final = 3_600.0
 
@@ -42,6 +47,11 @@ async def straggle(event: dict[str, Any], context: Context) -> None:
     """Fails for 3 % of its events, which then wait for a retry."""
     if event["n"] % FAIL_EVERY == 0:
         raise ValueError("not now")
+
+
+async def nap(event: dict[str, Any], context: Context) -> None:
+    """Waits, as for a database."""
+    await asyncio.sleep(NAP_S)
 
 
 def noop_app(functions: int = 1) -> App:
@@ -85,12 +95,20 @@ def stragglers_app() -> App:
     return app
 
 
+def nap_app() -> App:
+    """A function that waits."""
+    app = App()
+    app.function(name=NAP, keep_status=0)(nap)
+    return app
+
+
 _APPS: Final[dict[str, Callable[..., App]]] = {
     NOOP: noop_app,
     KEPT: kept_app,
     "batch": batch_app,
     STAMP: stamp_app,
     STRAGGLERS: stragglers_app,
+    NAP: nap_app,
 }
 
 

@@ -194,12 +194,13 @@ async def rate(bed: Bed, resource: Resource, count: int, module: str, *arguments
     before = await bed.done(resource)
     await bed.fill(resource, count)
     async with child(bed, module, *arguments):
-        warm, warm_at = await _reaches(bed, resource, before + int(count * _WARM_SHARE))
-        ended, ended_at = await _reaches(bed, resource, before + count)
+        warm, warm_at = await reaches(bed, resource, before + int(count * _WARM_SHARE))
+        ended, ended_at = await reaches(bed, resource, before + count)
     return (ended - warm) / (ended_at - warm_at)
 
 
-async def _reaches(bed: Bed, resource: Resource, count: int) -> tuple[int, float]:
+async def reaches(bed: Bed, resource: Resource, count: int) -> tuple[int, float]:
+    """Waits until so many messages of it were ever finished with success; answers how many by then, and when."""
     async with asyncio.timeout(_PATIENCE_S):
         while (done := await bed.done(resource)) < count:  # noqa: ASYNC110 - another process's work
             await asyncio.sleep(_LOOK_S)

@@ -21,38 +21,48 @@ SECRET: Final = "benchmark-secret"  # noqa: S105 - opens nothing
 REGION: Final = "us-east-1"
 _PATIENCE_S: Final = 60.0
 _HEAD_END: Final = b"\r\n\r\n"
-_OK: Final = b"200"
+_SUCCESS: Final = b"20"
 _LENGTH: Final = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 _CLOSE: Final = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
-_SIGNED_HEADERS: Final = "content-type;host;x-amz-date;x-amz-target"
+_SIGNED_FIRST: Final = ("content-type", "host", "x-amz-date")
 _CONTENT_TYPE: Final = "application/x-amz-json-1.0"
 
 
 class Requests:
-    """Makes whole requests in AWS JSON 1.0, signed with SigV4; one object is good for fifteen minutes."""
+    """Makes whole requests of one service, signed with SigV4; one object is good for fifteen minutes."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, service: str = "sqs") -> None:
         now = datetime.now(UTC)
         self._host: Final = f"127.0.0.1:{port}"
         self._date: Final = now.strftime("%Y%m%dT%H%M%SZ")
-        self._scope: Final = f"{now:%Y%m%d}/{REGION}/sqs/aws4_request"
-        self._key: Final = signing_key(SECRET, f"{now:%Y%m%d}", REGION, "sqs")
+        self._scope: Final = f"{now:%Y%m%d}/{REGION}/{service}/aws4_request"
+        self._key: Final = signing_key(SECRET, f"{now:%Y%m%d}", REGION, service)
 
     def make(self, action: str, body: bytes) -> bytes:
-        """Head and body of one request."""
-        target = f"AmazonSQS.{action}"
+        """Head and body of one request to SQS in AWS JSON 1.0."""
+        return self._post("/", "x-amz-target", f"AmazonSQS.{action}", body)
+
+    def invoke(self, function: str, kind: str, body: bytes) -> bytes:
+        """Head and body of one Invoke of Lambda; the kind is its invocation type."""
+        return self._post(f"/2015-03-31/functions/{function}/invocations", "x-amz-invocation-type", kind, body)
+
+    def _post(self, path: str, header: str, value: str, body: bytes) -> bytes:
+        """``header`` is the one that differs by service; like all others it is signed."""
+        names = ";".join(sorted((*_SIGNED_FIRST, header)))
+        signature = self._signature(path, {"x-amz-date": self._date, header: value}, names, body)
         head = (
-            f"POST / HTTP/1.1\r\nhost: {self._host}\r\nuser-agent: benchmark\r\ncontent-type: {_CONTENT_TYPE}\r\n"
-            f"x-amz-target: {target}\r\nx-amz-date: {self._date}\r\nauthorization: AWS4-HMAC-SHA256 "
-            f"Credential={KEY_ID}/{self._scope}, SignedHeaders={_SIGNED_HEADERS}, "
-            f"Signature={self._signature(target, body)}\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"POST {path} HTTP/1.1\r\nhost: {self._host}\r\nuser-agent: benchmark\r\ncontent-type: {_CONTENT_TYPE}\r\n"
+            f"{header}: {value}\r\nx-amz-date: {self._date}\r\nauthorization: AWS4-HMAC-SHA256 "
+            f"Credential={KEY_ID}/{self._scope}, SignedHeaders={names}, "
+            f"Signature={signature}\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 
-    def _signature(self, target: str, body: bytes) -> str:
+    def _signature(self, path: str, ours: dict[str, str], names: str, body: bytes) -> str:
+        headers = "".join(f"{name}:{value}\n" for name, value in sorted(ours.items()))
         canonical = (
-            f"POST\n/\n\ncontent-type:{_CONTENT_TYPE}\nhost:{self._host}\nx-amz-date:{self._date}\n"
-            f"x-amz-target:{target}\n\n{_SIGNED_HEADERS}\n{hashlib.sha256(body).hexdigest()}"
+            f"POST\n{path}\n\ncontent-type:{_CONTENT_TYPE}\nhost:{self._host}\n"
+            f"{headers}\n{names}\n{hashlib.sha256(body).hexdigest()}"
         )
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         signed = f"AWS4-HMAC-SHA256\n{self._date}\n{self._scope}\n{digest}"
@@ -95,7 +105,7 @@ class _Connection(asyncio.Protocol):
         if len(answer) < body_at + int(length[1]):
             return
         self._buffer = b""
-        if answer[9:12] != _OK:
+        if answer[9:11] != _SUCCESS:
             self._fail(answer.decode(errors="replace"))
             return
         if _CLOSE.search(answer, 0, body_at):

@@ -18,6 +18,7 @@ from broker.errors import (
 from broker.message import Message
 from broker.names import Function, Queue, Stream
 from broker.statuses import Status
+from broker.tracing import traced
 
 __all__ = [
     "Broker",
@@ -36,4 +37,5 @@ __all__ = [
     "Status",
     "StoreError",
     "Stream",
+    "traced",
 ]

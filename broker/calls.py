@@ -10,21 +10,23 @@ import asyncio
 import random
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import msgspec
 
-from broker import errors, limits
+from broker import errors, limits, spans, tracing
+from broker.chunks import whole_value
 from broker.core import Core
 from broker.ids import random_token
 from broker.log import log
-from broker.names import Resource, check_name
+from broker.names import LATEST, Resource, Route, split_function
 from broker.outgoing import event_json
-from broker.records import FunctionSettings, check_range, decode_json
+from broker.records import FunctionSettings, check_range
+from broker.tracing import NO_TRACE, Trace
 from broker.workers import LiveWorkers, Serves
 
 INLINE_BYTES: Final = 64 * limits.KIB
-LATEST: Final = "$LATEST"
 _ALIVE_CHECK_S: Final = 1.0
 _PARCEL_SPARE_MS: Final = 60_000
 _TIMEOUT_KNOWN_S: Final = 1.0
@@ -34,8 +36,8 @@ _MOST_TIMEOUTS: Final = 1_000
 class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker's inbox receives. ``payload`` None: it waits as a parcel under the call's id."""
 
-    kind: Literal["call", "cancel", "drop"] = "call"
-    """``drop``: the event under the lease ``id`` was cancelled."""
+    kind: Literal["call", "cancel", "drop", "more"] = "call"
+    """``drop``: the event under the lease ``id`` was cancelled. ``more``: how far the reader of a stream has come."""
     id: str
     """Of the call; the function sees it as its request id."""
     function: str = ""
@@ -47,6 +49,15 @@ class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client_context: bytes | None = None
     """A JSON object."""
     wants_log: bool = False
+    window: int = 0
+    """Above 0 the caller takes a stream: how much of it (:func:`broker.chunks.cost_of`) may be under way to it."""
+    taken: int = 0
+    """``more``: the number of the last part that the reader has taken whole."""
+    again_from: int = 0
+    """``more``: above 0, parts from this number on were not received, and are to be sent again."""
+    trace: Trace = NO_TRACE
+    invoked: str = ""
+    """The qualifier that the caller gave, where the function sees another one: an alias."""
 
 
 class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,6 +69,13 @@ class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The worker did not run it: it is stopping, or has no room."""
     payload: bytes | None = None
     log_tail: bytes = b""
+    part: int = 0
+    """Of a stream: its parts are numbered from 1. 0: a whole answer."""
+    chunks: tuple[bytes, ...] = ()
+    last: bool = False
+    """Of a stream: there are no more parts. Where it has failed, ``payload`` is the error object."""
+    in_loop: bool = False
+    """The worker did not run it: its chain has run the function too often."""
 
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +96,20 @@ def reply_parcel(call_id: str) -> str:
     return f"{call_id}:reply"
 
 
+def function_error(value: dict[str, Any], request_id: str) -> errors.FunctionError:
+    """Lambda's error object as an error."""
+    error_type, message = str(value.get("errorType", "")), str(value.get("errorMessage", ""))
+    return errors.FunctionError(error_type, message, list(value.get("stackTrace") or []), request_id)
+
+
 class _Inbox:
     """Where the answers to one process's calls come in, whatever the account and region of the functions."""
 
     def __init__(self, core: Core) -> None:
         self.process: Final = f"c{random_token()}"
         self.pending: Final[dict[str, asyncio.Future[CallReply]]] = {}
+        self.streams: Final[dict[str, Callable[[CallReply | None], None]]] = {}
+        """Who reads a stream, by the call; told None when something may have been missed."""
         self._core: Final = core
         self._listening: asyncio.Task[Any] | None = None
 
@@ -97,6 +123,8 @@ class _Inbox:
 
     def _on_notice(self, data: bytes | None) -> None:
         if data is None:
+            for heard in tuple(self.streams.values()):
+                heard(None)
             return
         try:
             reply = msgspec.msgpack.decode(data, type=CallReply)
@@ -104,8 +132,11 @@ class _Inbox:
             log.warning("notice_unreadable", reason=str(error))
             return
         future = self.pending.get(reply.id)
-        if future is not None and not future.done():
-            future.set_result(reply)
+        if future is not None:
+            if not future.done():
+                future.set_result(reply)
+        elif (reader := self.streams.get(reply.id)) is not None:
+            reader(reply)
 
 
 class Caller:
@@ -121,29 +152,31 @@ class Caller:
         """One that calls the functions that another core of the same connections sees."""
         return Caller(core, self._inbox)
 
-    async def call(self, function: str, event: object, *, timeout_s: float) -> Any:
-        """The function's result.
+    async def call(self, route: Route, event: object, *, timeout_s: float) -> Any:
+        """The function's result; of one that yields, its chunks put together, as :func:`broker.chunks.whole_value`.
 
-        Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled, CallTimeout, NoLiveWorker),
-        StoreError.
+        Errors: FunctionNotFound, InvalidInput, CallError (FunctionError, CallThrottled, CallTimeout, NoLiveWorker,
+        RecursiveInvocation), StoreError.
         """
-        payload = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
-        result = await self.invoke(function, payload, timeout_s=timeout_s)
-        value = decode_json(f"result of call {result.request_id}", result.payload)
+        what = f'event for function "{route.function}"'
+        payload = event_json(what, event, limit_bytes=limits.MAX_SYNC_PAYLOAD_BYTES)
+        with spans.sending(self._core.resource("function", route.function), waits=True):
+            return await self._call(route, payload, timeout_s)
+
+    async def _call(self, route: Route, payload: bytes, timeout_s: float) -> Any:
+        trace, invoked = tracing.current(), route.invoked
+        result = await self.invoke(route.function, payload, timeout_s=timeout_s, trace=trace, invoked=invoked)
+        value = whole_value(result.payload)
         if not result.function_error:
             return value
-        raise errors.FunctionError(
-            str(value.get("errorType", "")),
-            str(value.get("errorMessage", "")),
-            list(value.get("stackTrace") or []),
-            result.request_id,
-        )
+        raise function_error(value, result.request_id)
 
     async def timeout_of(self, function: str) -> float:
         """How many seconds a call of the function may run, as it was within the last second. Raises FunctionNotFound,
         InvalidName, StoreError.
         """
-        resource = self._core.resource("function", check_name("function", function))
+        split_function(function)
+        resource = self._core.resource("function", function)
         known, now = self._timeouts.get(function), time.monotonic()
         if known is None or now >= known[1]:
             described = await self._core.directory.describe(resource)
@@ -164,33 +197,41 @@ class Caller:
         request_id: str | None = None,
         client_context: bytes | None = None,
         wants_log: bool = False,
+        trace: Trace = NO_TRACE,
+        invoked: str = "",
     ) -> CallResult:
-        """How a call with this JSON ended; the payload is not looked at here, nor is the result.
+        """How a call with this JSON ended; the payload is not looked at here, nor is the result. ``function`` may be a
+        version, as ``orders:3``, that was ``invoked`` by an alias.
 
         ``request_id`` must be one of its own; None makes one. ``client_context`` is a JSON object. Errors as
         :meth:`call`, but for FunctionError, which is a result here.
         """
         check_range("timeout", timeout_s, 0.001, limits.MAX_TIMEOUT_S)
-        resource = self._core.resource("function", check_name("function", function))
+        split_function(function)
+        resource = self._core.resource("function", function)
         await self._inbox.listen()
-        call = _Call(resource, payload, timeout_s, request_id or str(uuid.uuid4()), client_context, wants_log=wants_log)
+        call_id = request_id or str(uuid.uuid4())
+        call = HandedCall(resource, payload, timeout_s, call_id, client_context, trace, wants_log=wants_log)
+        call.invoked = invoked
         try:
             while True:
                 call.future = self._inbox.pending[call.id] = asyncio.get_running_loop().create_future()
-                call.worker = await self._hand_over(call)
+                call.worker = await self.hand_over(call)
                 reply = await self._await_reply(call, call.worker)
+                if reply.in_loop:
+                    raise errors.RecursiveInvocation(function)
                 if not reply.refused:
-                    return await self._result(reply, call.id)
+                    return await self.result_of(reply, call)
                 call.refused[call.worker.process] = reply.refused
         except (errors.CallTimeout, asyncio.CancelledError):
             if call.worker is not None:
-                self._cancel(call.worker, call.id)
+                self.tell(call.worker, CallNotice(kind="cancel", id=call.id))
             raise
         finally:
             self._inbox.pending.pop(call.id, None)
 
-    async def _hand_over(self, call: _Call) -> Serves:
-        """Tells one live worker, or says why none can be told."""
+    async def hand_over(self, call: HandedCall) -> Serves:
+        """Tells one live worker, or says why none can be told. Errors as :meth:`invoke`."""
         inline = len(call.payload) <= INLINE_BYTES
         while True:
             worker = await self._choose(call)
@@ -205,6 +246,9 @@ class Caller:
                 payload=call.payload if inline else None,
                 client_context=call.client_context,
                 wants_log=call.wants_log,
+                window=call.window,
+                trace=call.trace,
+                invoked=call.invoked,
             )
             status = await self._core.permits.call(
                 call.function,
@@ -226,7 +270,7 @@ class Caller:
                 case "throttled":
                     raise errors.CallThrottled(call.function.name, "it is at its concurrency limit")
 
-    async def _choose(self, call: _Call) -> Serves:
+    async def _choose(self, call: HandedCall) -> Serves:
         """A worker that serves the function, and has not been tried in vain by this call."""
         name = call.function.name
         for fresh in (False, True):
@@ -241,7 +285,7 @@ class Caller:
             raise errors.CallThrottled(name, f"no worker takes it now: {reasons}", limit="workers")
         raise errors.NoLiveWorker(name)
 
-    async def _await_reply(self, call: _Call, worker: Serves) -> CallReply:
+    async def _await_reply(self, call: HandedCall, worker: Serves) -> CallReply:
         """The answer; meanwhile looks every second whether the worker is still there."""
         while True:
             left_s = call.left_ms() / 1000
@@ -254,9 +298,9 @@ class Caller:
                 and not call.future.done()
             ):
                 self._workers.forget(worker.process)
-                return await self._exited(call, worker)
+                return await self.exited(call, worker)
 
-    async def _exited(self, call: _Call, worker: Serves) -> CallReply:
+    async def exited(self, call: HandedCall, worker: Serves) -> CallReply:
         """What is answered for a worker that has ended under the call."""
         cause = await self._core.directory.end_of(worker.process)
         reason = f"with error: {cause}" if cause else "without providing a reason"
@@ -264,21 +308,46 @@ class Caller:
         error = {"errorMessage": message, "errorType": "Runtime.ExitError", "requestId": call.id}
         return CallReply(id=call.id, failed=True, payload=msgspec.json.encode(error))
 
-    async def _result(self, reply: CallReply, call_id: str) -> CallResult:
+    async def result_of(self, reply: CallReply, call: HandedCall) -> CallResult:
+        """What a whole answer says. Raises StoreError."""
+        call_id = call.id
         payload = reply.payload
         if payload is None:
             payload = await self._core.parcels.take(reply_parcel(call_id))
         if payload is None:
             raise errors.StoreFault(f"the answer of call {call_id} has expired before it was read")
         failed = "Unhandled" if reply.failed else ""
-        return CallResult(payload=payload, function_error=failed, log_tail=reply.log_tail, request_id=call_id)
+        return CallResult(
+            payload=payload,
+            function_error=failed,
+            log_tail=reply.log_tail,
+            executed_version=call.function.qualifier or LATEST,
+            request_id=call_id,
+        )
 
-    def _cancel(self, worker: Serves, call_id: str) -> None:
-        notice = msgspec.msgpack.encode(CallNotice(kind="cancel", id=call_id))
-        self._core.in_background(self._core.parcels.tell(worker.process, notice), name="cancel_call")
+    async def expect(self, call: HandedCall, heard: Callable[[CallReply | None], None]) -> None:
+        """From here on whatever comes for a call that takes a stream is handed on, until :meth:`expect_no_more`."""
+        await self._inbox.listen()
+        self._inbox.streams[call.id] = heard
+
+    def expect_no_more(self, call: HandedCall) -> None:
+        """Ends that."""
+        self._inbox.streams.pop(call.id, None)
+
+    async def is_listening(self, worker: Serves) -> bool:
+        """Whether a worker is still there; one that is not is given no more calls. Raises StoreError."""
+        listening = await self._core.parcels.listening(worker.process)
+        if not listening:
+            self._workers.forget(worker.process)
+        return listening
+
+    def tell(self, worker: Serves, notice: CallNotice) -> None:
+        """Sends a notice about a call to its worker, in the background."""
+        told = self._core.parcels.tell(worker.process, msgspec.msgpack.encode(notice))
+        self._core.in_background(told, name="cancel_call" if notice.kind == "cancel" else "take_chunks")
 
 
-class _Call:
+class HandedCall:
     """One call under way."""
 
     def __init__(
@@ -288,14 +357,19 @@ class _Call:
         timeout_s: float,
         identity: str,
         client_context: bytes | None,
+        trace: Trace,
         *,
         wants_log: bool,
+        window: int = 0,
     ) -> None:
         self.id: Final = identity
         self.client_context: Final = client_context
+        self.trace: Final = trace
         self.wants_log: Final = wants_log
+        self.window: Final = window
+        self.invoked = ""
         self.function: Final = function
-        self.payload: Final = payload
+        self.payload = payload
         self.future: asyncio.Future[CallReply] = asyncio.get_running_loop().create_future()
         self.worker: Serves | None = None
         self.absent: Final[set[str]] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, Self
 
+from broker.call_streams import CallStream
 from broker.calls import Caller
 from broker.core import Core
 from broker.errors import PenstockError
@@ -17,6 +18,7 @@ from broker.sending import Sender
 from broker.settings import Settings, find_redis
 from broker.statuses import Status, Statuses
 from broker.streams import StreamClient
+from broker.versions import route_call
 
 DEFAULT_CALL_TIMEOUT_S: Final = 60.0
 
@@ -60,8 +62,9 @@ class Broker:
     async def invoke(self, function: str, event: object, *, id: str | None = None) -> str:  # noqa: A002
         """Stores an event for asynchronous invocation and answers its request id; returning means stored.
 
-        With an own ``id``, a repetition within five minutes is accepted once. Raises FunctionNotFound for a function
-        that no worker has ever registered, InvalidInput for an event that is not JSON or over 1 MiB, StoreError.
+        ``function`` may be a version or alias: ``orders:3``, ``orders:live``. With an own ``id``, a repetition within
+        five minutes is accepted once. Raises FunctionNotFound for a function that no worker has ever registered,
+        VersionNotFound, InvalidInput for an event that is not JSON or over 1 MiB, StoreError.
         """
         return await self.function(function).invoke(event, id=id)
 
@@ -75,9 +78,22 @@ class Broker:
         """Runs the function on a live worker and answers its result; never tried again.
 
         Raises FunctionError (Lambda's error type, message, stack), CallThrottled at the concurrency limit,
-        CallTimeout after ``timeout`` seconds, NoLiveWorker, FunctionNotFound, InvalidInput, StoreError.
+        CallTimeout after ``timeout`` seconds, NoLiveWorker, RecursiveInvocation, FunctionNotFound, InvalidInput,
+        StoreError.
         """
-        return await self._open.caller.call(function, event, timeout_s=timeout)
+        opened = self._open
+        return await opened.caller.call(await route_call(opened.core, function), event, timeout_s=timeout)
+
+    def call_stream(self, function: str, event: object, *, timeout: float = DEFAULT_CALL_TIMEOUT_S) -> CallStream:
+        """Runs the function on a live worker and gives what it yields as it comes, as bytes; never tried again.
+
+        ``async with broker.call_stream("tell", event) as chunks: async for chunk in chunks: ...``
+
+        A handler waits while its reader is 256 KiB behind, and is cancelled when its reader leaves. A chunk of up to
+        64 KiB comes as it was yielded, a larger one in pieces. What a handler returns is one chunk of JSON. Entering
+        and reading raise the errors of :meth:`call`.
+        """
+        return CallStream(self._open.core, self._open.caller, function, event, timeout_s=timeout)
 
     async def status(self, request_id: str, *, function: str | None = None, wait: float = 0) -> Status:
         """Where an event is, or how it ended, for as long as its function's ``keep_status`` says.
@@ -103,13 +119,13 @@ class Broker:
         return await self._open.statuses.cancel(request_id, function=function)
 
     def function(self, name: str) -> FunctionClient:
-        """One function: invoke, counts, pause, resume, purge, delete. Raises InvalidName."""
+        """One function: invoke, counts, pause, resume, purge, publish, aliases, delete. Raises InvalidName."""
         opened = self._open
         return FunctionClient(opened.core, opened.sender, opened.relay, name)
 
     async def functions(self) -> list[str]:
         """The names of all registered functions."""
-        return await self._open.core.directory.names("function")
+        return [name for name in await self._open.core.directory.names("function") if ":" not in name]
 
     # -- queues and streams -------------------------------------------------------------------------------------------
 
@@ -129,6 +145,13 @@ class Broker:
     async def streams(self) -> list[str]:
         """The names of all streams."""
         return await self._open.core.directory.names("stream")
+
+    # -- the store ----------------------------------------------------------------------------------------------------
+
+    async def durability(self) -> str | None:
+        """What Redis's settings give: ``memory``, ``everysec`` or ``fsync``, known for at most a second; None where
+        they cannot be read."""
+        return (await self._open.core.durable.state()).in_force.level
 
     # -- what is being sent on ----------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from broker.settings import Address, Settings
 from broker.store.channels import Channels
 from broker.store.connection import check_server, connect
 from broker.store.directory import DirectoryStore
+from broker.store.durable import DurableWrites
+from broker.store.headroom import Headroom
 from broker.store.keys import Keyspace
 from broker.store.logs import LogStore
 from broker.store.messages import MessageStore
@@ -43,8 +45,11 @@ class Core:
         self.runner: Final = ScriptRunner(self._client, self.scripts, url=address.url, chosen_by=address.chosen_by)
         self.channels: Final = Channels(self._client)
         self.splits: Final = Splits()
+        self.runner.on_demoted = self.channels.renew
         self._background: Final[set[asyncio.Task[Any]]] = set()
         self._see(settings)
+        self.headroom: Final = Headroom(self.runner, full_at_percent=settings.full_at_percent)
+        self.durable: Final = DurableWrites(self.runner, self.scripts, self.keys, confirm_ms=settings.confirm_ms)
 
     def _see(self, settings: Settings) -> None:
         self.settings = settings
@@ -69,7 +74,9 @@ class Core:
 
     async def open(self) -> None:
         """Checks the server. Errors: the StoreError family, with the address and why it is used."""
-        check_server(await self.runner.fetch("INFO"), self.address.url)
+        info = await self.runner.fetch("INFO")
+        check_server(info, self.address.url)
+        self.headroom.note(info)
 
     async def close(self) -> None:
         """Lets background work end (sends under way, leases given back) for a second, and ends the connections."""
@@ -79,6 +86,8 @@ class Core:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.channels.close()
+        await self.headroom.close()
+        await self.durable.close()
         await self._client.aclose()
 
     def resource(self, kind: Kind, name: str) -> Resource:

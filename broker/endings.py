@@ -22,6 +22,7 @@ _LETTERS: Final[dict[Condition, str]] = {
     "ZeroReservedConcurrency": "Z",
     "Quarantined": "Q",
     "Cancelled": "C",
+    "RecursiveInvocation": "L",
 }
 _CONDITIONS: Final[dict[str, Condition]] = {letter: condition for condition, letter in _LETTERS.items()}
 _STATES: Final[dict[Condition, EndState]] = {

@@ -9,23 +9,29 @@
     │   ├── InvalidPattern           a filter pattern (broker.event_patterns)
     │   ├── PayloadNotJson
     │   ├── PayloadTooLarge
+    │   ├── BuildNotNamed            a version can be made only of a build that has a name
     │   └── DeduplicationIdMissing   a FIFO queue that does not go by content needs one
     ├── NotFound                     QueueNotFound · FunctionNotFound · StreamNotFound · MoveNotFound ·
-    │                                MappingNotFound · EventNotFound
+    │                                MappingNotFound · EventNotFound · VersionNotFound
     ├── Conflict                     QueueExists · QueueDeletedRecently · PurgeInProgress · TooManyInFlight ·
-    │                                MoveInProgress · ResourceBusy · MappingExists · EventPending · ResultNotKept
+    │                                MoveInProgress · ResourceBusy · MappingExists · EventPending · ResultNotKept ·
+    │                                AliasExists · VersionInUse · RevisionChanged
     ├── LeaseLost                    the message belongs to a newer lease, or is finished
     ├── CallError                    a synchronous call gave no result
     │   ├── FunctionError            the handler failed: Lambda's error type, message and stack
     │   ├── CallThrottled            the function is at its concurrency limit, or paused
     │   ├── CallTimeout              no answer before the caller's deadline
-    │   └── NoLiveWorker             nobody serves the function at the moment
+    │   ├── NoLiveWorker             nobody serves the function at the moment
+    │   └── RecursiveInvocation      its chain of requests has run the function 16 times
     └── StoreError                   Redis
         ├── StoreUnavailable         no connection, or it was lost: the outcome of a write is unknown
         ├── StoreFull                maxmemory is reached: nothing was stored
+        │   └── StoreThrottled       it soon would be: producers are told to wait
         ├── StoreReadOnly            a replica answered
         ├── StoreDenied              credentials or ACL
         ├── StoreUnsuitable          too old, or set to throw data away
+        ├── DurabilityNotMet         Redis is less safe than the resource requires: nothing was stored
+        ├── WriteNotConfirmed        stored, but too few replicas have confirmed it in time
         └── StoreFault               an answer that no rule explains: a defect
 
 Each class has a stable ``code``; the fields that the message speaks of are attributes of the error.
@@ -66,6 +72,19 @@ class InvalidOption(InvalidInput):
     def __init__(self, option: str, value: object, rule: str) -> None:
         super().__init__(f"{option}={value!r}: {rule}")
         self.option, self.value, self.rule = option, value, rule
+
+
+class BuildNotNamed(InvalidInput):
+    """A version is to be published of workers whose code has no name."""
+
+    code = "BuildNotNamed"
+
+    def __init__(self, function: str) -> None:
+        super().__init__(
+            f'function "{function}": its workers do not say what their build is called, so no version could be told '
+            "from the next; start them with `penstock runtime --build NAME`, or App(build=...)"
+        )
+        self.function = function
 
 
 class PayloadNotJson(InvalidInput):
@@ -130,6 +149,13 @@ class FunctionNotFound(NotFound):
 
     code, thing = "FunctionNotFound", "function"
     hint = ": no worker has registered it; start one with `penstock runtime`"
+
+
+class VersionNotFound(NotFound):
+    """The function has no such version or alias; ``name`` is ``function:qualifier``."""
+
+    code, thing = "VersionNotFound", "version or alias"
+    hint = ": `penstock functions` shows them; `penstock publish` and `penstock alias` make them"
 
 
 class StreamNotFound(NotFound):
@@ -215,6 +241,38 @@ class MoveInProgress(Conflict):
 
     def __init__(self, name: str) -> None:
         super().__init__(f'queue "{name}": a move task runs already; cancel it, or wait for its end')
+        self.name = name
+
+
+class AliasExists(Conflict):
+    """The function has an alias of this name already."""
+
+    code = "AliasExists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'alias "{name}" exists already')
+        self.name = name
+
+
+class VersionInUse(Conflict):
+    """A version that aliases name cannot be deleted."""
+
+    code = "VersionInUse"
+
+    def __init__(self, name: str, aliases: list[str]) -> None:
+        super().__init__(
+            f'version "{name}" is what aliases name: {", ".join(aliases)}; let them name another one first'
+        )
+        self.name, self.aliases = name, aliases
+
+
+class RevisionChanged(Conflict):
+    """A change was to be made only to a certain revision, and there is a newer one."""
+
+    code = "RevisionChanged"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'"{name}" has been changed since the given revision')
         self.name = name
 
 
@@ -311,6 +369,23 @@ class NoLiveWorker(CallError):
         self.function = function
 
 
+class RecursiveInvocation(CallError):
+    """The chain of requests that this call belongs to has run the function 16 times: taken for a loop, and stopped."""
+
+    code = "RecursiveInvocation"
+
+    def __init__(self, function: str) -> None:
+        super().__init__(f'function "{function}": {RECURSION_STOPPED}')
+        self.function = function
+
+
+RECURSION_STOPPED = (
+    "Lambda has detected your function being invoked in a recursive loop with other Amazon Web Services resources and "
+    "stopped your function's invocation."
+)
+"""Lambda's own words."""
+
+
 class StoreError(PenstockError):
     """Redis did not do what was asked."""
 
@@ -329,6 +404,20 @@ class StoreFull(StoreError):
     code = "StoreFull"
 
 
+class StoreThrottled(StoreFull):
+    """Redis is nearly full: producers are told to wait, so that what is there can still be handled. Nothing was stored;
+    try again later."""
+
+    code = "StoreThrottled"
+
+    def __init__(self, place: str, percent: float, limit_percent: int) -> None:
+        super().__init__(
+            f"{place} has used {percent:.1f} % of its maxmemory, and producers have to wait from {limit_percent} % on "
+            "(PENSTOCK_FULL_AT); nothing was stored: try again later, give it memory or let workers catch up"
+        )
+        self.percent, self.limit_percent = percent, limit_percent
+
+
 class StoreReadOnly(StoreError):
     """The server is a read-only replica."""
 
@@ -345,6 +434,30 @@ class StoreUnsuitable(StoreError):
     """A server that Penstock must not trust: too old, or set to evict keys."""
 
     code = "StoreUnsuitable"
+
+
+class DurabilityNotMet(StoreError):
+    """Redis is less safe at the moment than what was asked for; nothing was stored, created or changed."""
+
+    code = "DurabilityNotMet"
+
+    def __init__(self, required: str, reason: str) -> None:
+        super().__init__(f"durability={required} is required and not given: {reason}; nothing was done")
+        self.required, self.reason = required, reason
+
+
+class WriteNotConfirmed(StoreError):
+    """It is stored on the primary, and too few replicas have said in time that they have it. It may be lost if the
+    primary is; the same send again (with its id) is safe, and waits for the confirmation again."""
+
+    code = "WriteNotConfirmed"
+
+    def __init__(self, required: str, confirmed: int, waited_ms: int) -> None:
+        super().__init__(
+            f"durability={required}: stored, but only {confirmed} replicas have confirmed it within {waited_ms} ms "
+            "(PENSTOCK_CONFIRM_MS); the outcome is unknown, and the same send with its id may be repeated"
+        )
+        self.required, self.confirmed, self.waited_ms = required, confirmed, waited_ms
 
 
 class StoreFault(StoreError):

@@ -1,8 +1,9 @@
 """Invocation records (version 1.0) and dead letters: what a function's destinations and dead-letter queue receive.
 
 Pure. Source: Lambda Developer Guide, "Retaining records of asynchronous invocations"; conditions as recorded from the
-service, plus ``Quarantined`` for an event that kept killing its worker and ``Cancelled`` for one that somebody took out
-(that is no dead letter: nobody is to send it again).
+service, plus ``Quarantined`` for an event that kept killing its worker, ``Cancelled`` for one that somebody took out
+(that is no dead letter: nobody is to send it again) and ``RecursiveInvocation`` for the end of a loop, whose name in
+Lambda is not known.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from broker import limits
-from broker.names import Resource, Target
+from broker import limits, tracing
+from broker.errors import RECURSION_STOPPED
+from broker.names import LATEST, Function, Resource, Target
 from broker.records import Attribute, Delivery, DeliveryKind, FunctionSettings, Header, pack
+from broker.tracing import NO_TRACE, Trace
 
 Condition: TypeAlias = Literal[
-    "Success", "RetriesExhausted", "EventAgeExceeded", "ZeroReservedConcurrency", "Quarantined", "Cancelled"
+    "Success",
+    "RetriesExhausted",
+    "EventAgeExceeded",
+    "ZeroReservedConcurrency",
+    "Quarantined",
+    "Cancelled",
+    "RecursiveInvocation",
 ]
-_VERSION: Final = "$LATEST"
 _PAYLOADS: Final = ("responsePayload", "requestPayload")
 
 
@@ -34,11 +42,21 @@ class InvocationEnd(msgspec.Struct, frozen=True, kw_only=True):
     response: bytes | None
     """What the last try answered, as JSON: the result or the error object; None when it never ran."""
     now_ms: int
+    trace: Trace = NO_TRACE
+    """What its records belong to."""
+    to_functions: bool = True
+    """Whether a function may be told: not when a chain was stopped here before, as that would be a loop of records."""
+    version: str = LATEST
+    """The version whose settings hold."""
 
     @property
     def failed(self) -> bool:
         """Whether it goes to the failure destination."""
         return self.condition != "Success"
+
+    def may_tell(self, target: Target) -> bool:
+        """Whether something may go there."""
+        return self.to_functions or not isinstance(target, Function)
 
 
 def invocation_record(end: InvocationEnd, *, limit_bytes: int) -> bytes:
@@ -48,14 +66,14 @@ def invocation_record(end: InvocationEnd, *, limit_bytes: int) -> bytes:
         "timestamp": iso_timestamp(end.now_ms),
         "requestContext": {
             "requestId": end.request_id,
-            "functionArn": f"{end.function.arn}:{_VERSION}",
+            "functionArn": end.function.arn if end.function.qualifier else f"{end.function.arn}:{LATEST}",
             "condition": end.condition,
             "approximateInvokeCount": end.tries,
         },
         "requestPayload": _event_of(end),
     }
     if end.response is not None:
-        context: dict[str, object] = {"statusCode": 200, "executedVersion": _VERSION}
+        context: dict[str, object] = {"statusCode": 200, "executedVersion": end.version}
         if end.failed:
             context["functionError"] = "Unhandled"
         fields["responseContext"] = context
@@ -97,19 +115,23 @@ def iso_timestamp(milliseconds: int) -> str:
 
 def onward_records(end: InvocationEnd, settings: FunctionSettings) -> tuple[tuple[str, bytes], ...]:
     """What the end of an event sends on, as the outbox keeps it: suffix of its name and stored record each."""
+    if settings.version != end.version:
+        end = msgspec.structs.replace(end, version=settings.version)
     deliveries: list[tuple[str, Delivery]] = []
     target = settings.on_failure if end.failed else settings.on_success
-    if target is not None:
+    if target is not None and end.may_tell(target):
         deliveries.append(("r", record_delivery(end, target)))
-    if end.failed and end.condition != "Cancelled" and settings.dead_letter is not None:
-        deliveries.append(("d", dead_letter_delivery(end, settings.dead_letter)))
+    dead_letter = settings.dead_letter
+    if end.failed and end.condition != "Cancelled" and dead_letter is not None and end.may_tell(dead_letter):
+        deliveries.append(("d", dead_letter_delivery(end, dead_letter)))
     return tuple((suffix, msgspec.msgpack.encode(delivery)) for suffix, delivery in deliveries)
 
 
 def record_delivery(end: InvocationEnd, target: Target) -> Delivery:
     """The invocation record on its way to a destination."""
     kind: DeliveryKind = "failure" if end.failed else "success"
-    blob = pack(invocation_record(end, limit_bytes=limits.MAX_MESSAGE_BYTES))
+    record = invocation_record(end, limit_bytes=limits.MAX_MESSAGE_BYTES)
+    blob = pack(record, tracing.stamped(None, end.trace))
     return Delivery(kind=kind, target=target, blob=blob, first_attempt_ms=end.now_ms)
 
 
@@ -124,7 +146,8 @@ def dead_letter_delivery(end: InvocationEnd, target: Target) -> Delivery:
         },
         source=end.function.arn,
     )
-    return Delivery(kind="dead_letter", target=target, blob=pack(end.event, header), first_attempt_ms=end.now_ms)
+    blob = pack(end.event, tracing.stamped(header, end.trace))
+    return Delivery(kind="dead_letter", target=target, blob=blob, first_attempt_ms=end.now_ms)
 
 
 _REASONS: Final[dict[Condition, str]] = {
@@ -135,7 +158,9 @@ _REASONS: Final[dict[Condition, str]] = {
 
 
 def _error_of(end: InvocationEnd) -> tuple[str, bytes]:
-    """HTTP status of the last try and the first 1 KB of its message; 429 for an event that never ran."""
+    """HTTP status of the last try and the first 1 KB of its message; 429 for an event that never ran, 400 in a loop."""
+    if end.condition == "RecursiveInvocation":
+        return "400", RECURSION_STOPPED.encode()
     if end.response is None:
         return "429", _REASONS.get(end.condition, end.condition).encode()
     try:

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
-from broker import limits
+from broker import limits, tracing
 from broker.core import Core
 from broker.errors import LeaseLost
 from broker.ids import message_id, sequence_number
+from broker.lineage import without
 from broker.names import Function, Queue, Resource
 from broker.receipts import Receipt
 from broker.records import Delivery, Facts, Header, PlainValue, check_range, decode_json, pack, unpack
@@ -80,6 +81,21 @@ class Message:
         """For a dead letter: the ARN of the queue, or of the function, that it comes from."""
         return self.header.source
 
+    @property
+    def trace_header(self) -> str:
+        """SQS's AWSTraceHeader, the value of ``X-Amzn-Trace-Id``; '' where it was sent without."""
+        return self.header.trace
+
+    @property
+    def traceparent(self) -> str:
+        """W3C's, '' where it was sent without; :attr:`tracestate` goes with it."""
+        return tracing.of_header(self.header).parent
+
+    @property
+    def tracestate(self) -> str:
+        """W3C's, '' where it was sent without."""
+        return tracing.of_header(self.header).state
+
     def json(self) -> Any:
         """The body decoded from JSON; raises PayloadNotJson."""
         return decode_json(f"message {self.id}", self.body)
@@ -111,11 +127,14 @@ class Message:
         if target is None:
             source = Resource.from_arn(self.source or "")
             target = Function(source.name) if source.kind == "function" else Queue(source.name)
+        # Somebody has decided that it shall run again: no loop.
+        trace = msgspec.structs.replace(tracing.of_header(self.header), header=without(self.header.trace))
         header = msgspec.structs.replace(self.header, id=self.id, source=None)
         if isinstance(target, Function):
             header = Header(id=self.id)
         if isinstance(target, Function) and "RequestID" in self.header.attributes:
             header = Header(id=str(self.header.attributes["RequestID"].python))
+        header = tracing.stamped(header, trace) or header
         return Delivery(kind="redrive", target=target, blob=pack(self.body.encode(), header))
 
     def __repr__(self) -> str:

@@ -19,6 +19,11 @@ _PATTERNS: Final[dict[Kind, tuple[re.Pattern[str], str]]] = {
     "function": (re.compile(r"[A-Za-z0-9_-]{1,64}"), "1 to 64 of letters, digits, - and _"),
     "stream": (re.compile(r"[A-Za-z0-9_.-]{1,128}"), "1 to 128 of letters, digits, -, _ and ."),
 }
+LATEST: Final = "$LATEST"
+"""Lambda's word for what was registered last."""
+SPARE: Final = "+"
+"""Behind an alias's name: its events that wait for its second version."""
+_QUALIFIED: Final = re.compile(r"([A-Za-z0-9_-]{1,64}):(\$LATEST|[A-Za-z0-9_-]{1,128})")
 _TAGS: Final[dict[Kind, str]] = {"queue": "q", "function": "fn", "stream": "s"}
 
 
@@ -30,6 +35,13 @@ def check_name(kind: Kind, name: str) -> str:
     if not pattern.fullmatch(name):
         raise InvalidName(kind, name, f"only {rule}")
     return name
+
+
+def split_function(name: str) -> tuple[str, str]:
+    """Function and qualifier (a version's number, an alias, ``$LATEST``) of ``orders:live``; '' where it has none.
+    Raises InvalidName."""
+    found = _QUALIFIED.fullmatch(name) if ":" in str(name) else None
+    return (found[1], found[2]) if found else (check_name("function", name), "")
 
 
 class Resource(msgspec.Struct, frozen=True):
@@ -52,9 +64,16 @@ class Resource(msgspec.Struct, frozen=True):
 
     @property
     def tag(self) -> str:
-        """What stands between the braces of every key of this resource, so that they share a cluster slot."""
-        tag = f"{_TAGS[self.kind]}:{self.account}:{self.region}:{self.name}"
-        return f"{tag}:{self.partition}" if self.partition else tag
+        """What identifies it in text, among all of them: a partition and a version of one number are two."""
+        return f"{self.slot}:@{self.qualifier}" if self.qualifier else self.slot
+
+    @property
+    def slot(self) -> str:
+        """What stands between the braces of every key of this resource, so that they share a cluster slot; versions
+        and aliases are in that of their function's first partition."""
+        name = self.name.partition(":")[0] if self.kind == "function" else self.name
+        slot = f"{_TAGS[self.kind]}:{self.account}:{self.region}:{name}"
+        return f"{slot}:{self.partition}" if self.partition else slot
 
     @property
     def whole(self) -> Resource:
@@ -70,13 +89,18 @@ class Resource(msgspec.Struct, frozen=True):
         return [self.part(partition) for partition in range(count)]
 
     @property
+    def qualifier(self) -> str:
+        """Of a version or alias of a function, what is behind its name; else ''."""
+        return self.name.partition(":")[2] if self.kind == "function" else ""
+
+    @property
     def arn(self) -> str:
         """The Amazon Resource Name that AWS would give it."""
         match self.kind:
             case "queue":
                 return f"arn:aws:sqs:{self.region}:{self.account}:{self.name}"
             case "function":
-                return f"arn:aws:lambda:{self.region}:{self.account}:function:{self.name}"
+                return f"arn:aws:lambda:{self.region}:{self.account}:function:{self.name.removesuffix(SPARE)}"
             case "stream":
                 return f"arn:aws:kinesis:{self.region}:{self.account}:stream/{self.name}"
 
@@ -93,6 +117,15 @@ class Resource(msgspec.Struct, frozen=True):
                 return cls("stream", account, region, tail.removeprefix("stream/"))
             case _:
                 raise InvalidName("resource", arn, "not the ARN of a queue, function or stream")
+
+
+class Route(msgspec.Struct, frozen=True):
+    """What a synchronous call goes to."""
+
+    function: str
+    """A function, or a version of it as ``orders:3``."""
+    invoked: str = ""
+    """The qualifier that the caller gave."""
 
 
 class Queue(msgspec.Struct, frozen=True, tag="queue"):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from broker import limits
+from broker import limits, tracing
 from broker.errors import InvalidOption, PayloadTooLarge
 from broker.records import Attribute, AttributeValue, Header, decode_json, encode_json, pack
 from broker.store.values import NewMessage
@@ -33,16 +33,16 @@ def event_message(function: str, event: object, own_id: str | None = None) -> Ne
     """An event for the asynchronous queue of a function. Raises PayloadNotJson, PayloadTooLarge, InvalidOption."""
     body = event_json(f'event for function "{function}"', event, limit_bytes=limits.MAX_ASYNC_EVENT_BYTES)
     identity = check_own_id(own_id)
-    return NewMessage(
-        pack(body, Header(id=identity) if identity else None), len(body), None, identity, named=bool(identity)
-    )
+    header = tracing.stamped(Header(id=identity) if identity else None, tracing.current())
+    return NewMessage(pack(body, header), len(body), None, identity, named=bool(identity))
 
 
 def event_messages(function: str, events: Iterable[object]) -> list[NewMessage]:
     """Many events at once, without ids of their own. Errors as :func:`event_message`."""
     what, limit_bytes = f'event for function "{function}"', limits.MAX_ASYNC_EVENT_BYTES
     bodies = [event_json(what, event, limit_bytes=limit_bytes) for event in events]
-    return [NewMessage(pack(body), len(body)) for body in bodies]
+    header = tracing.stamped(None, tracing.current())
+    return [NewMessage(pack(body, header), len(body)) for body in bodies]
 
 
 def event_json(what: str, event: object, *, limit_bytes: int) -> bytes:
@@ -86,7 +86,8 @@ def queue_message(
     identity = check_own_id(own_id)
     group = _check_id("group", group)
     deduplication_id = _check_id("deduplication_id", deduplication_id)
-    header = Header(id=identity or None, attributes=typed, group=group, deduplication_id=deduplication_id)
+    given = Header(id=identity or None, attributes=typed, group=group, deduplication_id=deduplication_id)
+    header = tracing.stamped(given, tracing.current())
     delay_ms = None if queue.endswith(".fifo") else _delay_ms(delay_s)
     return NewMessage(pack(encoded, header), size, delay_ms, identity, group=group, deduplication_id=deduplication_id)
 

@@ -65,6 +65,7 @@ async def create_queue(
     described = await core.directory.describe(resource)
     if described is not None and not described.implied:
         check_same(resource.name, described.settings, settings, compared)  # before anything is created because of it
+    await core.durable.check(settings.durability)
     await make_dead_letter(core, resource, settings)
     fields = queue_fields(settings) | await growth_fields(
         core, resource, described, before=1, after=settings.partitions
@@ -107,6 +108,8 @@ async def change_queue(
         before = msgspec.json.decode(described.settings, type=QueueSettings)
         settings = change(before)
         check_type(resource.name, settings)
+        if settings.durability != before.durability:
+            await core.durable.check(settings.durability)
         if settings.dead_letter != before.dead_letter:  # else any change would make a deleted one again
             await make_dead_letter(core, resource, settings)
         fields = queue_fields(settings) | await growth_fields(
@@ -155,6 +158,7 @@ def queue_fields(settings: QueueSettings) -> dict[str, str]:
         "max_receives": "" if settings.max_receives is None else str(settings.max_receives),
         "content_ids": "1" if settings.content_deduplication else "",
         "id_scope": "group" if settings.deduplication_scope == "messageGroup" else "",
+        "durability": settings.durability,
     }
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
 
-from broker import limits
+from broker import limits, spans
 from broker.core import Core
 from broker.errors import FunctionNotFound, InvalidOption, MoveNotFound, QueueNotFound, ResourceBusy
 from broker.ids import mark_of
@@ -36,6 +36,9 @@ _REDRIVE_BATCH: Final = 100
 _REDRIVE_LEASE_S: Final = 60
 _DELETE_BATCH: Final = 1_000
 _KINDS: Final[dict[type[Queue | Function], Kind]] = {Queue: "queue", Function: "function"}
+
+RedriveFrom: TypeAlias = Iterable[Queue] | Literal["all"]
+"""Which queues may have a queue as their dead-letter queue; none of them where there are none."""
 
 
 class Entry(TypedDict, total=False):
@@ -78,16 +81,18 @@ class QueueClient:
         content_deduplication: bool = False,
         deduplication_scope: DeduplicationScope = "queue",
         throughput_limit: ThroughputLimit = "perQueue",
-        redrive_from: Iterable[Queue] | None = None,
+        redrive_from: RedriveFrom | None = None,
+        durability: str | None = None,
         tags: Mapping[str, str] | None = None,
         partitions: int = 1,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
-        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. ``partitions`` splits
-        a standard queue that one node of a cluster cannot carry; it stays one queue. A second time with
-        the same settings changes nothing; with others it raises QueueExists. A queue that exists only because something
-        named it takes the settings given here.
+        ``redrive_from`` says which queues may have it as their dead-letter queue: "all" by default. ``durability`` is
+        what a send must be before it is answered; raises DurabilityNotMet where Redis does not give that.
+        ``partitions`` splits a standard queue that one node of a cluster cannot carry; it stays one queue. A second
+        time with the same settings changes nothing; with others it raises QueueExists. A queue that exists only because
+        something named it takes the settings given here.
         """
         settings = QueueSettings(
             visibility_timeout_s=visibility_timeout,
@@ -101,15 +106,21 @@ class QueueClient:
             content_deduplication=content_deduplication,
             deduplication_scope=deduplication_scope,
             throughput_limit=throughput_limit,
+            durability=durability or "",
             tags=dict(tags or {}),
             partitions=partitions,
         )
         settings = msgspec.structs.replace(settings, **self._redrive_allow(redrive_from))
         await create_queue(self.core, self.resource, settings, compared=QueueSettings.__struct_fields__)
 
-    def _redrive_allow(self, redrive_from: Iterable[Queue] | None) -> dict[str, object]:
+    def _redrive_allow(self, redrive_from: RedriveFrom | None) -> dict[str, object]:
         if redrive_from is None:
             return {}
+        if redrive_from == "all":
+            return {"redrive_permission": None, "redrive_sources": ()}
+        given: object = redrive_from
+        if isinstance(given, str):
+            raise InvalidOption("redrive_from", given, 'must be queues, or "all"')
         sources = tuple(self.core.resource("queue", queue.name).arn for queue in redrive_from)
         return {"redrive_permission": "byQueue" if sources else "denyAll", "redrive_sources": sources}
 
@@ -127,12 +138,15 @@ class QueueClient:
         content_deduplication: bool | None = None,
         deduplication_scope: DeduplicationScope | None = None,
         throughput_limit: ThroughputLimit | None = None,
-        redrive_from: Iterable[Queue] | None = None,
+        redrive_from: RedriveFrom | None = None,
+        durability: str | None = None,
         tags: Mapping[str, str] | None = None,
         partitions: int | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
-        were received too often. There can be more ``partitions``, never fewer. Raises QueueNotFound."""
+        were received too often, ``redrive_from="all"`` lets every queue have it as its dead-letter queue again,
+        ``durability=""`` requires nothing any more, and ``tags`` take the place of all that were there. There can be
+        more ``partitions``, never fewer. Raises QueueNotFound, InvalidOption, DurabilityNotMet."""
         changes: dict[str, object] = {
             "visibility_timeout_s": visibility_timeout,
             "delay_s": delay,
@@ -144,11 +158,12 @@ class QueueClient:
             "content_deduplication": content_deduplication,
             "deduplication_scope": deduplication_scope,
             "throughput_limit": throughput_limit,
+            "durability": durability,
             "tags": None if tags is None else dict(tags),
             "partitions": partitions,
-            **self._redrive_allow(redrive_from),
         }
         given = {name: value for name, value in changes.items() if value is not None}
+        given |= self._redrive_allow(redrive_from)
         if remove_dead_letter:
             given |= {"dead_letter": None, "max_receives": None}
         await change_queue(self.core, self.resource, lambda now: msgspec.structs.replace(now, **given))
@@ -176,24 +191,29 @@ class QueueClient:
         in a FIFO queue, where there must be one; in a standard queue groups take turns. Raises QueueNotFound,
         InvalidInput.
         """
-        message = queue_message(
-            self.name,
-            body,
-            delay_s=delay,
-            attributes=attributes,
-            own_id=id,
-            group=group,
-            deduplication_id=deduplication_id,
-        )
-        accepted = await self._sender.send(self.resource, message)
+        with spans.sending(self.resource) as span:
+            message = queue_message(
+                self.name,
+                body,
+                delay_s=delay,
+                attributes=attributes,
+                own_id=id,
+                group=group,
+                deduplication_id=deduplication_id,
+            )
+            accepted = await self._sender.send(self.resource, message)
+            if span is not None:
+                span.set("messaging.message.id", id or accepted.id)
         return id or accepted.id
 
     async def send_many(
         self, bodies: Iterable[object], *, delay: float | None = None, group: str | None = None
     ) -> list[str]:
         """Stores messages in order and answers their ids. All are checked before the first is stored."""
-        messages = [queue_message(self.name, body, delay_s=delay, group=group) for body in bodies]
-        return await self._sender.send_many(self.resource, messages)
+        given = list(bodies)
+        with spans.sending(self.resource, len(given)):
+            messages = [queue_message(self.name, body, delay_s=delay, group=group) for body in given]
+            return await self._sender.send_many(self.resource, messages)
 
     async def send_batch(self, entries: Iterable[Entry]) -> list[str]:
         """Stores messages that each have options of their own, in order, and answers their ids. All are checked before
@@ -204,8 +224,9 @@ class QueueClient:
             raise InvalidOption(
                 "entries", sorted(unknown), f"each has body, and may have {sorted(Entry.__annotations__)}"
             )
-        messages = [self._entry_message(entry) for entry in given]
-        ids = await self._sender.send_many(self.resource, messages)
+        with spans.sending(self.resource, len(given)):
+            messages = [self._entry_message(entry) for entry in given]
+            ids = await self._sender.send_many(self.resource, messages)
         return [message.own_id or stored_id for message, stored_id in zip(messages, ids, strict=True)]
 
     def _entry_message(self, entry: Mapping[str, Any]) -> NewMessage:

@@ -16,8 +16,10 @@ from zlib import crc32
 import msgspec
 
 from broker import limits
+from broker.durability import check_durability
+from broker.environment import check_environment
 from broker.errors import InvalidOption, PayloadNotJson
-from broker.names import Queue, Target
+from broker.names import LATEST, Queue, Target
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
@@ -130,6 +132,9 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The system attribute AWSTraceHeader."""
     sender: str = ""
     """SenderId, where it is not the account itself."""
+    traceparent: str = msgspec.field(default="", name="tp")
+    """W3C's, with :attr:`tracestate`; spelled short, as it is in every message of who traces."""
+    tracestate: str = msgspec.field(default="", name="ts")
 
 
 _HEADER_ENCODER: Final = msgspec.msgpack.Encoder()
@@ -209,6 +214,7 @@ FIRST_FACTS: Final = Facts()
 DeduplicationScope: TypeAlias = Literal["queue", "messageGroup"]
 ThroughputLimit: TypeAlias = Literal["perQueue", "perMessageGroupId"]
 RedrivePermission: TypeAlias = Literal["allowAll", "denyAll", "byQueue"]
+RecursiveLoop: TypeAlias = Literal["Allow", "Terminate"]
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -235,11 +241,14 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Kept for clients that set it; what Redis keeps is not encrypted by Penstock."""
     kms_reuse_s: int = limits.DEFAULT_KMS_REUSE_S
     managed_sse: bool = True
+    durability: str = ""
+    """What a send must be before it is answered; '' where nothing is required."""
     tags: dict[str, str] = {}
     partitions: int = 1
     """Over how many cluster slots it is spread."""
 
     def __post_init__(self) -> None:
+        check_durability(self.durability)
         check_whole("partitions", self.partitions, 1, limits.MAX_PARTITIONS)
         check_range("visibility_timeout", self.visibility_timeout_s, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
         check_range("delay", self.delay_s, 0, limits.MAX_DELAY_S)
@@ -276,8 +285,10 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     max_length: int = limits.DEFAULT_STREAM_MAX_LENGTH
     retention_s: float = limits.DEFAULT_STREAM_RETENTION_S
+    durability: str = ""
 
     def __post_init__(self) -> None:
+        check_durability(self.durability)
         check_whole("max_length", self.max_length, 1, 1_000_000_000)
         check_range("retention", self.retention_s, 1, 365 * 86_400)
 
@@ -306,7 +317,19 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     keep_status_s: float = limits.DEFAULT_KEEP_STATUS_S
     keep_result_bytes: int = 0
     """The largest result that is kept with the status; larger ones are not, and 0 keeps none."""
+    durability: str = ""
+    """What an event must be before its sender is answered; '' where nothing is required."""
+    recursive_loop: RecursiveLoop = "Terminate"
+    """Whether a chain of events that comes back to the function is stopped after it has run 16 times."""
     description: str = ""
+    memory_mb: int = limits.DEFAULT_MEMORY_MB
+    """What handlers and clients are told; it limits nothing."""
+    environment: dict[str, str] = {}
+    """Variables for its handler; never to be logged."""
+    build: str = ""
+    """What the code that declared them is called; '' where it has no name."""
+    version: str = LATEST
+    """The version that runs under them."""
     tags: dict[str, str] = {}
     partitions: int = 1
     """Over how many cluster slots its events are spread."""
@@ -315,6 +338,7 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """What its code said last, where the API has changed something since; None where these are the code's settings."""
 
     def __post_init__(self) -> None:
+        check_durability(self.durability)
         check_whole("partitions", self.partitions, 1, limits.MAX_PARTITIONS)
         check_range("timeout", self.timeout_s, 0.001, limits.MAX_TIMEOUT_S)
         check_whole("retries", self.retries, 0, limits.MAX_RETRIES)
@@ -326,10 +350,13 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         if self.concurrency is not None:
             check_whole("concurrency", self.concurrency, 0, limits.MAX_CONCURRENCY)
         check_whole("max_crashes", self.max_crashes, 0, 1_000)
+        check_whole("memory", self.memory_mb, limits.DEFAULT_MEMORY_MB, limits.MAX_MEMORY_MB)
+        check_environment(self.environment)
         check_range("keep_status", self.keep_status_s, 0, limits.MAX_KEEP_STATUS_S)
         check_whole("keep_result", self.keep_result_bytes, 0, limits.MAX_KEEP_RESULT_BYTES)
         if self.keep_result_bytes and not self.keep_status_s:
             raise InvalidOption("keep_result", self.keep_result_bytes, "goes with a keep_status above 0")
+        check_one_of("recursive_loop", self.recursive_loop, RecursiveLoop)
         for option in ("on_success", "on_failure", "dead_letter"):
             target: Target | None = getattr(self, option)
             if isinstance(target, Queue) and target.name.endswith(".fifo"):
@@ -359,7 +386,7 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     origin: MappingOrigin = "code"
     modified_ms: int = 0
     qualifier: str = ""
-    """As its function was named through the API, where with one: ``$LATEST``."""
+    """As its function was named through the API, where with one: ``$LATEST``, a version's number, an alias."""
     pollers: tuple[int, int] | None = None
     """Lambda's ProvisionedPollerConfig, fewest and most; kept for clients that set it."""
     metrics: tuple[str, ...] = ()
@@ -384,6 +411,11 @@ class MappingSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     def name(self) -> str:
         """One mapping a pair of queue and function."""
         return f"{self.queue}{MAPPING_ARROW}{self.function}"
+
+    @property
+    def target(self) -> str:
+        """What it feeds, as workers say what they serve: a function, or ``function:qualifier``."""
+        return self.function if self.qualifier in {"", LATEST} else f"{self.function}:{self.qualifier}"
 
     @property
     def identity(self) -> str:

@@ -18,11 +18,15 @@ from broker.sending import Sender, chunks
 from broker.store.logs import NewRecord
 from broker.store.outbox import OutboxEntry, OutboxSettlement
 from broker.store.values import NewMessage
+from broker.streams import append
 
 _ROOM: Final = 500
 _HOLD_MS: Final = 10_000
 _BACKOFF_FIRST_MS: Final = 1_000
 _BACKOFF_LAST_MS: Final = 300_000
+_NOT_NOW: Final = (
+    *(errors.NotFound, errors.StoreFull, errors.StoreReadOnly, errors.DurabilityNotMet, errors.WriteNotConfirmed),
+)
 _MOVE_MARK: Final = b"M"
 """First byte of what claim.lua writes for a message whose receives are used up."""
 
@@ -82,7 +86,7 @@ class Relay:
                 return [await self._without_payload(source, target, group[0], error)]
             # One of them is refused; the others must not wait for it.
             return [settlement for parcel in group for settlement in await self._attempt(source, target, [parcel])]
-        except (errors.NotFound, errors.StoreFull, errors.StoreReadOnly) as error:
+        except _NOT_NOW as error:
             log.warning("delivery_failed", source=source.arn, target=target.name, count=len(group), reason=str(error))
             return [await self._put_off(source, parcel, str(error)) for parcel in group]
         dead = sum(parcel.delivery.kind == "dead_letter" for parcel in group)
@@ -119,7 +123,7 @@ class Relay:
                     for parcel, own_id in zip(group, own_ids, strict=True)
                 ]
                 stream = _beside(source, "stream", target.name)
-                if await self._core.logs.append(stream, records, urgent=True) is None:
+                if await append(self._core, stream, records, urgent=True) is None:
                     raise errors.StreamNotFound(target.name)
             case _:
                 assert_never(target)

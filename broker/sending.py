@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from broker import errors, limits
 from broker.core import Core
 from broker.ids import TokenSource
 from broker.names import Kind, Resource
+from broker.store.lanes import RunsScripts
 from broker.store.values import Accepted, NewMessage, Stored
 
 T = TypeVar("T")
@@ -159,9 +160,17 @@ class Sender:
         token, bucket = self._tokens.next(), str(int(time.time() // 60))
         give_up = time.monotonic() + _RETRY_FOR_S
         pauses_s = iter(_RETRY_PAUSES_S)
+        if not urgent:
+            await self._core.headroom.check()
+
+        async def attempt(made_sure_of: str, runs: RunsScripts) -> Stored | Literal["split"] | None:
+            return await self._core.messages.send(
+                resource, messages, token=token, bucket=bucket, urgent=urgent, made_sure_of=made_sure_of, runs=runs
+            )
+
         while True:
             try:
-                stored = await self._core.messages.send(resource, messages, token=token, bucket=bucket, urgent=urgent)
+                stored = await self._core.durable.store(resource, attempt)
             except errors.StoreUnavailable:
                 pause_s = next(pauses_s, None)
                 if pause_s is None or time.monotonic() + pause_s > give_up:

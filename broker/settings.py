@@ -19,6 +19,8 @@ DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
 _MIN_LEASE_MS: Final = 200
 _MAX_LEASE_MS: Final = 600_000
+_CONFIRM_MS: Final = (50, 8_000)  # less than a command may take
+_MS: Final = "milliseconds"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,17 +30,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     account: str = DEFAULT_ACCOUNT
     region: str = DEFAULT_REGION
     lease_ms: int = LEASE_MS
+    full_at_percent: int = 90
+    """Of Redis's maxmemory: from there on producers have to wait; 100 leaves that to Redis."""
+    confirm_ms: int = 2_000
+    """How long a write waits for the replicas that its resource requires."""
     test_clock: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Settings from ``PENSTOCK_PREFIX``, ``_ACCOUNT``, ``_REGION`` and ``_LEASE_MS``. Raises InvalidOption."""
+        """Settings from ``PENSTOCK_PREFIX``, ``_ACCOUNT``, ``_REGION``, ``_LEASE_MS``, ``_FULL_AT`` and
+        ``_CONFIRM_MS``. Raises InvalidOption."""
         defaults = cls()
         settings = cls(
             prefix=environment.get("PENSTOCK_PREFIX", defaults.prefix),
             account=environment.get("PENSTOCK_ACCOUNT", defaults.account),
             region=environment.get("PENSTOCK_REGION", defaults.region),
-            lease_ms=_milliseconds(environment.get("PENSTOCK_LEASE_MS"), defaults.lease_ms),
+            lease_ms=_whole(environment, "PENSTOCK_LEASE_MS", defaults.lease_ms, (_MIN_LEASE_MS, _MAX_LEASE_MS), _MS),
+            full_at_percent=_whole(environment, "PENSTOCK_FULL_AT", defaults.full_at_percent, (1, 100), "percent"),
+            confirm_ms=_whole(environment, "PENSTOCK_CONFIRM_MS", defaults.confirm_ms, _CONFIRM_MS, _MS),
             test_clock=environment.get("PENSTOCK_TEST_CLOCK") == "1",
         )
         for option, value, pattern, rule in (
@@ -51,11 +60,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return settings
 
 
-def _milliseconds(text: str | None, default: int) -> int:
+def _whole(environment: Mapping[str, str], option: str, default: int, bounds: tuple[int, int], unit: str) -> int:
+    text = environment.get(option)
     if text is None:
         return default
-    if not re.fullmatch("[0-9]{1,6}", text) or not _MIN_LEASE_MS <= int(text) <= _MAX_LEASE_MS:
-        raise InvalidOption("PENSTOCK_LEASE_MS", text, "a whole number of milliseconds from 200 to 600000")
+    low, high = bounds
+    if not re.fullmatch("[0-9]{1,6}", text) or not low <= int(text) <= high:
+        raise InvalidOption(option, text, f"a whole number of {unit} from {low} to {high}")
     return int(text)
 
 

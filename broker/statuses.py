@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from broker import tracing
 from broker.calls import CallNotice
 from broker.core import Core
 from broker.endings import EndState, cancelled, error_text, parse_end
@@ -23,7 +24,7 @@ from broker.errors import (
 )
 from broker.ids import TOKEN_OWNER_LENGTH, entry_of, id_mark, message_id, nonce_of, partition_of
 from broker.invocation_records import Condition, InvocationEnd, onward_records
-from broker.names import Resource, check_name
+from broker.names import LATEST, SPARE, Resource, split_function
 from broker.outgoing import check_own_id
 from broker.records import FunctionSettings, check_range, decode_json, unpack
 from broker.routing import Relay
@@ -128,11 +129,8 @@ class Statuses:
         check_own_id(request_id)
         mark = id_mark(request_id)
         if function is not None:
-            resource = self._core.resource("function", check_name("function", function))
-            own_nonce = await self._core.directory.nonce(resource)
-            if own_nonce is None:
-                raise FunctionNotFound(function)
-            if mark is None or nonce_of(mark) != own_nonce:
+            resource = await self._holder(request_id, mark, function)
+            if mark is None or nonce_of(mark) != await self._core.directory.nonce(resource):
                 place = partition_of_id(request_id, self._core.splits.count(resource))
                 return resource.part(place), EventKey(own_id=request_id)
         else:
@@ -163,6 +161,22 @@ class Statuses:
                     return part, found
         raise EventNotFound(request_id)
 
+    async def _holder(self, request_id: str, mark: int | None, function: str) -> Resource:
+        """What of this name holds the event: of an alias, its spare part where that knows the id."""
+        name, qualifier = split_function(function)
+        resource = self._core.resource("function", name if qualifier in {"", LATEST} else function)
+        if await self._core.directory.nonce(resource) is None:
+            raise FunctionNotFound(function)
+        if not resource.qualifier:
+            return resource
+        spare = self._core.resource("function", f"{function}{SPARE}")
+        own_nonce = await self._core.directory.nonce(spare)
+        if own_nonce is None:
+            return resource
+        key = EventKey(own_id=request_id) if mark is None or nonce_of(mark) != own_nonce else None
+        found = key is None or not isinstance(await self._core.statuses.look(spare, key), str)
+        return spare if found else resource
+
     async def _look(self, resource: Resource, key: EventKey, request_id: str) -> Standing | bytes:
         found = await self._core.statuses.look(resource, key)
         if isinstance(found, str):
@@ -171,31 +185,19 @@ class Statuses:
         return found
 
     async def _standing(self, request_id: str, resource: Resource, key: EventKey, found: Standing) -> Status:
-        facts = found.facts
-        tries, crashes = (facts.tries, facts.crashes) if facts else (0, 0)
-        state: State = "retrying" if tries else "queued"
-        since_ms = None
-        if found.place == "leased":
+        """What is told until it has ended. Where its lease is gone when it is looked for, all is looked at again."""
+        lease = None
+        for _ in range(_LOOKS):
+            if found.place != "leased":
+                break
             lease = await self._core.statuses.lease_of(resource, found.entry)
-            if lease is None:  # it moved on in between
-                again = await self._look(resource, key, request_id)
-                if isinstance(again, bytes):
-                    return _ended(request_id, resource, again)
-                lease = await self._core.statuses.lease_of(resource, again.entry)
-            if lease is not None and lease[1] > found.now_ms:
-                state, since_ms = "running", _taken_ms(lease[0])
-        error = error_text(found.note) if state == "retrying" else None
-        return Status(
-            id=request_id,
-            function=resource.name,
-            state=state,
-            attempt=tries + (state == "running"),
-            since_ms=since_ms,
-            next_ms=found.due_ms if found.place in {"waiting", "delayed"} else None,
-            error_type=error.error_type if error else "",
-            error_message=error.message if error else "",
-            crashes=crashes,
-        )
+            if lease is not None:
+                break
+            again = await self._look(resource, key, request_id)
+            if isinstance(again, bytes):
+                return _ended(request_id, resource, again)
+            found = again
+        return _unended(request_id, resource, found, lease)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -233,6 +235,7 @@ class Statuses:
             event=body,
             response=seen.note or None,
             now_ms=seen.now_ms,
+            trace=tracing.of_header(header),
         )
         onward = onward_records(end, msgspec.json.decode(described.settings, type=FunctionSettings))
         rest = cancelled(tries, seen.note)
@@ -267,13 +270,34 @@ def _ended(request_id: str, resource: Resource, text: bytes) -> Status:
     error = error_text(end.error)
     return Status(
         id=request_id,
-        function=resource.name,
+        function=resource.name.removesuffix(SPARE),
         state=end.state,
         attempt=end.tries,
         ended_ms=end.ended_ms,
         condition=end.condition,
         error_type=error.error_type if error else "",
         error_message=error.message if error else "",
+    )
+
+
+def _unended(request_id: str, resource: Resource, found: Standing, lease: tuple[str, int] | None) -> Status:
+    facts = found.facts
+    tries, crashes = (facts.tries, facts.crashes) if facts else (0, 0)
+    state: State = "retrying" if tries else "queued"
+    since_ms = None
+    if lease is not None and lease[1] > found.now_ms:
+        state, since_ms = "running", _taken_ms(lease[0])
+    error = error_text(found.note) if state == "retrying" else None
+    return Status(
+        id=request_id,
+        function=resource.name.removesuffix(SPARE),
+        state=state,
+        attempt=tries + (state == "running"),
+        since_ms=since_ms,
+        next_ms=found.due_ms if found.place in {"waiting", "delayed"} else None,
+        error_type=error.error_type if error else "",
+        error_message=error.message if error else "",
+        crashes=crashes,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ from broker.errors import InvalidOption, PayloadTooLarge, StreamNotFound
 from broker.ids import random_token
 from broker.names import Resource, check_name
 from broker.records import StreamSettings, check_whole, decode_json, encodable, encode_json
+from broker.store.lanes import RunsScripts
 from broker.store.logs import LogEntry, NewRecord
 
 _POSITION: Final = re.compile(r"\d{1,15}(-\d{1,15})?")
@@ -47,9 +49,12 @@ class StreamClient:
         *,
         max_length: int = limits.DEFAULT_STREAM_MAX_LENGTH,
         retention: float = limits.DEFAULT_STREAM_RETENTION_S,
+        durability: str | None = None,
     ) -> None:
-        """Creates the stream or changes how many records, and for how many seconds, it keeps them (nearly exactly)."""
-        settings = StreamSettings(max_length=max_length, retention_s=retention)
+        """Creates the stream or changes how many records, and for how many seconds, it keeps them (nearly exactly), and
+        the ``durability`` that it requires. Raises DurabilityNotMet where Redis does not give that."""
+        settings = StreamSettings(max_length=max_length, retention_s=retention, durability=durability or "")
+        await self._core.durable.check(settings.durability)
         await _configure(self._core, self._resource, settings, implied=False)
 
     async def append(self, body: object) -> str:
@@ -59,7 +64,9 @@ class StreamClient:
         text = body.encode() if isinstance(body, str) else encode_json(f'record for stream "{self.name}"', body)
         if len(text) > limits.MAX_STREAM_RECORD_BYTES:
             raise PayloadTooLarge(f'record for stream "{self.name}"', len(text), limits.MAX_STREAM_RECORD_BYTES)
-        positions = await self._core.logs.append(self._resource, [NewRecord(random_token(), text)])
+        records = [NewRecord(random_token(), text)]
+        await self._core.headroom.check()
+        positions = await append(self._core, self._resource, records)
         if positions is None:
             raise StreamNotFound(self.name)
         return positions[0]
@@ -89,10 +96,25 @@ def _record(entry: LogEntry) -> StreamRecord:
 
 
 async def _configure(core: Core, resource: Resource, settings: StreamSettings, *, implied: bool) -> None:
-    fields = {"max_length": str(settings.max_length), "retention_ms": str(round(settings.retention_s * 1000))}
+    fields = {
+        "max_length": str(settings.max_length),
+        "retention_ms": str(round(settings.retention_s * 1000)),
+        "durability": settings.durability,
+    }
     await core.directory.configure(
         resource, msgspec.json.encode(settings), fields, mode="ensure" if implied else "replace", implied=implied
     )
+
+
+async def append(
+    core: Core, stream: Resource, records: Sequence[NewRecord], *, urgent: bool = False
+) -> list[str] | None:
+    """Appends records, as safely as the stream requires; as :meth:`broker.store.logs.LogStore.append`."""
+
+    async def attempt(made_sure_of: str, runs: RunsScripts) -> list[str] | None:
+        return await core.logs.append(stream, records, urgent=urgent, made_sure_of=made_sure_of, runs=runs)
+
+    return await core.durable.store(stream, attempt)
 
 
 async def ensure_stream(core: Core, name: str) -> None:

@@ -6,7 +6,7 @@ once; concurrent sends share round trips as coroutines' sends do. Errors are tho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from threading import Condition
@@ -17,6 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from broker import client as aio
 from broker import functions as aio_functions
 from broker import limits, streams
+from broker.builds import Alias, Version
 from broker.client import DEFAULT_CALL_TIMEOUT_S
 from broker.errors import PenstockError
 from broker.records import FunctionSettings
@@ -24,6 +25,7 @@ from broker.settings import Settings
 from broker.statuses import Status
 from broker.store.values import Counts
 from broker.streams import StreamRecord
+from broker.sync_calls import CallStream
 from broker.sync_queues import Message, QueueClient, Runs
 
 __all__ = ["Broker", "FunctionClient", "Message", "QueueClient", "StreamClient"]
@@ -88,6 +90,15 @@ class Broker:
         """
         return self._run(lambda: self._broker.call(function, event, timeout=timeout))
 
+    def call_stream(self, function: str, event: object, *, timeout: float = DEFAULT_CALL_TIMEOUT_S) -> CallStream:
+        """Runs the function on a live worker and gives what it yields as it comes, as bytes; never tried again.
+
+        ``with broker.call_stream("tell", event) as chunks: for chunk in chunks: ...``
+
+        As :meth:`broker.Broker.call_stream`.
+        """
+        return CallStream(self._run, self._broker, function, event, timeout_s=timeout)
+
     def status(self, request_id: str, *, function: str | None = None, wait: float = 0) -> Status:
         """Where an event is, or how it ended, for as long as its function's ``keep_status`` says.
 
@@ -112,7 +123,7 @@ class Broker:
         return self._run(lambda: self._broker.cancel(request_id, function=function))
 
     def function(self, name: str) -> FunctionClient:
-        """One function: invoke, counts, pause, resume, purge, delete. Raises InvalidName."""
+        """One function: invoke, counts, pause, resume, purge, publish, aliases, delete. Raises InvalidName."""
         return FunctionClient(self._run, self._broker.function(name))
 
     def functions(self) -> list[str]:
@@ -132,6 +143,11 @@ class Broker:
     def stream(self, name: str) -> StreamClient:
         """One stream: create, append, read, delete. Raises InvalidName."""
         return StreamClient(self._run, self._broker.stream(name))
+
+    def durability(self) -> str | None:
+        """What Redis's settings give: ``memory``, ``everysec`` or ``fsync``, known for at most a second; None where
+        they cannot be read."""
+        return self._run(self._broker.durability)
 
     def streams(self) -> list[str]:
         """The names of all streams."""
@@ -208,8 +224,36 @@ class FunctionClient:
         return self._run(self._inner.purge)
 
     def delete(self, *, force: bool = False) -> None:
-        """Removes the function. With events in it: raises ResourceBusy, unless forced."""
+        """Removes the function with its versions and aliases, or the one that the name says. With events in it: raises
+        ResourceBusy, unless forced."""
         self._run(lambda: self._inner.delete(force=force))
+
+    def publish(self, *, description: str | None = None) -> Version:
+        """Makes a numbered version of what is registered now; the newest one where nothing has changed since.
+
+        Raises BuildNotNamed where its workers do not say what their build is called.
+        """
+        return self._run(lambda: self._inner.publish(description=description))
+
+    def versions(self) -> list[Version]:
+        """Its versions, in the order of their numbers."""
+        return self._run(self._inner.versions)
+
+    def aliases(self) -> list[Alias]:
+        """Its aliases, sorted by name."""
+        return self._run(self._inner.aliases)
+
+    def set_alias(
+        self,
+        name: str,
+        version: int | str,
+        *,
+        weights: Mapping[str, float] | None = None,
+        description: str | None = None,
+    ) -> Alias:
+        """Lets an alias name a version, whether it is there already or not. ``weights`` gives one more version a share
+        of the calls, as ``{"3": 0.1}``; without, there is none any more. Raises VersionNotFound, InvalidInput."""
+        return self._run(lambda: self._inner.set_alias(name, version, weights=weights, description=description))
 
 
 class StreamClient:
@@ -227,9 +271,11 @@ class StreamClient:
         *,
         max_length: int = limits.DEFAULT_STREAM_MAX_LENGTH,
         retention: float = limits.DEFAULT_STREAM_RETENTION_S,
+        durability: str | None = None,
     ) -> None:
-        """Creates the stream or changes how many records, and for how many seconds, it keeps them (nearly exactly)."""
-        self._run(lambda: self._inner.create(max_length=max_length, retention=retention))
+        """Creates the stream or changes how many records, and for how many seconds, it keeps them (nearly exactly), and
+        the ``durability`` that it requires. Raises DurabilityNotMet where Redis does not give that."""
+        self._run(lambda: self._inner.create(max_length=max_length, retention=retention, durability=durability))
 
     def append(self, body: object) -> str:
         """Appends a record, text as it is and anything else as JSON; answers its position."""

@@ -76,6 +76,21 @@ class Message:
         """For a dead letter: the ARN of the queue, or of the function, that it comes from."""
         return self._inner.source
 
+    @property
+    def trace_header(self) -> str:
+        """SQS's AWSTraceHeader, the value of ``X-Amzn-Trace-Id``; '' where it was sent without."""
+        return self._inner.trace_header
+
+    @property
+    def traceparent(self) -> str:
+        """W3C's, '' where it was sent without; :attr:`tracestate` goes with it."""
+        return self._inner.traceparent
+
+    @property
+    def tracestate(self) -> str:
+        """W3C's, '' where it was sent without."""
+        return self._inner.tracestate
+
     def json(self) -> Any:
         """The body decoded from JSON; raises PayloadNotJson."""
         return self._inner.json()
@@ -120,16 +135,18 @@ class QueueClient:
         content_deduplication: bool = False,
         deduplication_scope: DeduplicationScope = "queue",
         throughput_limit: ThroughputLimit = "perQueue",
-        redrive_from: Iterable[Queue] | None = None,
+        redrive_from: queues.RedriveFrom | None = None,
+        durability: str | None = None,
         tags: Mapping[str, str] | None = None,
         partitions: int = 1,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
-        ``redrive_from`` says which queues may have it as their dead-letter queue: all by default. ``partitions`` splits
-        a standard queue that one node of a cluster cannot carry; it stays one queue. A second time with
-        the same settings changes nothing; with others it raises QueueExists. A queue that exists only because something
-        named it takes the settings given here.
+        ``redrive_from`` says which queues may have it as their dead-letter queue: "all" by default. ``durability`` is
+        what a send must be before it is answered; raises DurabilityNotMet where Redis does not give that.
+        ``partitions`` splits a standard queue that one node of a cluster cannot carry; it stays one queue. A second
+        time with the same settings changes nothing; with others it raises QueueExists. A queue that exists only because
+        something named it takes the settings given here.
         """
         self._run(
             lambda: self._inner.create(
@@ -144,6 +161,7 @@ class QueueClient:
                 deduplication_scope=deduplication_scope,
                 throughput_limit=throughput_limit,
                 redrive_from=redrive_from,
+                durability=durability,
                 tags=tags,
                 partitions=partitions,
             )
@@ -163,12 +181,15 @@ class QueueClient:
         content_deduplication: bool | None = None,
         deduplication_scope: DeduplicationScope | None = None,
         throughput_limit: ThroughputLimit | None = None,
-        redrive_from: Iterable[Queue] | None = None,
+        redrive_from: queues.RedriveFrom | None = None,
+        durability: str | None = None,
         tags: Mapping[str, str] | None = None,
         partitions: int | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
-        were received too often. There can be more ``partitions``, never fewer. Raises QueueNotFound."""
+        were received too often, ``redrive_from="all"`` lets every queue have it as its dead-letter queue again,
+        ``durability=""`` requires nothing any more, and ``tags`` take the place of all that were there. There can be
+        more ``partitions``, never fewer. Raises QueueNotFound, InvalidOption, DurabilityNotMet."""
         self._run(
             lambda: self._inner.configure(
                 visibility_timeout=visibility_timeout,
@@ -183,6 +204,7 @@ class QueueClient:
                 deduplication_scope=deduplication_scope,
                 throughput_limit=throughput_limit,
                 redrive_from=redrive_from,
+                durability=durability,
                 tags=tags,
                 partitions=partitions,
             )

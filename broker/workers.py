@@ -22,6 +22,8 @@ class Serves(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host: str = ""
     pid: int = 0
     functions: tuple[str, ...] = ()
+    """What it serves: functions, and versions and aliases as ``orders:3``, ``orders:live``."""
+    build: str = ""
     mappings: tuple[str, ...] = ()
     alone: bool = False
     """It runs only events that are set apart, one at a time."""
@@ -31,7 +33,7 @@ class Serves(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         where its own declares it."""
         if self.alone:
             return False
-        return mapping.function in self.functions if mapping.origin == "api" else mapping.name in self.mappings
+        return mapping.target in self.functions if mapping.origin == "api" else mapping.name in self.mappings
 
 
 class LiveWorkers:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from broker import limits
+from broker.builds import check_build
+from broker.environment import check_environment
 from broker.errors import InvalidOption
 from broker.event_patterns import InvalidPattern
 from broker.filter_criteria import SQS_BODY, FilterCriteria, RecordFilter
 from broker.names import Queue, Target, check_name
-from broker.records import FunctionSettings, MappingSettings
+from broker.records import FunctionSettings, MappingSettings, RecursiveLoop
 from runtime.handlers import Handler, HandlerFunction, name_of
 
 H = TypeVar("H", bound=Handler)
 
 
 class App:
-    """A set of functions that one worker serves. Decorators return the handler unchanged, so it stays testable."""
+    """A set of functions that one worker serves. Decorators return the handler unchanged, so it stays testable.
 
-    def __init__(self) -> None:
+    ``build`` names the code, as a release or a commit, so that versions can be published of it; or
+    ``penstock runtime --build``. Raises InvalidOption.
+    """
+
+    def __init__(self, *, build: str = "") -> None:
+        self.build: Final = check_build(build)
+        """What this code is called: a release, a commit."""
         self.functions: Final[dict[str, HandlerFunction]] = {}
 
     def function(
@@ -38,6 +46,11 @@ class App:
         dead_letter: Target | None = None,
         keep_status: float = limits.DEFAULT_KEEP_STATUS_S,
         keep_result: int = 0,
+        durability: str | None = None,
+        recursive_loop: RecursiveLoop = "Terminate",
+        description: str = "",
+        memory: int = limits.DEFAULT_MEMORY_MB,
+        environment: Mapping[str, str] | None = None,
         partitions: int = 1,
     ) -> Callable[[H], H]:
         """Registers a function under its own name, or ``name``. All times in seconds; Lambda's defaults.
@@ -46,8 +59,11 @@ class App:
         repeats); an event older than ``max_event_age`` is given up. ``concurrency`` limits running calls over all
         workers and sources; 0 gives events up at once; ``paused`` keeps them queued. An event whose worker dies
         ``max_crashes`` more times while it runs alone is quarantined. How an event ended can be asked for
-        ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. ``partitions`` spreads
-        its events over the nodes of a cluster; there are never fewer than there were. Raises InvalidOption,
+        ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. ``durability`` is what an
+        event must be before its sender is answered; a worker does not start where Redis does not give that. A chain of
+        events that has run the function 16 times is stopped as a loop, unless ``recursive_loop`` is "Allow".
+        ``memory`` (MB; it limits nothing) and ``environment`` are what the context tells. ``partitions`` spreads its
+        events over the nodes of a cluster; there are never fewer than there were. Raises InvalidOption,
         InvalidName.
         """
         settings = FunctionSettings(
@@ -63,6 +79,11 @@ class App:
             dead_letter=_target("dead_letter", dead_letter),
             keep_status_s=keep_status,
             keep_result_bytes=keep_result,
+            durability=durability or "",
+            recursive_loop=recursive_loop,
+            description=description,
+            memory_mb=memory,
+            environment=_variables(environment),
             partitions=partitions,
         )
 
@@ -85,6 +106,10 @@ class App:
         timeout: float = limits.DEFAULT_TIMEOUT_S,
         concurrency: int | None = None,
         max_crashes: int = limits.DEFAULT_MAX_CRASHES,
+        recursive_loop: RecursiveLoop = "Terminate",
+        description: str = "",
+        memory: int = limits.DEFAULT_MEMORY_MB,
+        environment: Mapping[str, str] | None = None,
     ) -> Callable[[H], H]:
         """Registers a batch handler and the mapping that feeds it from a queue.
 
@@ -94,10 +119,19 @@ class App:
         again when the queue's visibility timeout is over. At most ``max_concurrency`` batches run at a time over all
         workers. A window is not required for large batches: without one, a batch is what one poll found.
         ``filters`` are patterns, each a dict or its JSON text; a message that none of them matches is deleted, and the
-        handler is not called for it. Raises InvalidOption, InvalidName, InvalidPattern.
+        handler is not called for it. ``recursive_loop`` is as of :meth:`function`. Raises InvalidOption, InvalidName,
+        InvalidPattern.
         """
         queue_name = queue.name if isinstance(queue, Queue) else check_name("queue", queue)
-        settings = FunctionSettings(timeout_s=timeout, concurrency=concurrency, max_crashes=max_crashes)
+        settings = FunctionSettings(
+            timeout_s=timeout,
+            concurrency=concurrency,
+            max_crashes=max_crashes,
+            recursive_loop=recursive_loop,
+            description=description,
+            memory_mb=memory,
+            environment=_variables(environment),
+        )
         patterns = _patterns(filters)
 
         def register(handler: H) -> H:
@@ -126,6 +160,11 @@ def _delays(delays: object) -> tuple[float, ...]:
     if not isinstance(delays, tuple | list):
         raise InvalidOption("retry_delays", delays, "must be a tuple or list of seconds")
     return tuple(delays)
+
+
+def _variables(environment: Mapping[str, str] | None) -> dict[str, str]:
+    check_environment(environment or {})
+    return dict(environment or {})
 
 
 def _patterns(filters: object) -> tuple[str, ...]:

@@ -14,8 +14,10 @@ from runtime.batches import Held
 from runtime.engine import Engine
 from runtime.filtering import MessageFilter
 from runtime.handlers import HandlerFunction
+from runtime.recursion import LoopStop
 from runtime.shaping import open_letter
 from runtime.tally import BatchTally
+from runtime.tracing import Tracer
 
 FULL_BYTES: Final = limits.MAX_BATCH_PAYLOAD_BYTES - limits.MAX_MESSAGE_BYTES
 """From here on one more message might be more than a batch may carry: it is sent as it is."""
@@ -24,12 +26,15 @@ FULL_BYTES: Final = limits.MAX_BATCH_PAYLOAD_BYTES - limits.MAX_MESSAGE_BYTES
 class BatchClaims:
     """Claims messages of one mapping, for batches."""
 
-    def __init__(self, engine: Engine, function: HandlerFunction, queue: Resource, tally: BatchTally) -> None:
+    def __init__(
+        self, engine: Engine, function: HandlerFunction, queue: Resource, tally: BatchTally, tracer: Tracer
+    ) -> None:
         self._engine: Final = engine
         self._function: Final = function
         self._queue: Final = queue
         self._settler: Final = engine.settler(queue)
         self._tally: Final = tally
+        self._loops: Final = LoopStop(engine, function, queue, tracer)
         self.filter: Final = MessageFilter(engine, function.name, queue)
 
     async def take(self, room: int, *, max_bytes: int = FULL_BYTES) -> tuple[Claim, list[Held]]:
@@ -70,7 +75,9 @@ class BatchClaims:
         self._engine.keeper.hold(self._queue, [item.member for item in held])
         try:
             held = await self._without_quarantined(held)
-            return claim, await self._without_unwanted(held) if self.filter.patterns else held
+            if self.filter.patterns:
+                held = await self._without_unwanted(held)
+            return claim, await self._loops.without_looping(held)
         except BaseException:
             self.release(held)
             raise

@@ -18,7 +18,7 @@ class BatchPermits:
         self._engine: Final = engine
         self._function: Final = function
         self._queue: Final = queue
-        self._function_resource: Final = engine.core.resource("function", function.name)
+        self._function_resource: Final = engine.core.resource("function", function.resource_name)
         self._key_of_function: Final = engine.core.keys.of(self._function_resource).permits
         self._key_of_mapping: Final = engine.core.keys.of(queue).mapping_permits(function.name)
         self.wanting = False

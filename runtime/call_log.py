@@ -20,7 +20,8 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
-from runtime.context import FUNCTION_VERSION, MEMORY_LIMIT_MB
+from broker import limits
+from runtime.context import FUNCTION_VERSION
 from runtime.outcomes import Completed, Outcome, TimedOut
 
 TAIL_BYTES: Final = 4_096
@@ -32,12 +33,15 @@ _NO_BREAK_SPACE: Final = "\u00a0"
 class CallLog:
     """The log of one call, in the form of Lambda's text logs."""
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(
+        self, request_id: str, *, version: str = FUNCTION_VERSION, memory_mb: int = limits.DEFAULT_MEMORY_MB
+    ) -> None:
         self._request_id: Final = request_id
+        self._memory_mb: Final = memory_mb
         self._kept: Final = bytearray()
         self._lock: Final = threading.Lock()
         self._began: Final = time.monotonic()
-        self._write(f"START RequestId: {request_id} Version: {FUNCTION_VERSION}\n")
+        self._write(f"START RequestId: {request_id} Version: {version}\n")
 
     def _write(self, text: str) -> None:
         # Every character has a byte at least: what is before cannot be in the tail.
@@ -81,7 +85,7 @@ class CallLog:
         self._write(
             f"END RequestId: {self._request_id}\n"
             f"REPORT RequestId: {self._request_id}\tDuration: {took_ms:.2f} ms\tBilled Duration: {ceil(took_ms)} ms\t"
-            f"Memory Size: {MEMORY_LIMIT_MB} MB\tMax Memory Used: {_memory_mib()} MB\t{status}\n"
+            f"Memory Size: {self._memory_mb} MB\tMax Memory Used: {_memory_mib()} MB\t{status}\n"
         )
         with self._lock:
             return bytes(self._kept[-TAIL_BYTES:])
@@ -202,10 +206,10 @@ def _watched_handlers(handle: Any) -> Any:
 _watching: Final = _Watching()
 
 
-def begin(request_id: str) -> CallLog:
+def begin(request_id: str, *, version: str = FUNCTION_VERSION, memory_mb: int = limits.DEFAULT_MEMORY_MB) -> CallLog:
     """Begins the log of a call. :func:`enter` must follow in the call's own context, and :func:`end`."""
     _watching.begin()
-    return CallLog(request_id)
+    return CallLog(request_id, version=version, memory_mb=memory_mb)
 
 
 def enter(call_log: CallLog) -> None:

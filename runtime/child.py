@@ -1,7 +1,7 @@
 """The worker process that a supervisor starts: `python -m runtime.child OPTIONS`, where OPTIONS is JSON.
 
-Over the control socket it says who it is, when it is ready and when it has seen events that were set apart; when the
-other end is gone, so is its supervisor, and it drains.
+Over the control socket it says who it is, when it is ready, why it cannot start, when it has seen events that were set
+apart and when it has had enough; when the other end is gone, so is its supervisor, and it drains.
 """
 
 from __future__ import annotations
@@ -19,12 +19,19 @@ from typing import Final, NoReturn
 import anyio
 import msgspec
 
+from broker import spans
+from broker.client import Broker
+from broker.declarations import declared_anew
 from broker.errors import PenstockError
+from broker.records import FunctionSettings
+from broker.versions import read_catalogue
 from runtime.app import App
+from runtime.handlers import HandlerFunction
 from runtime.lambda_environment import new_log_stream
 from runtime.lambda_handler import LambdaHandler
 from runtime.loading import load_app
 from runtime.logs import configure_logs
+from runtime.recycling import Recycle
 from runtime.worker import Worker
 
 EXIT_CANNOT_START: Final = 78
@@ -32,6 +39,8 @@ EXIT_CANNOT_START: Final = 78
 
 EXIT_EXHAUSTED: Final = 75
 """It has drained because too many of its calls do not stop; another one is to take its place."""
+
+_MAX_REASON: Final = 8_000
 
 
 class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +52,9 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float
     max_calls: int
     threads: int
+    recycle: Recycle = Recycle()
     alone: bool
+    build: str = ""
     control: int
     """File descriptor of the control socket."""
 
@@ -54,10 +65,10 @@ def main() -> int:
     configure_logs()
     control = socket.socket(fileno=options.control)
     problems: BaseExceptionGroup[PenstockError] | None = None
-    exhausted = False
     try:
         log_stream = new_log_stream()
-        app = _app(options.app, log_stream)
+        app = _app(options, log_stream)
+        options.recycle.check_memory()
         worker = Worker(
             app,
             options.url,
@@ -65,27 +76,69 @@ def main() -> int:
             max_calls=options.max_calls,
             threads=options.threads,
             alone=options.alone,
+            build=options.build,
             log_stream=log_stream if isinstance(options.app, LambdaHandler) else None,
             on_suspects=_at_most_every_second(lambda: _say(control, "suspects")),
             on_ready=lambda: _say(control, "ready"),
+            on_settings=_when_outdated(app, lambda: _say(control, "renew"))
+            if isinstance(options.app, LambdaHandler)
+            else None,
         )
         _say(control, f"hello {worker.process}")
-        anyio.run(_serve, worker, control, backend_options={"use_uvloop": _has_uvloop()})
-        exhausted = worker.exhausted
+        anyio.run(_serve, worker, control, options.recycle, backend_options={"use_uvloop": _has_uvloop()})
     except* PenstockError as errors:  # a task group's, or one of load_app's own
         problems = errors
     if problems is None:
-        return EXIT_EXHAUSTED if exhausted else 0
-    _say(control, "failed")
-    sys.stderr.write(f"penstock: {_first(problems)}\n")
+        return 0
+    reason = msgspec.json.encode(str(_first(problems))[:_MAX_REASON]).decode()
+    _say(control, f"failed {reason}")
     return EXIT_CANNOT_START
 
 
-def _app(source: str | LambdaHandler, log_stream: str) -> App:
-    if isinstance(source, str):
-        return load_app(source)
-    source.prepare(log_stream)
-    return source.app()
+def _app(options: ChildOptions, log_stream: str) -> App:
+    if isinstance(options.app, str):
+        return load_app(options.app)
+    settings = anyio.run(_in_force, options.url, options.app, options.build)
+    options.app.prepare(log_stream, settings)
+    app = options.app.app()
+    app.functions[options.app.function].settings_at_start = settings
+    return app
+
+
+async def _in_force(url: str | None, source: LambdaHandler, build: str) -> FunctionSettings:
+    """The settings that its function will have when this process has registered it, or those of the version that its
+    build is, where a newer one is registered: what its code reads of them in the environment must be there before the
+    code is loaded."""
+    async with Broker(url) as broker:
+        described = await broker.core.directory.describe(broker.core.resource("function", source.function))
+        catalogue = await read_catalogue(broker.core, source.function)
+    if described is None:
+        return source.settings
+    registered = msgspec.json.decode(described.settings, type=FunctionSettings)
+    mine = catalogue.newest_of(build) if build and build != registered.build else 0
+    return catalogue.settings_of(str(mine), registered) if mine else declared_anew(registered, source.settings)
+
+
+def _when_outdated(app: App, tell: Callable[[], None]) -> Callable[[HandlerFunction], None]:
+    """Tells when the function's settings are no longer those that the environment of this process was made of; of every
+    change once."""
+    told: FunctionSettings | None = None
+
+    def look(function: HandlerFunction) -> None:
+        nonlocal told
+        known = told or app.functions[function.name].settings_at_start
+        others = function.resource_name != function.name and (
+            known is None or function.settings.version != known.version
+        )
+        if known is not None and not others and _in_environment(function.settings) != _in_environment(known):
+            told = function.settings
+            tell()
+
+    return look
+
+
+def _in_environment(settings: FunctionSettings) -> tuple[dict[str, str], int, str]:
+    return settings.environment, settings.memory_mb, settings.version
 
 
 def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
@@ -93,12 +146,17 @@ def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _serve(worker: Worker, control: socket.socket) -> None:
+async def _serve(worker: Worker, control: socket.socket, recycle: Recycle) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(_obey_signals, worker, name="signals")
         group.start_soon(_notice_orphaning, worker, control, name="supervisor watch")
+        group.start_soon(
+            recycle.watch, lambda: worker.events_ended, lambda words: _say(control, words), name="recycling"
+        )
         await worker.run()
-        end(0)  # here: on its way out the loop would wait for handlers that do not stop
+        end(
+            EXIT_EXHAUSTED if worker.exhausted else 0
+        )  # here: on its way out the loop would wait for handlers that do not stop
 
 
 async def _obey_signals(worker: Worker) -> None:
@@ -150,6 +208,7 @@ def _has_uvloop() -> bool:
 
 def end(status: int) -> NoReturn:
     """Ends the process at once: a handler's thread that never returns must not hold it."""
+    spans.flush()  # what its libraries do at exit is left out
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

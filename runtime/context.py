@@ -6,12 +6,16 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
+from broker import tracing
 from broker.ids import message_id
+from broker.records import FunctionSettings
+from broker.tracing import Trace
 
 FUNCTION_VERSION: Final = "$LATEST"
-MEMORY_LIMIT_MB: Final = "128"
+_USUAL: Final = FunctionSettings()
 
 
 class Identity:
@@ -58,6 +62,8 @@ class Context:
     __slots__ = (
         "_deadline",
         "_identity",
+        "_settings",
+        "_trace",
         "attempt",
         "client_context",
         "fencing_token",
@@ -78,6 +84,7 @@ class Context:
         attempt: int = 1,
         fencing_token: int = 0,
         client_context: ClientContext | None = None,
+        settings: FunctionSettings = _USUAL,
     ) -> None:
         self._identity = identity
         # The id itself, the entry and random number that make it, or None for a call that gets one of its own.
@@ -92,6 +99,8 @@ class Context:
         """What the caller of a synchronous invocation sent with it; None where it sent nothing."""
         self.tenant_id: str | None = None
         self._deadline = deadline
+        self._settings = settings
+        self._trace: Trace  # set only where there is something to say
 
     @property
     def aws_request_id(self) -> str:
@@ -102,13 +111,19 @@ class Context:
 
     @property
     def function_version(self) -> str:
-        """Always ``$LATEST``."""
-        return FUNCTION_VERSION
+        """The number of the version that was called, directly or by an alias; else ``$LATEST``."""
+        return self._settings.version
 
     @property
     def memory_limit_in_mb(self) -> str:
-        """Text, as in Lambda. Penstock sets no such limit; this is Lambda's default."""
-        return MEMORY_LIMIT_MB
+        """The function's MemorySize as text, as in Lambda. It limits nothing here."""
+        return str(self._settings.memory_mb)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The function's variables, as its code declares them or the API has set them; not Lambda's, but needed where
+        one process serves several functions."""
+        return MappingProxyType(self._settings.environment)
 
     @property
     def log_group_name(self) -> str:
@@ -119,6 +134,26 @@ class Context:
     def identity(self) -> Identity:
         """Always an object, without values."""
         return _IDENTITY
+
+    @property
+    def trace_header(self) -> str:
+        """What ``_X_AMZN_TRACE_ID`` is in Lambda: the trace header of what this call sends, with its lineage."""
+        return self._belongs_to.header
+
+    @property
+    def traceparent(self) -> str:
+        """W3C's, of what this call sends; '' where it belongs to no trace of that kind."""
+        return self._belongs_to.parent
+
+    @property
+    def tracestate(self) -> str:
+        """W3C's, of what this call sends."""
+        return self._belongs_to.state
+
+    @property
+    def _belongs_to(self) -> Trace:
+        found: Trace | None = getattr(self, "_trace", None)
+        return tracing.current() if found is None else found
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until the call times out, never below 0."""

@@ -14,18 +14,21 @@ from broker.core import Core
 from broker.errors import StoreError
 from broker.ids import TOKEN_OWNER_LENGTH, TokenSource
 from broker.limits import ERROR_MESSAGE_ATTRIBUTE_BYTES as ERROR_TEXT_BYTES
-from broker.names import Queue, Resource
+from broker.names import LATEST, Queue, Resource
 from broker.queue_settings import ensure_queue
-from broker.records import Attribute, Delivery, pack
+from broker.records import Attribute, Delivery, FunctionSettings, pack
 from broker.relays import Relays
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Invoker
 from runtime.keeper import LeaseKeeper
 from runtime.settler import Settler
 from runtime.shaping import Letter
+from runtime.tracing import Tracer
 
 DEFAULT_CALLS: Final = 1_000
 _BREATH_S: Final = 0.01
+SHARED_S: Final = 0.2
+"""How soon to look again whether permits are free that are shared with versions, which give them back unheard."""
 _GIVE_BACK_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, *(1.0,) * 20)
 
 
@@ -42,7 +45,9 @@ class Engine:
         max_calls: int,
         alone: bool,
         log_stream: str,
+        build: str = "",
         on_suspects: Callable[[], None],
+        on_settings: Callable[[HandlerFunction], None] = lambda _: None,
     ) -> None:
         self.core: Final[Core] = broker.core
         self.tokens: Final = tokens
@@ -52,13 +57,28 @@ class Engine:
         self.max_calls: Final = max_calls
         self.alone: Final = alone
         self.log_stream: Final = log_stream
+        self.build: Final = build
         self.on_suspects: Final = on_suspects
+        self.on_settings: Final = on_settings
         self.on_split: Callable[[Resource, int], None] = _nothing_to_do
         """Told when a resource is seen to have several partitions: each needs a source."""
         self._turns: Final[dict[tuple[Resource, ...], asyncio.Lock]] = {}
         self._breathed_at = 0.0
         self._settling: Final[list[asyncio.Task[None]]] = []
         self.settlers: Final[dict[Resource, Settler]] = {}
+        self.calls_ended = 0
+        """Synchronous calls, which nothing settles."""
+
+    @property
+    def events_ended(self) -> int:
+        """Events, messages and calls that this process has ended or given back."""
+        return self.calls_ended + sum(settler.settled for settler in self.settlers.values())
+
+    def tracer(self, function: HandlerFunction) -> Tracer:
+        """What tells what the calls of a function belong to."""
+        one_at_a_time = self.alone or self.max_calls == 1
+        resource = self.core.resource("function", function.name)
+        return Tracer(resource, sets_variable=one_at_a_time and function.as_lambda)
 
     def holds_loop_too_long(self) -> bool:
         """Whether the caller should let the loop go round before it starts more calls."""
@@ -73,6 +93,11 @@ class Engine:
         for what they share."""
         return self._turns.setdefault(whole, asyncio.Lock())
 
+    def permit_wait_s(self, function: HandlerFunction) -> float:
+        """For how long to wait at most for a permit of a function, should no wake-up tell of one given back: those of a
+        dead process have run out by then."""
+        return SHARED_S if function.shares_limit else self.core.settings.lease_ms / 1000
+
     async def end_of(self, lease_token: str) -> str | None:
         """Why the process that held a lease under this token ended, where its supervisor saw it."""
         return await self.core.directory.end_of(lease_token[1 : 1 + TOKEN_OWNER_LENGTH])
@@ -80,14 +105,22 @@ class Engine:
     async def quarantine_record(self, queue: Resource, letter: Letter, target: str, cause: str) -> bytes:
         """A message that ended its workers, with the cause, on its way to where it is kept."""
         await ensure_queue(self.core, target)
+        return self.set_aside(queue, letter, target, code="200", reason=f"Runtime exited with error: {cause}")
+
+    def set_aside(self, queue: Resource, letter: Letter, target: str, *, code: str, reason: str) -> bytes:
+        """A message that must not run, with the reason, on its way to another queue."""
         attributes = {
             **letter.header.attributes,
-            "ErrorCode": Attribute("Number", b"200"),
-            "ErrorMessage": Attribute("String", f"Runtime exited with error: {cause}".encode()[:ERROR_TEXT_BYTES]),
+            "ErrorCode": Attribute("Number", code.encode()),
+            "ErrorMessage": Attribute("String", reason.encode()[:ERROR_TEXT_BYTES]),
         }
         header = msgspec.structs.replace(letter.header, id=letter.id, attributes=attributes, source=queue.arn)
         delivery = Delivery(kind="dead_letter", target=Queue(target), blob=pack(letter.body, header))
         return msgspec.msgpack.encode(delivery)
+
+    def is_foreign(self, settings: FunctionSettings) -> bool:
+        """Whether what runs under these settings is a version of another build than this process's."""
+        return settings.version != LATEST and settings.build != self.build
 
     @property
     def free_calls(self) -> int:

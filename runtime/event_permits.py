@@ -9,14 +9,16 @@ from typing import Final
 from broker.names import Resource
 from broker.store.values import Claim
 from runtime.engine import Engine
+from runtime.handlers import HandlerFunction
 from runtime.waiter import Waiter
 
 
 class EventPermits:
     """The permits of one partition's events in this process. Errors: the StoreError family."""
 
-    def __init__(self, engine: Engine, whole: Resource, waiter: Waiter) -> None:
+    def __init__(self, engine: Engine, function: HandlerFunction, whole: Resource, waiter: Waiter) -> None:
         self._engine: Final = engine
+        self._function: Final = function
         self._whole: Final = whole
         self._waiter: Final = waiter
         self._key: Final = engine.core.keys.of(whole).permits
@@ -61,7 +63,7 @@ class EventPermits:
                     return len(self._taken)
                 if self._engine.alone:  # others are not to wait for this one
                     return Claim("full", next_due_ms=lease_ms)
-                await self._waiter.wait(lease_ms / 1000)  # at the latest those of a dead process have run out
+                await self._waiter.wait(self._engine.permit_wait_s(self._function))
             self._wanting = False
             return Claim("full", next_due_ms=0)
 

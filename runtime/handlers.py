@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import json
 import typing
 from collections.abc import Callable
+from copy import copy
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -13,9 +15,10 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from broker.errors import InvalidOption, PayloadNotJson
-from broker.names import check_name
+from broker.names import SPARE, check_name
 from broker.records import FunctionSettings, MappingSettings, encode_json
 from runtime.shaping import Record
+from runtime.yielding import Take, as_bytes, as_json, gathering, passing_on
 
 Handler: TypeAlias = Callable[[Any, Any], Any]
 _UNTYPED: Final = (inspect.Parameter.empty, Any, dict, object)
@@ -42,22 +45,36 @@ class HandlerFunction:
         as_lambda: bool = False,
     ) -> None:
         what = name or name_of(handler)
-        if not callable(handler):
-            raise InvalidOption(f'handler of function "{what}"', handler, "must be a coroutine function or a function")
-        if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
-            raise InvalidOption(f'handler of function "{what}"', handler, "must return its result, not yield it")
+        self.yields: Final = _is(inspect.isasyncgenfunction, handler)
+        """Whether its result comes in chunks."""
+        if rule := _broken_rule(handler, of_batches=mapping_of is not None):
+            raise InvalidOption(f'handler of function "{what}"', handler, rule)
         self.name: Final = check_name("function", what)
-        self.handler: Final = handler
+        self.resource_name = self.name
+        """What is called so in the store and serves it: the function, or a version or alias as ``orders:3``."""
+        self.shares_limit = False
+        """Whether others hold permits of its limit that do not wake it when they give them back."""
+        self.code: Final = handler
+        """What the app gave."""
+        self.handler: Handler = gathering(handler) if self.yields else handler
+        self.declared: Final = settings
+        """What its code says."""
         self.settings: FunctionSettings = settings
         """Those in force: the code's until a newer registration is seen."""
-        self.on_loop: Final = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
-        )
+        self.settings_at_start: FunctionSettings | None = None
+        """Those that the environment of this process was made of; None where it was not."""
+        self.as_lambda: Final = as_lambda
+        """Whether it is an existing Lambda handler, whose process has Lambda's environment variables."""
+        self.ground: contextvars.Context | None = None
+        """What the context of each call is a copy of; made for the first one."""
+        self.on_loop: Final = self.yields or _is(inspect.iscoroutinefunction, handler)
         self.mapping: MappingSettings | None = mapping_of
         # Lambda hands over what the JSON says, whatever the handler's annotations mean to those who check types.
         annotation = Any if as_lambda else _event_annotation(self.name, handler)
-        self.encode_result: Final = encode_as_lambda if as_lambda else partial(encode_json, "result")
-        """The JSON of what the handler returned. Raises PayloadNotJson."""
+        self.encode_result: Callable[[Any], bytes] = encode_as_lambda if as_lambda else partial(encode_json, "result")
+        """The JSON of what the handler returned. Raises PayloadNotJson, ResultTooLarge."""
+        if self.yields:
+            self.encode_result = as_json
         self.record_type: Final = _record_type(annotation) if mapping_of else None
         """T of a batch handler that takes ``list[Record[T]]``; None for any other."""
         self._event_type: Final = Any if self.takes_records or _is_untyped(annotation) else annotation
@@ -67,10 +84,30 @@ class HandlerFunction:
         self._decode_event: Final = _refuse_event if self.takes_records else self._decoder(self._event_type)
         self._decode_body: Final = self._decoder(self.record_type if self.takes_records else Any)
 
+    def serving(self, resource_name: str, settings: FunctionSettings) -> HandlerFunction:
+        """The same code as a version or alias of the function, under settings of its own."""
+        other = copy(self)
+        other.resource_name, other.settings = resource_name, settings
+        return other
+
+    @property
+    def shown_name(self) -> str:
+        """What the log calls it."""
+        return self.resource_name.removesuffix(SPARE)
+
     @property
     def takes_records(self) -> bool:
         """Whether it is a batch handler that takes ``list[Record[T]]`` instead of the Lambda-shaped event."""
         return self.record_type is not None
+
+    def for_call(self, take: Take | None) -> HandlerFunction:
+        """The same for one call of a handler that yields: its chunks go where ``take`` puts them; without that, its
+        result is the chunks as they are, whether they are JSON or not."""
+        function = copy(self)
+        function.encode_result = as_bytes
+        if take is not None:
+            function.handler = passing_on(self.code, take)
+        return function
 
     def _decoder(self, wanted: Any) -> Callable[[bytes], Any]:
         try:
@@ -103,6 +140,22 @@ class HandlerFunction:
             return msgspec.convert(event, self._event_type)
         except Exception as error:
             raise Unreadable(error) from error
+
+
+def _broken_rule(handler: Any, *, of_batches: bool) -> str:
+    """What a handler must be and is not; '' where it is all that."""
+    if not callable(handler):
+        return "must be a coroutine function or a function"
+    if _is(inspect.isgeneratorfunction, handler):
+        return "must return its result, not yield it; one that yields is written with async def"
+    if of_batches and _is(inspect.isasyncgenfunction, handler):
+        return "a batch handler must return its result, not yield it"
+    return ""
+
+
+def _is(kind: Callable[[Any], bool], handler: Handler) -> bool:
+    """Whether a handler, or the ``__call__`` of an object that is one, is a function of a kind."""
+    return kind(handler) or kind(getattr(handler, "__call__", None))  # noqa: B004 - it is looked at, not for
 
 
 def encode_as_lambda(result: object) -> bytes:

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from broker import tracing
 from broker.client import Broker
 from broker.endings import End, how_it_ended
 from broker.errors import PenstockError
@@ -53,7 +54,7 @@ class Housekeeping:
         split = await self._broker.core.partitions.listed()
         served = {name for worker in live if not worker.alone for name in worker.functions}
         declared = {name for worker in live if not worker.alone for name in worker.mappings}
-        for name in await self._broker.functions():
+        for name in await self._broker.core.directory.names("function"):  # versions and aliases, too
             if name not in served:
                 await self.expire(name)
             for part in self._broker.core.resource("function", name).parts(split.get(("function", name), 1)):
@@ -140,4 +141,5 @@ def _end(function: Resource, letter: Letter, verdict: GiveUp, response: bytes | 
         event=letter.body,
         response=response,
         now_ms=now_ms,
+        trace=tracing.of_header(letter.header),
     )

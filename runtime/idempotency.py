@@ -114,6 +114,8 @@ def idempotent(
             raise InvalidOption(option, part, 'must be a path as "order.id", or a function of the event')
 
     def wrap(handler: H) -> H:
+        if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+            raise InvalidOption("handler", name_of(handler), "must return its result, not yield it, to be idempotent")
         options = _Options(
             name=name_of(handler), key=key, payload=payload, expires_s=expires, max_result_bytes=max_result_bytes
         )

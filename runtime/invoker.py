@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
+from weakref import WeakSet
 
 from broker.errors import PayloadNotJson
 from broker.limits import MAX_RESPONSE_BYTES
@@ -19,7 +20,21 @@ from broker.log import log
 from runtime import call_log
 from runtime.context import Context
 from runtime.handlers import HandlerFunction
-from runtime.outcomes import Abandoned, Completed, Failed, Outcome, Throttled, TimedOut, failed, failed_with, timed_out
+from runtime.left_tasks import LeftTasks
+from runtime.outcomes import (
+    Abandoned,
+    Completed,
+    Failed,
+    Outcome,
+    ResultTooLarge,
+    Throttled,
+    TimedOut,
+    failed,
+    failed_with,
+    timed_out,
+    too_large,
+)
+from runtime.tracing import CallTrace, ground_of
 
 DEFAULT_THREADS: Final = 32
 _TICK_S: Final = 0.02
@@ -31,8 +46,8 @@ class Call:
     """One running call. ``on_outcome`` is told once how it ended; ``on_free`` when its slot is free again, which is
     later for code that does not stop at its timeout."""
 
-    __slots__ = ("abandoned", "begun", "context", "deadline", "event", "expired", "function", "log", "on_free",
-                 "on_outcome", "outcome", "started", "stuck", "task", "work")  # fmt: skip
+    __slots__ = ("abandoned", "begun", "context", "deadline", "event", "expired", "function", "log", "made", "on_free",
+                 "on_outcome", "outcome", "over", "started", "stuck", "task", "trace", "work")  # fmt: skip
 
     def __init__(
         self,
@@ -56,10 +71,19 @@ class Call:
         self.started = time.monotonic()
         self.outcome: Outcome | None = None
         self.task: asyncio.Task[None] | None = None
+        self.made: WeakSet[asyncio.Task[Any]] | None = None
+        self.over = False
+        self.trace: CallTrace | None = None
+        """What it belongs to, where that is not the same for all calls of its function."""
         self.begun = False
         self.expired = False
         self.abandoned = False
         self.stuck = False
+
+    @property
+    def whose(self) -> tuple[str, str]:
+        """The name of its function and its request id."""
+        return self.function.name, self.context.aws_request_id
 
     def overdue(self, now: float) -> bool:
         """Whether it has had all the time that its function is given."""
@@ -75,6 +99,8 @@ class Invoker:
         self._busy_threads = 0
         self._on_exhausted: Final = on_exhausted
         self._loop: Final = asyncio.get_running_loop()
+        self._tasks: Final = LeftTasks(self._loop)
+        self._tasks.watch()
         self.running: Final[set[Call]] = set()
         self._told_when_freed: Final[set[Callable[[], None]]] = set()
         self._ticking = False
@@ -91,13 +117,20 @@ class Invoker:
         """Starts a call. It may have ended when this returns."""
         self.latest = call.function.name
         self.running.add(call)
+        ground = call.function.ground
+        if ground is None:
+            ground = call.function.ground = ground_of(call.context.invoked_function_arn)
+        tasks = self._tasks
         if call.function.on_loop:
-            task = _start_task(self._run_on_loop(call), self._loop)
+            outer, tasks.entered = tasks.entered, call
+            task = _start_task(self._run_on_loop(call), self._loop, ground.copy())
+            tasks.entered = outer
         else:
             self._busy_threads += 1
-            task = _start_task(self._run_in_thread(call), self._loop)
+            task = _start_task(self._run_in_thread(call), self._loop, ground.copy())
         if not task.done():
             call.task = task
+            tasks.calls[task] = call
             if not self._ticking:
                 self._ticking = True
                 self._loop.call_later(_TICK_S, self._tick)
@@ -133,9 +166,14 @@ class Invoker:
             self.when_freed(freed.set)
             await freed.wait()
 
+    async def end_left_tasks(self) -> None:
+        """Ends what handlers have started and left behind."""
+        await self._tasks.end()
+
     def close(self) -> None:
         """Takes no more calls; threads that are still busy are left to themselves, and nobody waits for them."""
         self._closed = True
+        self._tasks.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         for call in self.running:
             if call.task is not None and not call.function.on_loop:
@@ -151,6 +189,8 @@ class Invoker:
             return
         if call.log is not None:
             call_log.enter(call.log)
+        if call.trace is not None:
+            call.trace.enter()
         try:
             outcome = _completed(await call.function.handler(call.event, call.context), call)
         except asyncio.CancelledError as error:
@@ -177,6 +217,8 @@ class Invoker:
         call.begun = True
         if call.log is not None:
             call_log.enter(call.log)
+        if call.trace is not None:
+            call.trace.enter()
         handler, values = call.function.handler, contextvars.copy_context()
 
         def run() -> Outcome:
@@ -206,9 +248,12 @@ class Invoker:
     def _end(self, call: Call, outcome: Outcome) -> None:
         self.latest = call.function.name
         self.running.discard(call)
+        self._tasks.ended(call)  # before anything of ours is started from here
         try:
             if call.outcome is None:
                 call.outcome = _cut_short(call, outcome) if call.expired or call.abandoned else outcome
+                if call.trace is not None:
+                    call.trace.ended(call.outcome)
                 call.on_outcome(call)
         finally:
             call.on_free(call)
@@ -245,6 +290,8 @@ class Invoker:
         call.stuck = True
         if call.outcome is None:
             call.outcome = outcome
+            if call.trace is not None:
+                call.trace.ended(outcome)
             call.on_outcome(call)
         self._tell_freed()
         now = time.monotonic()
@@ -262,9 +309,10 @@ def _completed(result: Any, call: Call) -> Completed | Failed:
     except PayloadNotJson as error:
         problem = f"Unable to marshal response: {error.reason}"
         return failed("Runtime.MarshalError", problem, call.context.aws_request_id, [])
+    except ResultTooLarge as error:
+        return too_large(error.limit_bytes, call.context.aws_request_id)
     if len(encoded) > MAX_RESPONSE_BYTES:
-        message = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
-        return failed("Function.ResponseSizeTooLarge", message, call.context.aws_request_id)
+        return too_large(MAX_RESPONSE_BYTES, call.context.aws_request_id)
     return Completed(encoded)
 
 
@@ -281,10 +329,14 @@ def _timed_out(call: Call) -> TimedOut:
 
 if sys.version_info >= (3, 12):
 
-    def _start_task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return asyncio.Task(work, loop=loop, eager_start=True)
+    def _start_task(
+        work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> asyncio.Task[None]:
+        return asyncio.Task(work, loop=loop, eager_start=True, context=context)
 
 else:
 
-    def _start_task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return loop.create_task(work)
+    def _start_task(
+        work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> asyncio.Task[None]:
+        return asyncio.Task(work, loop=loop, context=context)

@@ -10,12 +10,13 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Final
 
 from broker.log import log
+from broker.records import FunctionSettings
 from broker.settings import Settings
-from runtime.context import FUNCTION_VERSION, MEMORY_LIMIT_MB
+from runtime.context import FUNCTION_VERSION
 
 _REMOVED: Final = ("_X_AMZN_TRACE_ID", "AWS_LAMBDA_RUNTIME_API")
 """Reserved, and without a value here: what the process inherited would be another function's."""
@@ -30,15 +31,16 @@ def new_log_stream() -> str:
 
 
 def lambda_variables(
-    function: str, *, handler: str, settings: Settings, log_stream: str, folder: str
+    function: str, *, handler: str, settings: Settings, log_stream: str, folder: str, of: FunctionSettings
 ) -> dict[str, str]:
-    """The reserved variables that say something true here. Never credentials: those are the operator's."""
+    """The reserved variables that say something true here, ``of`` a function's settings. Never credentials: those are
+    the operator's."""
     return {
         "AWS_DEFAULT_REGION": settings.region,
         "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info[0]}.{sys.version_info[1]}",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": MEMORY_LIMIT_MB,
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(of.memory_mb),
         "AWS_LAMBDA_FUNCTION_NAME": function,
-        "AWS_LAMBDA_FUNCTION_VERSION": FUNCTION_VERSION,
+        "AWS_LAMBDA_FUNCTION_VERSION": of.version,
         "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
         "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function}",
         "AWS_LAMBDA_LOG_STREAM_NAME": log_stream,
@@ -63,3 +65,10 @@ def set_lambda_variables(variables: dict[str, str], environment: MutableMapping[
         environment.setdefault(name, value)
     if environment is os.environ:
         time.tzset()
+
+
+def set_own_variables(variables: Mapping[str, str], environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sets the function's own variables, over what the process inherited; the log tells their names alone."""
+    environment.update(variables)
+    if variables:
+        log.info("variables_set", names=sorted(variables))

@@ -22,7 +22,7 @@ from broker.records import FunctionSettings, MappingSettings
 from broker.settings import Settings
 from runtime.app import App
 from runtime.handlers import Handler, HandlerFunction
-from runtime.lambda_environment import lambda_variables, set_lambda_variables
+from runtime.lambda_environment import lambda_variables, set_lambda_variables, set_own_variables
 
 _FRAMES_SHOWN: Final = 5
 _OURS: Final = ("broker", "runtime")
@@ -54,15 +54,17 @@ class LambdaHandler(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         return self.handler
 
-    def prepare(self, log_stream: str) -> None:
-        """Sets Lambda's environment variables: what the module reads when it is imported."""
+    def prepare(self, log_stream: str, settings: FunctionSettings) -> None:
+        """Sets Lambda's environment variables, and the function's own: what the module reads when it is imported."""
         variables = lambda_variables(
             self.function,
             handler=self.handler,
             settings=Settings.from_environment(),
             log_stream=log_stream,
             folder=str(Path.cwd()),
+            of=settings,
         )
+        set_own_variables(settings.environment)  # before Lambda's, which may rest on them: the time zone
         set_lambda_variables(variables)
 
     def app(self) -> App:

@@ -31,31 +31,42 @@ _BROKEN_S: Final = 1.0
 
 
 class Mappings:
-    """Starts and ends the sources of mapped queues. ``sources`` is the worker's list, which it keeps up to date."""
+    """Starts and ends the sources of mapped queues, for the ``functions`` of the app as far as they, or their versions
+    and aliases, are ``served``. ``sources`` is the worker's list, which it keeps up to date."""
 
     def __init__(
         self,
         engine: Engine,
         pollers: Pollers,
         functions: Mapping[str, HandlerFunction],
+        served: Mapping[str, HandlerFunction],
         sources: list[InvocationSource | QueueSource],
         group: anyio.abc.TaskGroup,
     ) -> None:
         self._engine: Final = engine
         self._pollers: Final = pollers
-        self._functions: Final = functions
+        self._served: Final = served
         self._sources: Final = sources
         self._group: Final = group
+        self._names: Final = frozenset(functions)
         self._declared: Final = {each.mapping.name: each.mapping for each in functions.values() if each.mapping}
         self._polled: Final[dict[str, list[tuple[QueueSource, Waiter]]]] = {}
         """By name of the mapping: one a partition of its queue."""
         self._changed = anyio.Event()
 
-    def begin(self) -> Iterator[tuple[str, Listener]]:
+    async def begin(self) -> list[tuple[str, Listener]]:
         """Starts what the code declares; answers all that is to be listened to."""
-        for mapping in self._declared.values():
-            yield from self._listeners(self._start(mapping))
-        yield self._engine.core.keys.mappings_channel, self._on_notice
+        stored = await self._engine.core.directory.mappings()
+        listeners: list[tuple[str, Listener]] = [(self._engine.core.keys.mappings_channel, self._on_notice)]
+        for name, declared in self._declared.items():
+            mapping = read_mapping(stored[name]) if name in stored else declared
+            if mapping.target in self._served:
+                listeners += self._listeners(self._start(mapping))
+        return listeners
+
+    def look_again(self) -> None:
+        """What is served has changed."""
+        self._changed.set()
 
     async def run(self) -> None:
         """Runs for ever: looks when a notice says that a mapping came or went, and now and then without one."""
@@ -72,14 +83,15 @@ class Mappings:
             self._changed = anyio.Event()
 
     def _on_notice(self, name: bytes | None) -> None:
-        if name is None or name.decode().rpartition(MAPPING_ARROW)[2] in self._functions:
+        if name is None or name.decode().rpartition(MAPPING_ARROW)[2] in self._names:
             self._changed.set()
 
     async def _look(self) -> None:
         stored = await self._engine.core.directory.mappings()
         wanted = {name: mapping for name, text in stored.items() if (mapping := self._wanted(name, text))}
-        for name in self._polled.keys() - wanted.keys():
-            await self._end(name)
+        for name, polled in tuple(self._polled.items()):
+            if name not in wanted or wanted[name].target != polled[0][0].target:
+                await self._end(name)
         for name in wanted.keys() - self._polled.keys():
             if self._pollers.stopping:
                 return
@@ -102,14 +114,16 @@ class Mappings:
                 self._group.start_soon(self._listen, source, name=f"listen {first.mapping.name}")
 
     def _wanted(self, name: str, text: bytes) -> MappingSettings | None:
-        if name.rpartition(MAPPING_ARROW)[2] not in self._functions:
+        if name.rpartition(MAPPING_ARROW)[2] not in self._names:
             return None
         mapping = read_mapping(text)
+        if mapping.target not in self._served:
+            return None
         return mapping if mapping.origin == "api" or name in self._declared else None
 
     def _start(self, mapping: MappingSettings, *, partition: int = 0, tally: BatchTally | None = None) -> QueueSource:
         waiter = self._pollers.waiter()
-        function = self._functions[mapping.function]
+        function = self._served[mapping.target]
         source = QueueSource(self._engine, function, mapping, waiter, partition=partition, tally=tally)
         self._sources.append(source)
         self._polled.setdefault(mapping.name, []).append((source, waiter))

@@ -8,8 +8,16 @@ from typing import ClassVar, Final, TypeAlias
 
 import msgspec
 
-_HIDDEN_FRAMES: Final = ("runtime/invoker.py", "concurrent/futures/thread.py")
+_HIDDEN_FRAMES: Final = ("runtime/invoker.py", "runtime/yielding.py", "concurrent/futures/thread.py")
 _MAX_MESSAGE_CHARACTERS: Final = 64 * 1024
+
+
+class Exited(Exception):
+    """`sys.exit` in a task of a handler; ``code`` as given there."""
+
+    def __init__(self, code: object) -> None:
+        super().__init__(f"exit status {code}")
+        self.code: Final = code
 
 
 class Completed(msgspec.Struct, frozen=True):
@@ -46,6 +54,14 @@ class Abandoned(msgspec.Struct, frozen=True):
     """The worker stopped before it ended, or its lease was lost: no try is used up."""
 
 
+class ResultTooLarge(Exception):
+    """What a handler yields is over the limit of what may be answered."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"more than {limit_bytes} bytes")
+        self.limit_bytes: Final = limit_bytes
+
+
 Outcome: TypeAlias = Completed | Failed | TimedOut | Throttled | Abandoned
 
 
@@ -80,7 +96,7 @@ def failed(error_type: str, message: str, request_id: str, stack: list[str] | No
 
 def failed_with(error: BaseException, request_id: str) -> Failed:
     """The failure that an exception of the handler is: class name, text, and the frames from the handler on."""
-    if isinstance(error, SystemExit):
+    if isinstance(error, SystemExit | Exited):
         status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
         with_status = f"Runtime exited with error: exit status {status}"
         reason = with_status if status else "Runtime exited without providing a reason"
@@ -90,6 +106,12 @@ def failed_with(error: BaseException, request_id: str) -> Failed:
     except Exception as unprintable:  # noqa: BLE001 - the handler's own __str__ may do anything
         message = f"<error text unavailable: {type(unprintable).__name__}>"
     return failed(type(error).__name__, message, request_id, _stack(error.__traceback__))
+
+
+def too_large(limit_bytes: int, request_id: str) -> Failed:
+    """A result over a limit, in Lambda's words."""
+    message = f"Response payload size exceeded maximum allowed payload size ({limit_bytes} bytes)."
+    return failed("Function.ResponseSizeTooLarge", message, request_id)
 
 
 def timed_out(timeout_s: float, request_id: str) -> TimedOut:

@@ -12,6 +12,7 @@ import msgspec
 
 from broker.invocation_records import Condition
 from broker.limits import SYSTEM_BACKOFF_FIRST_S, SYSTEM_BACKOFF_LAST_S
+from broker.lineage import MAX_INVOCATIONS
 from broker.records import Facts, FunctionSettings
 from runtime.outcomes import Abandoned, Completed, Failed, Outcome, Throttled, TimedOut
 
@@ -46,15 +47,25 @@ class GiveUp(msgspec.Struct, frozen=True):
 Verdict: TypeAlias = Finish | Retry | Release | GiveUp
 
 
-def before_run(settings: FunctionSettings, facts: Facts, *, age_s: float, limit: int | None) -> GiveUp | None:
-    """Why an event must not run at all; None when it may. ``limit`` is the concurrency limit in force."""
+def before_run(
+    settings: FunctionSettings, facts: Facts, *, age_s: float, limit: int | None, invocations: int = 0
+) -> GiveUp | None:
+    """Why an event must not run at all; None when it may. ``limit`` is the concurrency limit in force, ``invocations``
+    how often the function has run in the chain that the event comes from."""
     if facts.crashes > settings.max_crashes:
         return GiveUp("Quarantined", facts.tries)
     if limit == 0:
         return GiveUp("ZeroReservedConcurrency", facts.tries)
     if age_s > settings.max_event_age_s:
         return GiveUp("EventAgeExceeded", facts.tries)
+    if in_loop(settings, invocations):
+        return GiveUp("RecursiveInvocation", facts.tries)
     return None
+
+
+def in_loop(settings: FunctionSettings, invocations: int) -> bool:
+    """Whether a function that has run so often in one chain is stopped."""
+    return invocations >= MAX_INVOCATIONS and settings.recursive_loop == "Terminate"
 
 
 def after_run(settings: FunctionSettings, facts: Facts, outcome: Outcome, *, age_s: float) -> Verdict:

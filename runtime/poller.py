@@ -12,7 +12,7 @@ from broker.errors import StoreError, StoreUnavailable
 from broker.limits import CLAIM_BYTES
 from broker.log import log
 from broker.store.values import Claim
-from runtime.engine import Engine
+from runtime.engine import SHARED_S, Engine
 from runtime.keeper import RETRY_S
 from runtime.sources.invocation import InvocationSource
 from runtime.sources.queue import QueueSource
@@ -32,6 +32,7 @@ class Pollers:
         self._waiters: Final[list[Waiter]] = []
         self.stopping = False
         self._broken_at: float | None = None
+        self._broken_code = ""
         self._renewed_at = float("-inf")
         self._recovery: Final = asyncio.Lock()
         self._active = 0
@@ -47,6 +48,13 @@ class Pollers:
     def forget(self, waiter: Waiter) -> None:
         """The loop of this waiter ends before the others."""
         self._waiters.remove(waiter)
+
+    def why_not_polling(self) -> str | None:
+        """None while work can be claimed; else the code of the error that stands in the way."""
+        if self._broken_code:
+            return self._broken_code
+        # Without wake-ups nothing is heard of for up to a minute, and the connection is lost for a reason.
+        return StoreUnavailable.code if self._engine.core.channels.steady_since is None else None
 
     def stop_claiming(self) -> None:
         """Nothing is claimed from now on."""
@@ -83,7 +91,12 @@ class Pollers:
                 source.permits.give_back_rest()
             if claim.suspects and not self._engine.alone:
                 self._engine.on_suspects()
-            return self._pause(claim, min(room, source.asked_for))
+            room = min(room, source.asked_for)
+            pause_s = self._pause(claim, room)
+            went_without = claim.status == "full" or 0 < len(claim.messages) < room
+            if source.shares_limit and went_without:
+                return SHARED_S if pause_s is None else min(pause_s, SHARED_S)
+            return pause_s
 
         await self._poll(source, take, waiter)
 
@@ -114,6 +127,7 @@ class Pollers:
                     failures += 1
                     continue
                 failures = 0
+                self._broken_code = ""
                 if pause_s != 0 and not self.stopping:
                     slow_s = self._slow_s()
                     await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
@@ -157,6 +171,7 @@ class Pollers:
     # -- the state of the store ---------------------------------------------------------------------------------------
 
     def _lost(self, error: StoreError) -> None:
+        self._broken_code = error.code
         if self._broken_at is None:
             self._broken_at = time.monotonic()
             log.warning("store_lost", code=error.code, reason=str(error))
@@ -177,7 +192,7 @@ class Pollers:
             self._renewed_at = time.monotonic()
             if self._broken_at is not None:
                 log.info("store_back", after_s=round(self._renewed_at - self._broken_at, 1))
-                self._broken_at = None
+                self._broken_at, self._broken_code = None, ""
 
     def _is_steady(self) -> bool:
         """Whether the connection has held for long enough that the other workers have renewed their leases, too."""

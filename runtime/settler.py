@@ -37,6 +37,8 @@ class Settler:
         self._waiting: Final = asyncio.Event()
         self._idle: Final = asyncio.Event()
         self._idle.set()
+        self.settled = 0
+        """Messages that it has ended or given back so far."""
 
     def finish(
         self,
@@ -117,6 +119,7 @@ class Settler:
                     return
                 await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S)) - 1])
         self._keeper.drop(self._resource, members)
+        self.settled += len(members)
         # After a lost reply the first attempt may have settled them: then the repeat does not know them.
         refused = [why for why in settlement.refused.values() if why == "fenced" or not failures]
         if refused:

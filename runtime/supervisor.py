@@ -27,6 +27,7 @@ from broker.errors import StoreError
 from broker.log import log
 from runtime.child import EXIT_CANNOT_START, EXIT_EXHAUSTED, ChildOptions
 from runtime.lambda_handler import LambdaHandler
+from runtime.recycling import Recycle
 
 EXIT_DRAINED: Final = 0
 EXIT_FAILED: Final = 1
@@ -35,6 +36,8 @@ _RESTART_LAST_S: Final = 5.0
 _RESTART_READY_LAST_S: Final = 1.0
 """One that had been ready was ended by what it ran, or from outside: a longer pause would help nobody."""
 _STEADY_S: Final = 2.0
+_LAST_WORDS_S: Final = 0.5
+_NEVER: Final = Recycle()
 _SIGNAL_WORDS: Final = {signal.SIGKILL: "killed", signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "aborted"}
 
 
@@ -51,7 +54,11 @@ class _Child:
         self.name = ""
         self.ready: Final = asyncio.Event()
         self.ended: Final = asyncio.Event()
+        self.heard: Final = asyncio.Event()
+        """Set when it has nothing more to say."""
         self.retiring = False
+        self.spent = False
+        """Whether it has done enough, and its exchange is under way."""
 
     def signal(self, number: signal.Signals) -> None:
         if self.process.poll() is None:
@@ -73,6 +80,8 @@ class Supervisor:
         grace_s: float,
         max_calls: int,
         threads: int,
+        recycle: Recycle = _NEVER,
+        build: str = "",
         keep_going: bool = False,
     ) -> None:
         self._app: Final = app
@@ -81,12 +90,17 @@ class Supervisor:
         self._grace_s: Final = grace_s
         self._max_calls: Final = max_calls
         self._threads: Final = threads
+        self._recycle: Final = recycle
+        self._exchanging: Final = asyncio.Lock()
+        self._build: Final = build
         self._keep_going: Final = keep_going
         self._children: Final[set[_Child]] = set()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._stopping = anyio.Event()
         self._status = EXIT_DRAINED
         self._wants_alone = False
+        self._told = ""
+        self._renewing: asyncio.Task[None] | None = None
         self._core: Core | None = None
         self.ready: Final = anyio.Event()
         """Set when every worker has once been ready."""
@@ -121,8 +135,12 @@ class Supervisor:
     async def replace(self) -> bool:
         """Starts new workers and drains the old ones once the new are ready. False: the new ones could not start, and
         the old ones go on."""
-        old = [child for child in self._children if not child.retiring]
-        new = [self._start() for _ in range(self._processes)]
+        async with self._exchanging:
+            old = [child for child in self._children if not child.retiring]
+            return await self._take_over([self._start() for _ in range(self._processes)], old)
+
+    async def _take_over(self, new: list[_Child], old: list[_Child]) -> bool:
+        self._told = ""
         for child in new:
             child.retiring = True  # until it is ready, nobody starts it again
             await _first(child.ready, child.ended)
@@ -137,6 +155,24 @@ class Supervisor:
             child.signal(signal.SIGTERM)
         return True
 
+    async def _exchange(self, child: _Child, *, reason: str, events: int, memory_mb: int) -> None:
+        """One after another, and the old one works on until the new one is ready: no throughput is lost."""
+        async with self._exchanging:
+            if child.retiring or child.ended.is_set() or self._stopping.is_set():
+                return
+            new = self._start()
+            done = await self._take_over([new], [child])
+            has_heir = child.ended.is_set()  # it died meanwhile, and nobody but us knew of the new one
+        if done and has_heir:
+            new.retiring = True
+            new.signal(signal.SIGTERM)
+        names = {"process": child.name, "reason": reason, "events": events, "memory_mb": memory_mb}
+        if done:
+            log.info("worker_recycled", **names)
+        elif not self._stopping.is_set():
+            log.warning("worker_not_recycled", **names)
+            child.spent = False
+
     # -- children -----------------------------------------------------------------------------------------------------
 
     def _start(self, *, alone: bool = False, deaths: int = 0) -> _Child:
@@ -147,7 +183,9 @@ class Supervisor:
             grace_s=self._grace_s,
             max_calls=self._max_calls,
             threads=self._threads,
+            recycle=_NEVER if alone else self._recycle,
             alone=alone,
+            build=self._build,
             control=theirs.fileno(),
         )
         process = subprocess.Popen(
@@ -179,17 +217,34 @@ class Supervisor:
                         child.name = name
                     case ["ready"]:
                         child.ready.set()
+                    case ["failed", *_]:
+                        self._tell_why(msgspec.json.decode(line.partition(b" ")[2], type=str))
                     case ["suspects"]:
                         self._run_alone()
+                    case ["spent", reason, events, memory_mb] if not child.spent:
+                        child.spent = True
+                        exchange = self._exchange(child, reason=reason, events=int(events), memory_mb=int(memory_mb))
+                        self._spawn(exchange, f"exchange-{child.process.pid}")
+                    case ["renew"]:
+                        self._renew()
                     case _:
                         pass
         except ConnectionError:
             pass  # it died; _watch tells
         finally:
             writer.close()
+            child.heard.set()
+
+    def _tell_why(self, reason: str) -> None:
+        """Once for all processes of one start."""
+        if reason != self._told:
+            sys.stderr.write(f"penstock: {reason}\n")
+        self._told = reason
 
     async def _watch(self, child: _Child) -> None:
         status = await _end_of(child.process)
+        with anyio.move_on_after(_LAST_WORDS_S):  # a process that it forked may hold the other end open
+            await child.heard.wait()
         self._children.discard(child)
         child.ended.set()
         if child.retiring or self._stopping.is_set():
@@ -224,6 +279,23 @@ class Supervisor:
             self._wants_alone = True
         elif not self._stopping.is_set():
             self._start(alone=True)
+
+    def _renew(self) -> None:
+        """The environment that its handler was loaded with has changed: new processes take over, one set for all that
+        ask."""
+        if self._renewing is None and not self._stopping.is_set():
+            self._renewing = task = asyncio.create_task(self._replace_outdated(), name="renew")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _replace_outdated(self) -> None:
+        try:
+            if await self.replace():
+                log.info("workers_renewed", reason="the function's environment or memory has changed")
+            else:
+                log.error("workers_not_renewed", reason="those with the new environment cannot start; the old go on")
+        finally:
+            self._renewing = None
 
     async def _record(self, child: _Child, cause: str) -> None:
         if self._core is None or not child.name:

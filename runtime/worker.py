@@ -12,6 +12,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from broker.builds import check_build
 from broker.client import Broker
 from broker.errors import StoreError
 from broker.functions import Registered, register_function
@@ -33,6 +34,7 @@ from runtime.keeper import LeaseKeeper
 from runtime.mappings import Mappings
 from runtime.partitions import Partitions
 from runtime.poller import Pollers
+from runtime.serving import Duties, Serving
 from runtime.sources.calls import CallSource
 from runtime.sources.invocation import InvocationSource
 from runtime.sources.queue import QueueSource
@@ -47,9 +49,10 @@ class Worker:
     """Runs the functions of an app until :meth:`stop`, or until its task is cancelled.
 
     ``grace`` seconds are given to running calls after a stop; what is left then is handed back at once.
-    ``max_calls`` and ``threads`` bound what runs at a time in this process. ``alone`` makes it the process that runs
-    only events set apart after a crash, one at a time; ``on_suspects`` is called when such events were seen. Contexts
-    tell ``log_stream``, or a name made of the date and the process.
+    ``build`` names the code where the app does not. ``max_calls`` and ``threads`` bound what runs at a time in this
+    process. ``alone`` makes it the process that runs only events set apart after a crash, one at a time;
+    ``on_suspects`` is called when such events were seen, ``on_settings`` when a function's settings were read.
+    Contexts tell ``log_stream``, or a name made of the date and the process.
     """
 
     def __init__(
@@ -62,12 +65,15 @@ class Worker:
         max_calls: int = DEFAULT_CALLS,
         threads: int = DEFAULT_THREADS,
         alone: bool = False,
+        build: str = "",
         log_stream: str | None = None,
         on_suspects: Callable[[], None] | None = None,
         on_ready: Callable[[], None] | None = None,
+        on_settings: Callable[[HandlerFunction], None] | None = None,
         housekeeping_every: float = EVERY_S,
     ) -> None:
         self._app: Final = app
+        self._build: Final = check_build(build or app.build)
         self._url: Final = url
         self._settings: Final = settings
         self._grace_s: Final = grace
@@ -76,6 +82,7 @@ class Worker:
         self._alone: Final = alone
         self._on_suspects: Final = on_suspects or _nobody_to_tell
         self._on_ready: Final = on_ready
+        self._on_settings: Final = on_settings or (lambda _: None)
         self._housekeeping_every_s: Final = housekeeping_every
         self._tokens: Final = TokenSource()
         self._log_stream: Final = log_stream or f"{time.strftime('%Y/%m/%d', time.gmtime())}/[$LATEST]{self.process}"
@@ -85,6 +92,7 @@ class Worker:
         self._drained = False
         self.exhausted = False
         """Whether it stopped because too many of its calls do not."""
+        self._pollers: Pollers | None = None
         self.ready: Final = anyio.Event()
         """Set when everything is registered and claiming has begun."""
 
@@ -92,6 +100,19 @@ class Worker:
     def process(self) -> str:
         """What this worker is called in the registry; its lease tokens and inbox carry it."""
         return self._tokens.owner
+
+    @property
+    def events_ended(self) -> int:
+        """Events, messages and calls that this process has ended or given back."""
+        return self._engine.events_ended if self.ready.is_set() else 0
+
+    def why_not_ready(self) -> str | None:
+        """None while it can claim work; else ``starting``, ``stopping``, or the code of the error in the way."""
+        if self._stop.is_set():
+            return "stopping"
+        if self._pollers is None or not self.ready.is_set():
+            return "starting"
+        return self._pollers.why_not_polling()
 
     def stop(self) -> None:
         """Nothing new is claimed; running calls have the grace period. A second time: they are ended now."""
@@ -104,6 +125,7 @@ class Worker:
         async with Broker(self._url, settings=self._settings) as broker:
             functions = self._app.functions
             use_store(broker.core)
+            self._duties = Duties(broker.core, functions, self._build)
             await self._join(broker, functions)
             # One that runs events alone has no room beside a call that does not stop.
             invoker = Invoker(threads=1 if self._alone else self._threads, on_exhausted=self._exhausted)
@@ -116,7 +138,9 @@ class Worker:
                 max_calls=self._max_calls,
                 alone=self._alone,
                 log_stream=self._log_stream,
+                build=self._build,
                 on_suspects=self._on_suspects,
+                on_settings=self._on_settings,
             )
             self._engine = engine
             keeper.start()
@@ -130,9 +154,10 @@ class Worker:
 
     async def _join(self, broker: Broker, functions: dict[str, HandlerFunction]) -> None:
         """First it says that it serves them, so that nobody takes its mappings for undeclared, then it registers."""
-        await self._heartbeat(broker, functions)
+        self._duties.served.update(await self._duties.look())
+        await self._heartbeat(broker)
         try:
-            await self._register(broker, functions.values())
+            await self._register(broker, [functions[name] for name in functions if name in self._duties.served])
         except BaseException:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_CANCEL_GRACE_S):
                 await self._leave_registry(broker)
@@ -145,7 +170,8 @@ class Worker:
 
         async def register(function: HandlerFunction) -> None:
             async with limiter:
-                done = await register_function(broker.core, function.name, function.settings)
+                settings = msgspec.structs.replace(function.declared, build=self._build)
+                done = await register_function(broker.core, function.name, settings)
                 _log_registration("function", function.name, done)
                 if function.mapping is not None:
                     mapped = await register_mapping(broker.core, function.mapping)
@@ -159,26 +185,31 @@ class Worker:
             raise errors.exceptions[0] from None
 
     async def _serve(self, broker: Broker, engine: Engine, functions: dict[str, HandlerFunction]) -> None:
-        pollers = Pollers(engine)
+        self._pollers = pollers = Pollers(engine)
         sources = self._sources
-        calls = CallSource(engine, functions, on_dropped=self._cancelled)
+        calls = CallSource(engine, self._duties.served, on_dropped=self._cancelled)
+        served = self._duties.served
         async with anyio.create_task_group() as group:
-            mappings = Mappings(engine, pollers, functions, sources, group)
-            engine.on_split = Partitions(engine, pollers, functions, mappings, sources, group).split
+            mappings = Mappings(engine, pollers, functions, served, sources, group)
+
+            async def changed() -> None:
+                mappings.look_again()
+                await self._heartbeat(broker)
+
+            async def register(names: Iterable[str]) -> None:
+                await self._register(broker, [functions[name] for name in names])
+
+            serving = Serving(engine, pollers, self._duties, sources, group, register=register, changed=changed)
+            engine.on_split = Partitions(engine, mappings, serving, group).split
             listeners: dict[str, list[Listener]] = {}
-            for function in functions.values():
-                waiter = pollers.waiter()
-                invocations = InvocationSource(engine, function, waiter)
-                sources.append(invocations)
-                listeners[engine.core.keys.of(invocations.resource).wake] = [invocations.changed]
-                group.start_soon(pollers.poll_invocations, invocations, waiter, name=f"poll {function.name}")
-            for channel, listener in mappings.begin():
+            for channel, listener in (*serving.begin(), *await mappings.begin()):
                 listeners.setdefault(channel, []).append(listener)
             if not self._alone:
                 listeners[engine.core.parcels.inbox(self.process)] = [calls.on_notice]
             await engine.core.channels.listen_all(listeners)
             group.start_soon(mappings.run, name="mappings")
-            group.start_soon(self._beat, broker, functions, name="heartbeat")
+            group.start_soon(serving.run, name="serving")
+            group.start_soon(self._beat, broker, name="heartbeat")
             if not self._alone:
                 group.start_soon(self._repair, broker, [source.resource for source in sources], name="repair")
                 keeping = Housekeeping(broker, engine, every_s=self._housekeeping_every_s)
@@ -187,7 +218,7 @@ class Worker:
                 group.start_soon(upkeep.run, name="upkeep")
             else:
                 group.start_soon(self._stop_when_idle, engine, name="idle watch")
-            await self._heartbeat(broker, functions)
+            await self._heartbeat(broker)
             self.ready.set()
             log.info("worker_ready", process=self.process, functions=len(functions), alone=self._alone)
             if self._on_ready is not None:
@@ -198,23 +229,29 @@ class Worker:
 
     # -- while it runs ------------------------------------------------------------------------------------------------
 
-    async def _beat(self, broker: Broker, functions: dict[str, HandlerFunction]) -> None:
+    async def _beat(self, broker: Broker) -> None:
         while not self._stop.is_set():
             await anyio.sleep(HEARTBEAT_S)
             if self._stop.is_set():
                 return  # it has left the registry
             try:
-                await self._heartbeat(broker, functions)
+                await self._heartbeat(broker)
             except StoreError as error:
                 log.debug("heartbeat_failed", reason=str(error))
 
-    async def _heartbeat(self, broker: Broker, functions: dict[str, HandlerFunction]) -> None:
+    async def _heartbeat(self, broker: Broker) -> None:
+        served = self._duties.served
         serves = Serves(
             process=self.process,
             host=socket.gethostname(),
             pid=os.getpid(),
-            functions=tuple(functions),
-            mappings=tuple(function.mapping.name for function in functions.values() if function.mapping is not None),
+            functions=tuple(served),
+            build=self._build,
+            mappings=tuple(
+                function.mapping.name
+                for name, function in served.items()
+                if function.mapping is not None and name == function.name
+            ),
             alone=self._alone,
         )
         encoded = msgspec.json.encode(serves)
@@ -299,6 +336,8 @@ class Worker:
         """Callers look for another worker from now on."""
         try:
             await broker.core.directory.heartbeat(self.process, b"", ttl_ms=0)
+            for function in self._app.functions if self._build and self._duties.versioned else ():
+                await broker.core.directory.tell_of_versions(function)  # an older build may be the newest by now
         except StoreError as error:
             log.debug("heartbeat_failed", reason=str(error))
 
@@ -326,6 +365,7 @@ class Worker:
             await self._abandon_calls(engine)
             with anyio.move_on_after(_CANCEL_GRACE_S):
                 await engine.settled()
+        await engine.invoker.end_left_tasks()
         await engine.close()
         engine.keeper.stop()
         engine.invoker.close()
@@ -340,17 +380,23 @@ def _nobody_to_tell() -> None:
     log.warning("events_set_apart", reason="a worker died over them; they wait for a supervised `penstock runtime`")
 
 
+def _loggable(setting: str, value: object) -> object:
+    """What is in variables may be secret: their names alone."""
+    return sorted(value) if setting == "environment" and isinstance(value, dict) else value
+
+
 def _log_registration(what: str, name: str, done: Registered) -> None:
     for change in done.changes:
         why = {"reason": "the code declares another value, which wins over the API's"} if change.over_api else {}
-        log.info(f"{what}_changed", name=name, setting=change.setting, before=change.before, after=change.after, **why)
+        before, after = _loggable(change.setting, change.before), _loggable(change.setting, change.after)
+        log.info(f"{what}_changed", name=name, setting=change.setting, before=before, after=after, **why)
     for change in done.held:
         log.info(
             f"{what}_setting_held",
             name=name,
             setting=change.setting,
-            declared=change.before,
-            in_force=change.after,
+            declared=_loggable(change.setting, change.before),
+            in_force=_loggable(change.setting, change.after),
             reason="changed through the API; it holds until the code declares another value",
         )
     if done.created:

@@ -138,17 +138,21 @@ def read_access_keys(option: Path | None, environment: Mapping[str, str]) -> lis
     Raises InvalidOption, which names place and rule, never a secret.
     """
     text = environment.get(KEYS_VARIABLE, "")
+    if (file := access_keys_file(option, environment)) is not None:
+        return _from_file(*file)
+    return _from_text(text) if text.strip() else []
+
+
+def access_keys_file(option: Path | None, environment: Mapping[str, str]) -> tuple[Path, str] | None:
+    """The file that the keys are read from, and what names it; None where they stand in the environment, or nowhere."""
+    text = environment.get(KEYS_VARIABLE, "")
     if option is not None:
-        keys = _from_file(option, "--access-keys")
-    elif text.startswith("@"):
-        keys = _from_file(Path(text[1:]), KEYS_VARIABLE)
-    elif text.strip():
-        keys = _from_text(text)
-    elif environment.get(KEYS_FILE_VARIABLE):
-        keys = _from_file(Path(environment[KEYS_FILE_VARIABLE]), KEYS_FILE_VARIABLE)
-    else:
-        return []
-    return keys
+        return option, "--access-keys"
+    if text.startswith("@"):
+        return Path(text[1:]), KEYS_VARIABLE
+    if text.strip() or not environment.get(KEYS_FILE_VARIABLE):
+        return None
+    return Path(environment[KEYS_FILE_VARIABLE]), KEYS_FILE_VARIABLE
 
 
 def _from_text(text: str) -> list[AccessKey]:
@@ -164,6 +168,8 @@ def _from_file(path: Path, option: str) -> list[AccessKey]:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        if isinstance(error, FileNotFoundError):
+            reason = f"{reason}; mend its name, or let --create-access-keys make it"
         raise InvalidOption(option, str(path), f"the file cannot be read: {reason}") from None
     keys = _parse(text, f"{option} {path}", "line")
     if not keys:

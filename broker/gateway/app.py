@@ -12,13 +12,14 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from broker import tracing
 from broker.client import Broker
 from broker.errors import InvalidInput, StoreError
 from broker.gateway.access import Access, AccessKey, Caller, credential_text, unverified_credential
 from broker.gateway.asgi import AsgiApp, Receive, Scope, Send, respond
 from broker.gateway.aws import errors, json, query, rest
 from broker.gateway.aws.protocols import REST, Answer, Speech, speech_of
-from broker.gateway.aws.service import Call, Operation, Protocol, Service, ServiceError
+from broker.gateway.aws.service import Call, Operation, Protocol, Service, ServiceError, Streamed
 from broker.gateway.bodies import (
     MAX_BODY_BYTES,
     MAX_WAITING_BODY_BYTES,
@@ -32,6 +33,7 @@ from broker.gateway.bodies import (
 from broker.gateway.catalogue import Catalogue, Prepared, Routed, check_path
 from broker.gateway.health import PATH_PREFIX, Health
 from broker.gateway.hosts import HostRefused, Hosts
+from broker.gateway.pieces import StreamedAnswer
 from broker.gateway.protocol import Ending, connection_of
 from broker.gateway.services import SERVICES
 from broker.gateway.sigv4 import Claim, Request, SignatureRefused, check_credential_size, joined
@@ -91,12 +93,15 @@ class _Gateway:
             await self._health(scope, send)
             return
         try:
-            status, headers, body = await self._answer(scope, receive)
+            answer = await self._answer(scope, receive)
         except ClientGone:
             return
-        await respond(send, status, headers, body)
+        if isinstance(answer, StreamedAnswer):
+            await answer.send(send, connection_of(scope))
+        else:
+            await respond(send, *answer)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer | StreamedAnswer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id, routes = self._request_ids.next(), self._catalogue.with_routes(scope["path"], headers)
         speech: Speech = speech_of(headers) if routes is None else REST
@@ -110,7 +115,7 @@ class _Gateway:
                 routed = self._catalogue.by_route(routes, scope["method"], scope["raw_path"])
             body, held_bytes = await read_body(receive, headers, self._budget, max_bytes=self._max_body_bytes)
             caller = self._caller(scope, headers) if signed is None else self._access.verify(*signed, body)
-            call = self._call(caller, base_url, speech.name)
+            call = _traced(self._call(caller, base_url, speech.name), headers)
             if routed is None:
                 service = self._catalogue.named(caller.service)
                 prepared, given = self._read(scope, headers, body, speech, caller, base_url)
@@ -122,7 +127,7 @@ class _Gateway:
             result = await self._run(operation, call, given, scope)
             if self._store_lost_at_s is not None:
                 self._store_is_back()
-            return speech.success(service, operation.name, result, request_id)
+            return _success(speech, service, operation, result, request_id)
         except _REFUSALS as error:
             answer = speech.failure(service, self._translated(error, service, request_id, routed), headers, request_id)
             all_read = held_bytes is not None or (isinstance(error, BodyTooLarge) and error.all_read)
@@ -279,6 +284,23 @@ class _RequestIds:
 
     def next(self) -> str:
         return f"{self._begin}{next(self._counter):012x}"
+
+
+def _traced(call: Call, headers: Mapping[bytes, bytes]) -> Call:
+    """The same, with what the request belongs to."""
+    if tracing.X_RAY in headers or tracing.PARENT in headers:
+        return msgspec.structs.replace(call, trace=tracing.of_request(headers))
+    return call
+
+
+def _success(
+    speech: Speech, service: Service, operation: Operation, result: Any, request_id: str
+) -> Answer | StreamedAnswer:
+    """The answer of an operation, with what is streamed behind its head."""
+    if isinstance(result, Streamed):
+        status, head, _ = speech.success(service, operation.name, result.head, request_id)
+        return StreamedAnswer(status, head, result.frames)
+    return speech.success(service, operation.name, result, request_id)
 
 
 def _check_method(method: str, allowed: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -16,6 +17,8 @@ from broker.gateway.aws.wire import form_of
 
 _QUEUE_PATH: Final = re.compile(r"/[^/]+/[^/]+/?")
 _MAX_SEGMENTS: Final = 16
+_KNOWN_PATHS: Final = 4_096
+_MAX_KNOWN_PATH: Final = 256
 _Spot: TypeAlias = tuple[str, str, int]
 """Service, method and number of segments: where the routes are few."""
 
@@ -70,6 +73,7 @@ class Catalogue:
             for operation in service.operations.values():
                 self._add_route(service, operation)
         self._targets: Final = dict(self._all_targets())
+        self._known_route: Final = lru_cache(maxsize=_KNOWN_PATHS)(self._find_route)
 
     def _all_targets(self) -> Iterator[tuple[tuple[str | None, bytes], Prepared]]:
         """A target names its operation alone as well as beside the service of its credential scope."""
@@ -101,10 +105,17 @@ class Catalogue:
         return None if path == "/" else self._versions.get(path[1:].partition("/")[0])
 
     def by_route(self, service: Service, method: str, raw_path: bytes) -> tuple[Routed, dict[str, str]]:
-        """The operation of a REST request, and its path's parameters, decoded. Raises ServiceError."""
+        """The operation of a REST request, and its path's parameters, decoded; not to be changed.
+
+        Raises ServiceError.
+        """
+        find = self._known_route if len(raw_path) <= _MAX_KNOWN_PATH else self._find_route
+        return find(service.name, method, raw_path)
+
+    def _find_route(self, service: str, method: str, raw_path: bytes) -> tuple[Routed, dict[str, str]]:
         text = raw_path.decode("latin-1").removeprefix("/").removesuffix("/")
         segments = [unquote(segment, errors="replace") for segment in text.split("/", _MAX_SEGMENTS)]
-        for routed in self._routes.get((service.name, method, len(segments)), ()):
+        for routed in self._routes.get((service, method, len(segments)), ()):
             parameters = routed.match(segments)
             if parameters is not None:
                 return routed, parameters

@@ -24,6 +24,7 @@ class Health:
         self._broker: Final = broker
         self._asking: asyncio.Task[str | None] | None = None
         self._asked_at_s = 0.0
+        self._durability = "unknown"
 
     async def __call__(self, scope: Scope, send: Send) -> None:
         """Answers in JSON: 200 where all is well, 503 with a reason, 404 and 405 for other requests."""
@@ -36,8 +37,12 @@ class Health:
             return 404, {"status": "unknown", "reason": "there are /health/live and /health/ready"}
         if method not in {"GET", "HEAD"}:
             return 405, {"status": "unknown", "reason": "only GET and HEAD"}
-        reason = await self.why_not_ready() if name == "ready" else None
-        return (200, {"status": "ok"}) if reason is None else (503, {"status": "unavailable", "reason": reason})
+        if name == "live":
+            return 200, {"status": "ok"}
+        reason = await self.why_not_ready()
+        if reason is not None:
+            return 503, {"status": "unavailable", "reason": reason}
+        return 200, {"status": "ok", "durability": self._durability}
 
     async def why_not_ready(self) -> str | None:
         """None when Redis answers now and its settings are the promised ones; else a reason without its address."""
@@ -51,6 +56,7 @@ class Health:
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S):
                 await self._broker.core.open()
+                self._durability = await self._broker.durability() or "unknown"
         except TimeoutError:
             return f"StoreUnavailable: Redis did not answer within {_ANSWER_WITHIN_S:g} s"
         except PenstockError as error:

@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 
 from broker.errors import InvalidOption
-from broker.gateway.access import AccessKey, read_access_keys
+from broker.gateway.access import KEYS_FILE_VARIABLE, KEYS_VARIABLE, AccessKey, access_keys_file, read_access_keys
 from broker.gateway.hosts import PUBLIC_URL_VARIABLE, check_public_url
+from broker.gateway.new_keys import create_access_keys
 from broker.gateway.server import is_loopback
 
 HOST_VARIABLE: Final = "PENSTOCK_HOST"
@@ -31,6 +32,8 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     """0 is any free one."""
     public_url: str | None = None
     keys: tuple[AccessKey, ...] = ()
+    made: Path | None = None
+    """The file of access keys, where this start has made it."""
 
     @classmethod
     def read(
@@ -40,16 +43,19 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
         port: int | None = None,
         public_url: str | None = None,
         access_keys: Path | None = None,
+        create_keys: bool = False,
         environment: Mapping[str, str] = os.environ,
     ) -> GatewayOptions:
         """What is given, else what the environment says (``PENSTOCK_HOST``, ``_PORT``, ``_PUBLIC_URL``,
         ``_ACCESS_KEYS``, ``_ACCESS_KEYS_FILE``), else the defaults. Raises InvalidOption; also for an address that
-        other machines reach when there are no access keys.
+        other machines reach when there are no access keys. ``create_keys`` makes the file of keys where it is
+        missing, with a random key.
         """
         chosen = cls(
             host=host or environment.get(HOST_VARIABLE) or DEFAULT_HOST,
             port=_port(port, environment),
             public_url=_public_url(public_url or environment.get(PUBLIC_URL_VARIABLE) or None),
+            made=_made_keys(access_keys, environment) if create_keys else None,
             keys=tuple(read_access_keys(access_keys, environment)),
         )
         if not chosen.keys and not is_loopback(chosen.host):
@@ -74,6 +80,18 @@ def _port(given: int | None, environment: Mapping[str, str]) -> int:
     if not _PORT.fullmatch(text) or int(text) > _LAST_PORT:
         raise InvalidOption(option, text, f"must be a port from 0 (any free one) to {_LAST_PORT}")
     return int(text)
+
+
+def _made_keys(option: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """The file that was made, if it was. Keys that stand in the environment need none."""
+    named = access_keys_file(option, environment)
+    if named is not None:
+        return named[0] if create_access_keys(*named) is not None else None
+    if environment.get(KEYS_VARIABLE, "").strip():
+        return None
+    raise InvalidOption(
+        "create-access-keys", "true", f"needs the file to make: give --access-keys FILE, or set {KEYS_FILE_VARIABLE}"
+    )
 
 
 def _public_url(url: str | None) -> str | None:

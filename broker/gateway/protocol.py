@@ -277,7 +277,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def watch(self, on_ending: Callable[[Ending], object] | None) -> None:
         """Whom to tell when the client has gone or the gateway stops; None ends that.
 
-        For the request that is being answered, which ends its watch before it answers.
+        For the request that is being answered, which ends its watch before its answer does.
         """
         self._on_ending = on_ending
         if on_ending is not None:

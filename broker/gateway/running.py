@@ -28,14 +28,14 @@ async def run_gateway(
     access = Access(options.keys, account=settings.account, region=settings.region)
     hosts = Hosts(public_url=options.public_url, known=(options.host,), guarded=not access.verified)
     app = gateway_app(broker, access, hosts=hosts)
-    chores = asyncio.create_task(Upkeep(broker).run(), name="penstock-upkeep") if upkeep else None
-    try:
-        async with serve(app, options.host, options.port, grace_s=grace_s) as bound:
-            log.info("gateway_listening", url=bound.url, public_url=options.public_url, signed=access.verified)
-            if not access.verified:
-                log.warning("gateway_open", reason="no access keys are set: every program on this machine may call")
+    async with serve(app, options.host, options.port, grace_s=grace_s) as bound:
+        chores = asyncio.create_task(Upkeep(broker).run(), name="penstock-upkeep") if upkeep else None
+        log.info("gateway_listening", url=bound.url, public_url=options.public_url, signed=access.verified)
+        if not access.verified:
+            log.warning("gateway_open", reason="no access keys are set: every program on this machine may call")
+        try:
             yield bound
-    finally:
-        if chores is not None:
-            chores.cancel()
-            await asyncio.gather(chores, return_exceptions=True)
+        finally:
+            if chores is not None:
+                chores.cancel()
+                await asyncio.gather(chores, return_exceptions=True)

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
-import redis.asyncio
 from redis import exceptions as failures
 
 from broker.log import log
+from broker.store.connection import Client
+from broker.store.pipe import Subscription
 
 Listener: TypeAlias = Callable[[bytes | None], None]
 """Called with what was published; None after a (re)connection, when something may have been missed."""
@@ -25,11 +26,11 @@ _LOST: Final = (failures.RedisError, OSError, EOFError)
 class Channels:
     """Listens on any number of channels over one connection that is checked, and made again when it is lost."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: Client) -> None:
         self._client: Final = client
         self._listeners: Final[dict[bytes, list[Listener]]] = {}
         self._confirmed: Final[dict[bytes, asyncio.Event]] = {}
-        self._pubsub: redis.asyncio.client.PubSub | None = None
+        self._pubsub: Subscription | None = None
         self._reader: asyncio.Task[None] | None = None
         self._adding: Final[set[asyncio.Task[None]]] = set()
         self.steady_since: float | None = float("-inf")
@@ -63,7 +64,7 @@ class Channels:
                 except TimeoutError:
                     return
 
-    async def _add(self, pubsub: redis.asyncio.client.PubSub, channels: Sequence[bytes]) -> None:
+    async def _add(self, pubsub: Subscription, channels: Sequence[bytes]) -> None:
         with contextlib.suppress(*_LOST):  # the reader notices and subscribes again to everything
             await pubsub.subscribe(*channels)
 
@@ -85,6 +86,11 @@ class Channels:
             if self._pubsub is not None:
                 with contextlib.suppress(*_LOST):
                     await self._pubsub.unsubscribe(name)
+
+    def renew(self) -> None:
+        """Makes the connection anew: the address may lead elsewhere by now."""
+        if self._pubsub is not None:
+            self._pubsub.close()  # the reader notices
 
     async def close(self) -> None:
         """Ends the connection."""
@@ -116,11 +122,10 @@ class Channels:
                 self._pubsub = None
                 for event in self._confirmed.values():
                     event.clear()
-                with contextlib.suppress(*_LOST):
-                    await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py
+                pubsub.close()
         self._reader = None  # nobody listens; the next one starts it anew (no await since the loop's condition)
 
-    async def _subscribe(self, pubsub: redis.asyncio.client.PubSub) -> None:
+    async def _subscribe(self, pubsub: Subscription) -> None:
         """Subscribes to everything, also to what is added while that takes its time."""
         subscribed: set[bytes] = set()
         while missing := self._listeners.keys() - subscribed:
@@ -128,7 +133,7 @@ class Channels:
             subscribed |= missing
         self._pubsub = pubsub
 
-    async def _read(self, pubsub: redis.asyncio.client.PubSub) -> None:
+    async def _read(self, pubsub: Subscription) -> None:
         pinged = False
         while True:
             message = await pubsub.get_message(timeout=_PONG_S if pinged else _PING_S)
@@ -139,16 +144,16 @@ class Channels:
                 pinged = True
                 continue
             pinged = False
-            self._dispatch(message["type"], message["channel"], message["data"])
+            self._dispatch(*message)
 
-    def _dispatch(self, kind: str, channel: bytes, data: bytes) -> None:
-        if kind == "subscribe":
+    def _dispatch(self, kind: bytes, channel: bytes, data: bytes = b"") -> None:
+        if kind == b"subscribe":
             event = self._confirmed.get(channel)
             if event is not None:
                 event.set()
-        if kind in {"subscribe", "message"}:
+        if kind in {b"subscribe", b"message"}:
             for listener in tuple(self._listeners.get(channel, ())):
                 try:
-                    listener(data if kind == "message" else None)
+                    listener(data if kind == b"message" else None)
                 except Exception:  # noqa: BLE001 - one that fails must not make the process deaf for the others
                     log.exception("listener_failed", channel=channel.decode())

@@ -2,102 +2,61 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import hiredis
 import redis
 import redis.asyncio
 from redis import exceptions as failures
-from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from broker import errors
+from broker.store.pipe import Pipe, Subscription
 
 MIN_VERSION: Final = (6, 2)
 _TIMEOUT_S: Final = 10.0
 _CONNECT_TIMEOUT_S: Final = 5.0
-_POOL_SIZE: Final = 64
-_POOL_WAIT_S: Final = 30.0
 
 
-class _Tuned(AbstractConnection):
-    """What we do otherwise than the library's asyncio connections.
+class Client:
+    """Redis for the tasks of one event loop: one connection for commands, and others that listen."""
 
-    hiredis writes commands too: 0.15 against 1 µs an argument, and a settle has two thousand. And there is no
-    `asyncio.wait_for`, which on Python 3.11 swallows a cancellation that comes in the moment of success.
-    """
+    def __init__(self, pool: redis.asyncio.ConnectionPool, *, timeout_s: float) -> None:
+        self._pool: Final = pool
+        self._pipe: Final = Pipe(pool, timeout_s=timeout_s)
+        self.execute: Final = self._pipe.execute
 
-    def pack_command(self, *args: Any) -> list[bytes]:
-        return [hiredis.pack_command(args)]
+    def another_pipe(self, *, waits_s: float) -> Pipe:
+        """A connection for commands of its own, which may block it for so long."""
+        return Pipe(self._pool, timeout_s=_TIMEOUT_S + waits_s)
 
-    async def send_packed_command(
-        self,
-        command: bytes | str | Iterable[bytes],
-        check_health: bool = True,  # noqa: ARG002, FBT001, FBT002 - the library's
-    ) -> None:
-        if not self.is_connected:
-            await self.connect_check_health(check_health=False)
-        text = command.encode() if isinstance(command, str) else command
-        writer = self._writer
-        if writer is None:
-            raise failures.ConnectionError("connection closed meanwhile")
-        try:
-            writer.writelines([text] if isinstance(text, bytes) else text)
-            async with asyncio.timeout(self.socket_timeout):
-                await writer.drain()
-        except TimeoutError:
-            await self.disconnect(nowait=True)
-            raise failures.TimeoutError("Timeout writing to socket") from None
-        except OSError as error:
-            await self.disconnect(nowait=True)
-            raise failures.ConnectionError(f"while writing to socket: {error}") from error
-        except BaseException:  # a command that is half written leaves no connection to go on with
-            await self.disconnect(nowait=True)
-            raise
+    def pubsub(self) -> Subscription:
+        """A connection that listens on channels."""
+        return Subscription(self._pool)
+
+    def leave(self) -> None:
+        """The next command takes a new connection, which may lead to another server."""
+        self._pipe.leave()
+
+    async def aclose(self) -> None:
+        """Ends the connection for commands."""
+        await self._pipe.close()
 
 
-class _TcpConnection(_Tuned, redis.asyncio.Connection):
-    pass
-
-
-class _TlsConnection(_Tuned, redis.asyncio.SSLConnection):
-    pass
-
-
-class _UnixConnection(_Tuned, redis.asyncio.UnixDomainSocketConnection):
-    pass
-
-
-_TUNED: Final[dict[type[Any], type[Any]]] = {
-    redis.asyncio.Connection: _TcpConnection,
-    redis.asyncio.SSLConnection: _TlsConnection,
-    redis.asyncio.UnixDomainSocketConnection: _UnixConnection,
-}
-
-
-def connect(url: str, *, pool_size: int = _POOL_SIZE) -> redis.asyncio.Redis:
+def connect(url: str, *, timeout_s: float = _TIMEOUT_S) -> Client:
     """A client that never re-sends a command by itself: after a lost reply the outcome is the caller's to settle."""
     try:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
-            max_connections=pool_size,
-            timeout=_POOL_WAIT_S,
-            retry=AsyncRetry(NoBackoff(), 0),
-            retry_on_timeout=False,
-            **_options(url),
+        options = _options(url) | {"socket_timeout": None}  # the pipe has its own
+        pool = redis.asyncio.ConnectionPool.from_url(
+            url, retry=AsyncRetry(NoBackoff(), 0), retry_on_timeout=False, **options
         )
     except ValueError as error:
         raise errors.InvalidOption("url", _without_password(url), str(error)) from error
-    pool.connection_class = _TUNED[pool.connection_class]
-    client = redis.asyncio.Redis.from_pool(pool)
-    client.response_callbacks.clear()  # replies as they came: the library's forms differ between its versions
-    return client
+    return Client(pool, timeout_s=timeout_s)
 
 
 def connect_in_thread(url: str) -> redis.Redis:
@@ -124,6 +83,11 @@ def _without_password(url: str) -> str:
     return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url))
 
 
+def place(url: str) -> str:
+    """A server as messages name it, without its password."""
+    return f"Redis at {_without_password(url)}"
+
+
 @contextmanager
 def translated(url: str, chosen_by: str) -> Iterator[None]:
     """Turns redis errors into ours; a lost connection says which address was used and why that one."""
@@ -141,8 +105,15 @@ def translated(url: str, chosen_by: str) -> Iterator[None]:
         # What the server answered to the first words on a new connection comes wrapped as a lost connection.
         if isinstance(error.__cause__, failures.AuthenticationError | failures.NoPermissionError):
             raise errors.StoreDenied(f"Redis at {_without_password(url)} refused: {error.__cause__}") from error
+        if isinstance(error, failures.BusyLoadingError):
+            place = f"Redis at {_without_password(url)}"
+            raise errors.StoreUnavailable(f"{place} cannot serve at the moment: {error}") from error
         raise errors.StoreUnavailable(
             f"no answer from Redis at {_without_password(url)} ({chosen_by}): {str(error) or type(error).__name__}"
+        ) from error
+    except failures.InvalidResponse as error:
+        raise errors.StoreUnsuitable(
+            f"what answers at {_without_password(url)} ({chosen_by}) is no Redis: {error}"
         ) from error
     except failures.NoScriptError:
         raise

@@ -242,6 +242,33 @@ class DirectoryStore:
         await self._runner.fetch("PUBLISH", self._keys.of(queue).wake, "settings")
         await self._runner.fetch("PUBLISH", self._keys.mappings_channel, name)
 
+    # -- versions and aliases -----------------------------------------------------------------------------------------
+
+    async def catalogue(self, function: str) -> bytes | None:
+        """The versions and aliases of a function; None where it never had any."""
+        found: bytes | None = await self._runner.fetch("HGET", self._keys.directory("versions"), function)
+        return found
+
+    async def catalogues(self) -> dict[str, bytes]:
+        """Those of all functions that have any, by name."""
+        flat = await self._runner.fetch("HGETALL", self._keys.directory("versions"))
+        return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+
+    async def put_catalogue(self, function: str, catalogue: bytes, *, instead_of: bytes | None) -> bool:
+        """Stores them where that is (still) what is stored, None for nothing; whether it was."""
+        key = self._keys.directory("versions")
+        arguments = (function, catalogue, "new" if instead_of is None else "", instead_of or b"")
+        before: bytes | None = await self._runner.run("enlist", (key,), arguments)
+        return before == instead_of
+
+    async def drop_catalogue(self, function: str) -> None:
+        """Forgets all versions and aliases of a function."""
+        await self._runner.fetch("HDEL", self._keys.directory("versions"), function)
+
+    async def tell_of_versions(self, function: str) -> None:
+        """Lets workers look at the versions and aliases of a function again."""
+        await self._runner.fetch("PUBLISH", self._keys.versions_channel, function)
+
     # -- live workers -------------------------------------------------------------------------------------------------
 
     async def heartbeat(self, process: str, serves: bytes, *, ttl_ms: int) -> list[str]:

@@ -13,6 +13,7 @@ from broker import limits
 from broker.names import Resource
 from broker.records import unpack
 from broker.store.keys import Keyspace
+from broker.store.lanes import RunsScripts
 from broker.store.scripts import Argument, ScriptRunner
 from broker.store.values import Claim, ClaimMode, NewMessage, Stored, not_sent, read_claim
 
@@ -39,10 +40,18 @@ class FifoStore:
         self._runner: Final = runner
         self._keys: Final = keyspace
 
-    async def send(self, queue: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored | None:
+    async def send(
+        self,
+        queue: Resource,
+        messages: Sequence[NewMessage],
+        *,
+        urgent: bool,
+        made_sure_of: str,
+        runs: RunsScripts,
+    ) -> Stored | None:
         """Stores up to 1,000 messages in one step, each once within five minutes by its deduplication id."""
         k = self._keys.of(queue)
-        arguments: list[Argument] = [k.wake, limits.DEDUPLICATION_MS, "urgent" if urgent else ""]
+        arguments: list[Argument] = [k.wake, limits.DEDUPLICATION_MS, "urgent" if urgent else "", made_sure_of]
         for message in messages:
             arguments += (message.blob, message.group, message.deduplication_id, message.own_id)
             arguments += (message.facts, message.size, "" if message.deduplication_id else content_id(message.blob))
@@ -50,7 +59,7 @@ class FifoStore:
             *(k.meta, k.bodies, k.groups, k.order, k.open, k.blocked, k.suspects),
             *(k.delayed, k.facts, k.accepted_even, k.accepted_odd),
         )
-        reply = await self._runner.run("fifo_send", keys, arguments)
+        reply = await runs.run("fifo_send", keys, arguments)
         if reply[0] == b"unknown":
             return None
         if reply[0] != b"stored":

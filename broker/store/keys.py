@@ -75,7 +75,8 @@ class ResourceKeys(msgspec.Struct, frozen=True):
         """All keys that live as long as the resource (tokens expire by themselves)."""
         return (
             *(self.meta, self.bodies, self.ready, self.outbox, self.leases, self.waiting, self.delayed),
-            *(self.suspects, self.facts, self.notes, self.outgoing, self.permits, self.seen, self.log),
+            *(self.suspects, self.facts, self.notes, self.outgoing, self.seen, self.log),
+            *((self.permits,) if self.permits.startswith(self.base) else ()),
             *(self.groups, self.order, self.open, self.blocked, self.holders, self.accepted_even),
             *(self.accepted_odd, self.moves, self.named, self.ended_1, self.ended_2, self.awaited),
         )
@@ -97,9 +98,11 @@ class ResourceKeys(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=_CACHED)
 def _keys_of(prefix: str, resource: Resource) -> ResourceKeys:
-    base = f"{prefix}:{{{resource.tag}}}:"
-    names = [name for name in ResourceKeys.__struct_fields__ if name != "base"]
-    return ResourceKeys(**{name: base + name.replace("_", "-") for name in names}, base=base)
+    slot = f"{prefix}:{{{resource.slot}}}:"
+    base = f"{slot}@{resource.qualifier}:" if resource.qualifier else slot
+    names = [name for name in ResourceKeys.__struct_fields__ if name not in {"base", "permits"}]
+    # Versions and aliases run under the limit of their function: one set of permits holds those of them all.
+    return ResourceKeys(**{name: base + name.replace("_", "-") for name in names}, base=base, permits=f"{slot}permits")
 
 
 class Keyspace:
@@ -131,6 +134,12 @@ class Keyspace:
     def mappings_channel(self) -> str:
         """The channel on which workers hear the names of mappings that came, changed or went."""
         return f"{self.prefix}:mappings:{self._scope}"
+
+    @property
+    def versions_channel(self) -> str:
+        """The channel on which workers hear the names of functions whose versions or aliases changed, or whose newest
+        build."""
+        return f"{self.prefix}:versions:{self._scope}"
 
     def inbox(self, process: str) -> str:
         """The channel on which one process hears of calls (a worker) or replies (a caller)."""

@@ -10,7 +10,9 @@ import msgspec
 from broker import limits
 from broker.names import Resource
 from broker.store.keys import Keyspace
+from broker.store.lanes import RunsScripts
 from broker.store.scripts import Argument, ScriptRunner
+from broker.store.values import DurabilityRequired
 
 
 class NewRecord(msgspec.Struct, frozen=True):
@@ -36,13 +38,24 @@ class LogStore:
         self._runner: Final = runner
         self._keys: Final = keyspace
 
-    async def append(self, stream: Resource, records: Sequence[NewRecord], *, urgent: bool = False) -> list[str] | None:
-        """Positions of the appended records ('' for a repeat); None for an unknown stream."""
+    async def append(
+        self,
+        stream: Resource,
+        records: Sequence[NewRecord],
+        *,
+        urgent: bool = False,
+        made_sure_of: str = "",
+        runs: RunsScripts | None = None,
+    ) -> list[str] | None:
+        """Positions of the appended records ('' for a repeat); None for an unknown stream. Raises
+        DurabilityRequired, as :meth:`broker.store.messages.MessageStore.send` does."""
         k = self._keys.of(stream)
-        arguments: list[Argument] = [limits.OWN_ID_MEMORY_MS, "urgent" if urgent else ""]
+        arguments: list[Argument] = [limits.OWN_ID_MEMORY_MS, "urgent" if urgent else "", made_sure_of]
         for record in records:
             arguments += (record.own_id, record.id, record.body)
-        reply = await self._runner.run("append", (k.log, k.meta, k.seen), arguments)
+        reply = await (runs or self._runner).run("append", (k.log, k.meta, k.seen), arguments)
+        if reply[0] == b"durability":
+            raise DurabilityRequired(reply[1].decode())
         return None if reply[0] == b"unknown" else [position.decode() for position in reply[1:]]
 
     async def read(self, stream: Resource, *, after: str, count: int) -> list[LogEntry]:

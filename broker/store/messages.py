@@ -11,6 +11,7 @@ from broker.names import Resource
 from broker.records import Facts
 from broker.store.fifo import ClaimOfGroups, FifoStore
 from broker.store.keys import Keyspace, ResourceKeys
+from broker.store.lanes import RunsScripts
 from broker.store.scripts import Argument, Command, ScriptRunner
 from broker.store.splits import Splits
 from broker.store.values import (
@@ -45,19 +46,28 @@ class MessageStore:
         self._fifo: Final = FifoStore(runner, keyspace)
 
     async def send(
-        self, resource: Resource, messages: Sequence[NewMessage], *, token: str, bucket: str, urgent: bool = False
+        self,
+        resource: Resource,
+        messages: Sequence[NewMessage],
+        *,
+        token: str,
+        bucket: str,
+        urgent: bool = False,
+        made_sure_of: str = "",
+        runs: RunsScripts | None = None,
     ) -> Stored | Literal["split"] | None:
         """Stores up to 1,000 messages in one step. The same token in the same bucket stores them once; in a FIFO queue
         their deduplication ids see to that. ``split`` where the resource has another number of partitions than was
-        known, so that own ids may belong elsewhere.
-        """
+        known, so that own ids may belong elsewhere. Raises DurabilityRequired unless what the caller has
+        ``made_sure_of`` is what the resource requires; ``runs`` is what confirms it, where something does."""
+        runs = runs or self._runner
         if resource.fifo:
-            return await self._fifo.send(resource, messages, urgent=urgent)
+            return await self._fifo.send(resource, messages, urgent=urgent, made_sure_of=made_sure_of, runs=runs)
         k = self._keys.of(resource)
         plain = all(message.plain for message in messages)
         arguments: list[Argument] = [
             *(token, k.wake, limits.SEND_TOKEN_MEMORY_S, limits.OWN_ID_MEMORY_MS),
-            *("urgent" if urgent else "", "plain" if plain else self._full(resource)),
+            *("urgent" if urgent else "", "plain" if plain else self._full(resource), made_sure_of),
         ]
         if plain:
             arguments += [message.blob for message in messages]
@@ -70,7 +80,7 @@ class MessageStore:
             *(k.ready, k.meta, k.tokens(bucket), k.delayed, k.bodies, k.facts, k.seen),
             *(k.groups, k.order, k.open, k.named),
         )
-        reply = await self._runner.run("send", keys, arguments)
+        reply = await runs.run("send", keys, arguments)
         match reply[0]:
             case b"stored":
                 if reply[4] is not None or self._splits.known:

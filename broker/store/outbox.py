@@ -49,6 +49,11 @@ class OutboxStore:
             arguments += (item.name, "" if item.retry_in_ms is None else item.retry_in_ms, item.record)
         await self._runner.run("settle_outbox", (k.outbox, k.outgoing), arguments)
 
+    async def late_ms(self, resource: Resource, now_ms: int) -> int:
+        """For how long what is due first has been due; 0 where nothing is."""
+        first = await self._runner.fetch("ZRANGE", self._keys.of(resource).outbox, 0, 0, "WITHSCORES")
+        return max(0, now_ms - int(float(first[1]))) if first else 0
+
     async def entries(self, resource: Resource, count: int) -> list[OutboxEntry]:
         """A look at what is waiting to be sent on, soonest first."""
         k = self._keys.of(resource)

@@ -28,8 +28,8 @@ _PAST_MS: Final = limits.OWN_ID_MEMORY_MS + 120_000  # longer than ids are remem
 _OF_ONE: Final = frozenset(
     {
         *("adopted", "asleep", "cancelled", "cursor", "dead", "deleted", "done", "ended_turn", "expired", "failed"),
-        *("fence", "filtered", "last_ms", "last_seq", "moved", "nonce", "purged", "purged_ms", "released", "restored"),
-        *("retried", "revision", "sent", "starved", "turn"),
+        *("fence", "filtered", "last_ms", "last_seq", "marked", "moved", "nonce", "purged", "purged_ms", "released"),
+        *("restored", "retried", "revision", "sent", "starved", "turn"),
     }
 )
 """The fields of a partition's meta that are its own; all others are settings."""

@@ -56,6 +56,19 @@ class RepairStore:
         finally:
             await self._runner.fetch("DEL", k.repair_lock)
 
+    async def stranded_at_least(self, resource: Resource) -> int:
+        """How many messages are in no set, at least: by numbers alone, without looking at any of them.
+
+        What is leased may be in the stream or in the hash, so with leases some may hide.
+        """
+        k = self._keys.of(resource)
+        fetch = self._runner.fetch
+        bodies = int(await fetch("HLEN", k.bodies))
+        if not bodies:
+            return 0
+        places = (k.order,) if resource.fifo else (k.leases, k.waiting, k.delayed, k.suspects, k.order)
+        return max(0, bodies - sum([int(await fetch("ZCARD", key)) for key in places]))
+
     async def _look(self, resource: Resource) -> _Findings:
         """What was there, then where everything is.
 

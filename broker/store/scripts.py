@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 import redis
-import redis.asyncio
 from redis.exceptions import NoScriptError
 
-from broker.store.connection import translated
+from broker.errors import StoreReadOnly
+from broker.store.connection import Client, place, translated
 from broker.store.keys import CLOCK_OFFSET_KEY
 
 Command: TypeAlias = Literal[
     "adopt", "append", "await_end", "begin_once", "call", "cancel", "cancel_move", "claim", "configure", "counts",
     "defer", "delete", "delist", "discard", "end_move", "end_once", "enlist", "expire", "extend", "fifo_claim",
     "fifo_counts", "fifo_defer", "fifo_expire", "fifo_extend", "fifo_finish", "fifo_peek", "fifo_release_claim",
-    "fifo_restore", "fifo_send", "finish", "forget_ends", "heartbeat", "hold", "lead_move", "moves", "now", "peek",
-    "places", "purge", "release_claim", "release_permits", "rename", "renew_permits", "restore", "send",
+    "fifo_restore", "fifo_send", "finish", "forget_ends", "heartbeat", "hold", "lead_move", "mark", "moves", "now",
+    "peek", "places", "purge", "release_claim", "release_permits", "rename", "renew_permits", "restore", "send",
     "settle_outbox", "start_move", "status", "take_outbox", "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
@@ -55,23 +55,35 @@ def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
 class ScriptRunner:
     """Runs commands on the event loop's connections. Errors: the StoreError family."""
 
-    def __init__(
-        self, client: redis.asyncio.Redis, scripts: dict[Command, Script], *, url: str, chosen_by: str
-    ) -> None:
+    def __init__(self, client: Client, scripts: dict[Command, Script], *, url: str, chosen_by: str) -> None:
         self.client: Final = client
         self.url: Final = url
         self.chosen_by: Final = chosen_by
+        self.place: Final = place(url)
+        """The server as messages name it."""
+        self.on_demoted: Callable[[], None] | None = None
+        """Called when the server has turned out to be a replica."""
         self._scripts: Final = scripts
-        self._execute: Final = cast("Callable[..., Awaitable[Any]]", client.execute_command)
+        self._execute: Final = client.execute
 
     async def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command, as the client decodes it: bytes, integers and lists of them."""
         script = self._scripts[command]
-        with translated(self.url, self.chosen_by):
-            try:
-                return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        try:
+            with translated(self.url, self.chosen_by):
+                try:
+                    return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                except NoScriptError:
+                    return await self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        except StoreReadOnly:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        """After a failover: a new connection may lead to the new primary, those that are there never will."""
+        self.client.leave()
+        if self.on_demoted is not None:
+            self.on_demoted()
 
     async def fetch(self, *command: Argument) -> Any:
         """The reply of one of Redis's own commands, raw. Reading only: what writes is a script."""
@@ -92,11 +104,15 @@ class ThreadScriptRunner:
     def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command. Errors: the StoreError family."""
         script = self._scripts[command]
-        with translated(self._url, self._chosen_by):
-            try:
-                return self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        try:
+            with translated(self._url, self._chosen_by):
+                try:
+                    return self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                except NoScriptError:
+                    return self._execute("EVAL", script.text, len(keys), *keys, *arguments)
+        except StoreReadOnly:
+            self._client.connection_pool.disconnect()  # see ScriptRunner
+            raise
 
     def close(self) -> None:
         """Ends the connection."""

@@ -169,6 +169,13 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         """All messages, wherever they are, without what is being sent on."""
         return self.visible + self.in_flight + self.retrying + self.delayed + self.set_apart
 
+    def plus(self, other: Counts) -> Counts:
+        """Of two places of one function together; ``running`` is the same for both."""
+        summed = ("visible", "in_flight", "retrying", "delayed", "set_apart", "outbox")
+        oldest = [each for each in (self.oldest_ms, other.oldest_ms) if each is not None]
+        together = {name: getattr(self, name) + getattr(other, name) for name in summed}
+        return msgspec.structs.replace(self, **together, oldest_ms=min(oldest, default=None))
+
 
 class Peeked(msgspec.Struct, frozen=True):
     """A message that was looked at, not leased."""
@@ -209,8 +216,18 @@ def read_claim(reply: Sequence[Any], token: str) -> Claim:
     )
 
 
+class DurabilityRequired(Exception):
+    """A script stored nothing, as its resource requires another durability than what the caller had made sure of."""
+
+    def __init__(self, required: str) -> None:
+        super().__init__(required)
+        self.required = required
+
+
 def not_sent(resource: Resource, reply: Sequence[Any]) -> Exception:
     """The error for a send that stored nothing."""
+    if reply[0] == b"durability":
+        return DurabilityRequired(reply[1].decode())
     if reply[0] == b"too_large":
         return PayloadTooLarge(f'message {reply[1]} for {resource.kind} "{resource.name}"', reply[2], reply[3])
     if reply[0] == b"no_id":

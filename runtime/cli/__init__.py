@@ -48,7 +48,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
         "Run the functions of an app.",
         (
             "penstock runtime app:app --processes 2",
-            "penstock runtime app:app --url redis://redis:6379 --grace 60",
+            "penstock runtime app:app --url redis://redis:6379 --grace 60 --build 7f3a2c",
             "penstock runtime --handler orders.app.handler --function orders --queue orders-in --partial-failures",
         ),
     ),
@@ -76,7 +76,11 @@ _COMMANDS: Final[dict[str, _Command]] = {
         _SEND,
         "sending:call",
         "Run a function and wait for its result.",
-        ("""penstock call thumbnail '{"path": "cat.jpg"}' --timeout 10""", "penstock call thumbnail @event.json"),
+        (
+            """penstock call thumbnail '{"path": "cat.jpg"}' --timeout 10""",
+            "penstock call thumbnail @event.json",
+            """penstock call tell '{"about": "cats"}' --stream""",
+        ),
     ),
     "send": _Command(
         _SEND,
@@ -117,6 +121,21 @@ _COMMANDS: Final[dict[str, _Command]] = {
             "penstock status upload-17 --function thumbnail --wait 30 --json",
         ),
     ),
+    "result": _Command(
+        _LOOK,
+        "statuses:result",
+        "Print what a handler answered to an event.",
+        (
+            "penstock result 01a20061-4078-8000-8000-0000dae205bb",
+            "penstock result upload-17 --function thumbnail --wait 30",
+        ),
+    ),
+    "doctor": _Command(
+        _LOOK,
+        "doctor:doctor",
+        "Look for what is wrong with Redis and what is in it.",
+        ("penstock doctor", "penstock doctor --json", "penstock doctor --watch 10 --repair"),
+    ),
     "stream": _Command(
         _LOOK,
         "streams:stream",
@@ -137,7 +156,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
         _CHANGE,
         "queues:configure",
         "Change settings of a queue.",
-        ("penstock configure orders --visibility-timeout 60", "penstock configure orders-dead --redrive-from none"),
+        ("penstock configure orders --visibility-timeout 60", "penstock configure orders-dead --redrive-from all"),
     ),
     "delete": _Command(
         _CHANGE,
@@ -172,6 +191,18 @@ _COMMANDS: Final[dict[str, _Command]] = {
         "statuses:cancel",
         "Take an event out; end its running call.",
         ("penstock cancel 01a20061-4078-8000-8000-0000dae205bb", "penstock cancel upload-17 --function thumbnail"),
+    ),
+    "publish": _Command(
+        _CHANGE,
+        "versions:publish",
+        "Publish a function's build as a version.",
+        ("penstock publish thumbnail", 'penstock publish thumbnail --description "release 7"'),
+    ),
+    "alias": _Command(
+        _CHANGE,
+        "versions:alias",
+        "Let an alias name a version.",
+        ("penstock alias thumbnail live 2", "penstock alias thumbnail live 2 --weight 3=0.1"),
     ),
     "pause": _Command(_CHANGE, "functions:pause", "Pause a function; its events wait.", ("penstock pause thumbnail",)),
     "resume": _Command(_CHANGE, "functions:resume", "End a pause.", ("penstock resume thumbnail",)),
@@ -277,11 +308,17 @@ _ADVICE: Final = {
     "ResourceBusy": " (here: --force)",
     "CallThrottled": "; try again later",
     "CallTimeout": "; --timeout gives it longer",
+    "AddressUnusable": "; choose another with --port, or --host",
+    "StoreUnavailable": "; see that it runs, and that --url or PENSTOCK_REDIS_URL is its address",
+    "StoreDenied": "; give a user and password that may, in the URL: redis://USER:PASSWORD@HOST:6379",
 }
+
+_IS_BUSY: Final = " cannot serve at the moment: "
 
 
 def _with_advice(error: PenstockError) -> str:
-    return f"{error}{_ADVICE.get(error.code, '')}"
+    advice = "; try again in a moment" if _IS_BUSY in str(error) else _ADVICE.get(error.code, "")
+    return f"{error}{advice}"
 
 
 def _report(code: str, message: str, *, as_json: bool) -> None:

@@ -15,12 +15,14 @@ from broker.records import FunctionSettings, MappingSettings
 from broker.workers import LiveWorkers, Serves
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output, builtin, duration
+from runtime.cli.versions import described_versions, print_versions
 
 
 async def functions(name: str | None = None, /, *, common: Common = COMMON) -> None:
     """Show all functions, or one: queued, running, retrying, workers, destinations.
 
-    With --json one object a function, with its settings, counters and mappings.
+    With their versions and aliases, and who serves those. With --json one object
+    a function, with its settings, counters and mappings.
     """
     async with Broker(common.url) as broker:
         live = await LiveWorkers(broker.core).all(fresh=True)
@@ -38,6 +40,9 @@ async def functions(name: str | None = None, /, *, common: Common = COMMON) -> N
         common.output.note("no worker has registered a function yet; `penstock dev app:app` or `penstock runtime` does")
         return
     _print_functions(common.output, found)
+    versions = [version for function in found for version in function["versions"]]
+    if versions:
+        print_versions(common.output, versions)
     shown = mappings if name is None else found[0]["mappings"]
     if shown:
         _print_mappings(common.output, shown)
@@ -81,8 +86,10 @@ async def _described(
         "sending_on": counts.outbox,
         "live_workers": len(workers),
         "paused": found.held or settings.paused,
+        "durability_in_force": await broker.durability(),
         "counters": await counters(broker.core, function.resource, found.counters),
-        "settings": builtin(settings),
+        "settings": _shown(settings),
+        "versions": await described_versions(broker, name, live),
         "mappings": [mapping for mapping in mappings if mapping["function"] == name],
     }
 
@@ -92,6 +99,12 @@ async def _mappings(broker: Broker, live: list[Serves]) -> list[dict[str, Any]]:
         {**builtin(settings), "name": settings.name, "state": _state(settings, live)}
         for settings in await list_mappings(broker.core)
     ]
+
+
+def _shown(settings: FunctionSettings) -> dict[str, Any]:
+    """The settings; of variables, which may be secret, the names alone."""
+    declared = None if settings.declared is None else _shown(settings.declared)
+    return {**builtin(settings), "environment": sorted(settings.environment), "declared": declared}
 
 
 def _state(settings: MappingSettings, live: list[Serves]) -> str:

@@ -16,6 +16,7 @@ from broker.errors import PenstockError
 from broker.gateway.options import DEFAULT_HOST, DEFAULT_PORT, GatewayOptions
 from broker.gateway.running import run_gateway
 from broker.gateway.server import DEFAULT_GRACE_S, Bound
+from broker.log import log
 from broker.records import check_range
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output
@@ -38,6 +39,9 @@ def broker(
         Path | None,
         Parameter(help="File of access keys, KEYID:SECRET[:ACCOUNT] a line; or PENSTOCK_ACCESS_KEYS."),
     ] = None,
+    create_access_keys: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Make that file, with a random key, where it is missing.")
+    ] = False,
     grace: Annotated[float, Parameter(help="Seconds that open requests get after a stop.")] = DEFAULT_GRACE_S,
     log_level: Level = None,
     log_format: Form = None,
@@ -50,8 +54,12 @@ def broker(
     Redis. SIGTERM or Ctrl-C lets open requests end; a second one ends them now.
     """
     check_range("grace", grace, 0, 86_400)
-    options = GatewayOptions.read(host=host, port=port, public_url=public_url, access_keys=access_keys)
+    options = GatewayOptions.read(
+        host=host, port=port, public_url=public_url, access_keys=access_keys, create_keys=create_access_keys
+    )
     set_logs(log_level, "json" if common.json else log_format)
+    if options.made is not None:
+        _tell_of_keys(options.made, options.keys[0].id)
     backend: dict[str, Any] = {"use_uvloop": _has_uvloop()}
     return anyio.run(_serve, common, options, grace, backend_options=backend)
 
@@ -86,6 +94,11 @@ async def _obey_signals(
             if sys.stderr.isatty():
                 sys.stderr.write(f"\nstopping: open requests get {grace_s:g} s to end; Ctrl-C again ends them now\n")
             stopped.set()
+
+
+def _tell_of_keys(path: Path, key_id: str) -> None:
+    how = f"its secret is in the file; in a container: docker compose exec broker cat {path}"
+    log.warning("access_keys_made", path=str(path), key_id=key_id, reason=how)
 
 
 def _welcome(output: Output, options: GatewayOptions, bound: Bound) -> None:

@@ -38,6 +38,9 @@ class HandlerOptions:
     timeout: float | None = None
     """Seconds that a call may take; 3."""
 
+    memory: int | None = None
+    """MB that the context and the environment tell; 128. It limits nothing."""
+
     concurrency: int | None = None
     """Most calls at a time over all workers; no limit."""
 
@@ -49,6 +52,12 @@ class HandlerOptions:
 
     dead_letter: str | None = None
     """Queue for events that were given up."""
+
+    keep_status: float | None = None
+    """Seconds for which it is known how an event ended; 3600."""
+
+    keep_result: int | None = None
+    """Largest result of an event, in bytes, that is kept with its status; 0."""
 
     batch_size: int | None = None
     """Most messages of a call; 10."""
@@ -97,8 +106,11 @@ class HandlerOptions:
             timeout_s=limits.DEFAULT_TIMEOUT_S if self.timeout is None else self.timeout,
             retries=limits.DEFAULT_RETRIES if self.retries is None else self.retries,
             max_event_age_s=limits.DEFAULT_MAX_EVENT_AGE_S if self.max_event_age is None else self.max_event_age,
+            memory_mb=limits.DEFAULT_MEMORY_MB if self.memory is None else self.memory,
             concurrency=self.concurrency,
             dead_letter=None if self.dead_letter is None else Queue(self.dead_letter),
+            keep_status_s=limits.DEFAULT_KEEP_STATUS_S if self.keep_status is None else self.keep_status,
+            keep_result_bytes=self.keep_result or 0,
         )
 
     def _mapping(self) -> MappingSettings | None:

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
+from broker.errors import FunctionError
+
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _WIDE_ENOUGH: Final = 1_000
 
@@ -82,6 +84,16 @@ def duration(seconds: float | None) -> str | None:
 def counted(number: int, noun: str) -> str:
     """``1 message``, ``2 messages``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def error_object(error: FunctionError) -> dict[str, Any]:
+    """Lambda's error object, as the handler's failure has it."""
+    return {
+        "errorMessage": error.message,
+        "errorType": error.error_type,
+        "requestId": error.request_id,
+        "stackTrace": error.stack,
+    }
 
 
 def builtin(record: msgspec.Struct) -> dict[str, Any]:

@@ -14,13 +14,15 @@ from broker.invocation_records import iso_timestamp
 from broker.names import Resource
 from broker.partitions import counters
 from broker.queue_settings import describe_queue
+from broker.queues import RedriveFrom as RedriveSources
 from broker.records import Attribute, DeduplicationScope, QueueSettings, ThroughputLimit
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output, builtin, duration
 from runtime.cli.payloads import parse_tags
 
 _AT_ONCE: Final = 16
-_NOBODY: Final = "none"
+_NONE: Final = "none"
+_ALL: Final = "all"
 
 Scope: TypeAlias = Annotated[
     DeduplicationScope | None,
@@ -35,7 +37,13 @@ RedriveFrom: TypeAlias = Annotated[
     Parameter(
         negative=(),
         show_default=False,
-        help="Only this queue may have it as dead-letter queue; may be repeated; none: nobody.",
+        help="Only this queue may have it as dead-letter queue; may be repeated. none: nobody; all: everybody.",
+    ),
+]
+Durable: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help="What a send must reach before it is answered: memory, everysec, fsync, replica:N, replica-fsync:N."
     ),
 ]
 Tags: TypeAlias = Annotated[
@@ -50,7 +58,8 @@ async def queues(name: str | None = None, /, *, common: Common = COMMON) -> None
     """Show all queues, or one: what is visible, in flight, retrying, delayed.
 
     The age is that of the oldest message that nobody has received yet. The
-    kind, where there are FIFO queues, says by what they know a repeat. With
+    kind, where there are FIFO queues, says by what they know a repeat. The
+    durability, where a queue requires one, is that, and what Redis gives. With
     --json one object a queue, with its settings and counters.
     """
     async with Broker(common.url) as broker:
@@ -68,7 +77,10 @@ async def queues(name: str | None = None, /, *, common: Common = COMMON) -> None
     if any(queue["settings"]["fifo"] for queue in found):
         columns.append("kind")
         rows = [(*row, _kind(queue["settings"])) for row, queue in zip(rows, found, strict=True)]
-    common.output.table(columns, rows, left=("queue", "dead-letter queue", "kind"))
+    if any(queue["settings"]["durability"] for queue in found):
+        columns.append("durability")
+        rows = [(*row, _durability(queue)) for row, queue in zip(rows, found, strict=True)]
+    common.output.table(columns, rows, left=("queue", "dead-letter queue", "kind", "durability"))
 
 
 async def _in_order(broker: Broker, names: list[str], *, must_exist: bool) -> list[dict[str, Any]]:
@@ -105,6 +117,7 @@ async def _described(broker: Broker, name: str, now_ms: int) -> dict[str, Any]:
         "set_apart": counts.set_apart,
         "sending_on": counts.outbox,
         "oldest_age_s": oldest_s,
+        "durability_in_force": await broker.durability(),
         "counters": counted,
         "settings": builtin(found.settings),
     }
@@ -115,6 +128,12 @@ def _row(queue: dict[str, Any]) -> tuple[object, ...]:
     dead_letter = f"{settings['dead_letter']} after {settings['max_receives']}" if settings["dead_letter"] else None
     counts = (queue[column] for column in ("visible", "in_flight", "retrying", "delayed"))
     return (queue["queue"], *counts, duration(queue["oldest_age_s"]), dead_letter)
+
+
+def _durability(queue: dict[str, Any]) -> str | None:
+    """What is required, and what Redis's settings give where that is something else."""
+    required, in_force = queue["settings"]["durability"], queue["durability_in_force"] or "unknown"
+    return f"{required} (Redis: {in_force})" if required and required != in_force else required or None
 
 
 def _kind(settings: dict[str, Any]) -> str:
@@ -145,6 +164,7 @@ async def create(
     deduplication_scope: Scope = None,
     throughput_limit: Limit = None,
     redrive_from: RedriveFrom = (),
+    durability: Durable = None,
     tag: Tags = (),
     partitions: Annotated[int, Parameter(help="Over how many cluster slots it is spread.")] = 1,
     common: Common = COMMON,
@@ -171,6 +191,7 @@ async def create(
             deduplication_scope=deduplication_scope or defaults.deduplication_scope,
             throughput_limit=throughput_limit or defaults.throughput_limit,
             redrive_from=allowed,
+            durability=_level(durability),
             tags=tags,
             partitions=partitions,
         )
@@ -198,6 +219,7 @@ async def configure(
     deduplication_scope: Scope = None,
     throughput_limit: Limit = None,
     redrive_from: RedriveFrom = (),
+    durability: Durable = None,
     tag: Tags = (),
     partitions: Annotated[int | None, Parameter(help="More than there are; never fewer.")] = None,
     common: Common = COMMON,
@@ -205,9 +227,10 @@ async def configure(
     """Change the given settings of a queue; the others stay.
 
     With --redrive-from, and with --tag, what is given takes the place of all
-    that was there.
+    that was there; --tag none takes all tags away.
     """
-    allowed, tags = _allowed(redrive_from), parse_tags(tag)
+    allowed = _allowed(redrive_from)
+    tags = {} if tag == (_NONE,) else parse_tags(tag) or None
     async with Broker(common.url) as broker:
         target = broker.queue(queue)
         await target.configure(
@@ -223,7 +246,8 @@ async def configure(
             deduplication_scope=deduplication_scope,
             throughput_limit=throughput_limit,
             redrive_from=allowed,
-            tags=tags or None,
+            durability=_level(durability),
+            tags=tags,
             partitions=partitions,
         )
         settings = await target.settings()
@@ -231,15 +255,21 @@ async def configure(
     common.output.answer({"queue": queue, "settings": builtin(settings)}, f'queue "{queue}": {shown}')
 
 
-def _allowed(names: tuple[str, ...]) -> list[Queue] | None:
+def _allowed(names: tuple[str, ...]) -> RedriveSources | None:
     """Who may redrive to a queue; None where nothing was said. Raises InvalidOption."""
     if not names:
         return None
-    if _NOBODY not in names:
-        return [Queue(name) for name in names]
-    if len(names) > 1:
-        raise InvalidOption("redrive-from", " ".join(names), f"{_NOBODY} goes alone: it means nobody")
-    return []
+    for word in (_NONE, _ALL):
+        if word in names and len(names) > 1:
+            raise InvalidOption("redrive-from", " ".join(names), f"{word} goes alone")
+    if names == (_ALL,):
+        return "all"
+    return [] if names == (_NONE,) else [Queue(name) for name in names]
+
+
+def _level(word: str | None) -> str | None:
+    """``none`` requires nothing; None where nothing was said."""
+    return "" if word == _NONE else word
 
 
 def _set(settings: QueueSettings) -> dict[str, object]:

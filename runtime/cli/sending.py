@@ -13,7 +13,7 @@ from broker.errors import InvalidInput, InvalidOption, StoreError
 from broker.limits import MAX_ASYNC_EVENT_BYTES
 from broker.outgoing import event_json, queue_message
 from runtime.cli.options import COMMON, Common
-from runtime.cli.output import Output, counted
+from runtime.cli.output import Output, counted, error_object
 from runtime.cli.payloads import as_text, parse_attributes, read_lines, read_payload, read_text
 
 _LINES_A_STEP: Final = 1_000
@@ -55,33 +55,33 @@ async def call(
     /,
     *,
     timeout: Annotated[float, Parameter(help="Seconds to wait for the answer.")] = 60.0,
+    stream: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Print what the function yields as it comes.")
+    ] = False,
     common: Common = COMMON,
 ) -> int:
     """Run a function on a live worker and print its result as JSON; never tried again.
 
     PAYLOAD is JSON, @FILE, or - for standard input. When the function fails,
-    Lambda's error object is printed instead, and the exit status is 1.
+    Lambda's error object is printed instead, and the exit status is 1. With
+    --stream the output is the chunks as they are, and what goes wrong is told
+    on standard error.
     """
     event = read_payload(payload)
     output = common.output
+    if stream:
+        from runtime.cli.chunks import print_chunks
+
+        return await print_chunks(common, function, event, timeout_s=timeout)
     async with Broker(common.url) as broker:
         try:
             result = await broker.call(function, event, timeout=timeout)
         except FunctionError as error:
-            output.emit(_error_object(error))
+            output.emit(error_object(error))
             output.note(f'penstock: function "{function}" failed: {error}')
             return 1
     output.emit(result)
     return 0
-
-
-def _error_object(error: FunctionError) -> dict[str, Any]:
-    return {
-        "errorMessage": error.args[0].removeprefix(f"{error.error_type}: "),
-        "errorType": error.error_type,
-        "requestId": error.request_id,
-        "stackTrace": error.stack,
-    }
 
 
 async def send(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import anyio
 from cyclopts import Parameter
 
+from broker.builds import check_build
 from broker.errors import PenstockError
 from broker.records import check_range, check_whole
 from runtime.cli.handler_options import NO_HANDLER, HandlerOptions
@@ -18,6 +19,7 @@ from runtime.cli.options import COMMON, Common
 from runtime.engine import DEFAULT_CALLS
 from runtime.invoker import DEFAULT_THREADS
 from runtime.logs import FORMAT_VARIABLE, LEVEL_VARIABLE, LogFormat, LogLevel, configure_logs
+from runtime.recycling import Recycle
 from runtime.supervisor import Supervisor
 from runtime.worker import DEFAULT_GRACE_S
 
@@ -35,6 +37,13 @@ Threads: TypeAlias = Annotated[
         " as calls."
     ),
 ]
+BUILD_VARIABLE = "PENSTOCK_BUILD"
+Build: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help=f"Name of this code, as a release or commit, so that versions can be published; or {BUILD_VARIABLE}."
+    ),
+]
 Level: TypeAlias = Annotated[LogLevel | None, Parameter(help=f"Or {LEVEL_VARIABLE}; info.", show_choices=True)]
 Form: TypeAlias = Annotated[LogFormat | None, Parameter(help=f"Or {FORMAT_VARIABLE}; pretty on a terminal, else json.")]
 
@@ -47,6 +56,13 @@ async def runtime(
     grace: Grace = DEFAULT_GRACE_S,
     max_calls: MaxCalls = None,
     threads: Threads = None,
+    max_events_per_process: Annotated[
+        int | None, Parameter(help="Exchange a worker process for a fresh one after so many events; never.")
+    ] = None,
+    max_memory: Annotated[
+        int | None, Parameter(help="The same when it has grown over so many MB of resident memory; never.")
+    ] = None,
+    build: Build = None,
     log_level: Level = None,
     log_format: Form = None,
     existing: HandlerOptions = NO_HANDLER,
@@ -63,9 +79,17 @@ async def runtime(
     source = existing.source(app)
     calls, of_threads = existing.room(max_calls, threads)
     check_serving(processes=processes, grace=grace, max_calls=calls, threads=of_threads)
+    recycle = _recycle(max_events_per_process, max_memory)
     set_logs(log_level, "json" if common.json else log_format)
     supervisor = Supervisor(
-        source, url=common.url, processes=processes, grace_s=grace, max_calls=calls, threads=of_threads
+        source,
+        url=common.url,
+        processes=processes,
+        grace_s=grace,
+        max_calls=calls,
+        threads=of_threads,
+        recycle=recycle,
+        build=check_build(os.environ.get(BUILD_VARIABLE, "") if build is None else build),
     )
     return await supervise(supervisor, grace_s=grace)
 
@@ -76,6 +100,14 @@ def check_serving(*, processes: int, grace: float, max_calls: int, threads: int)
     check_range("grace", grace, 0, 86_400)
     check_whole("max-calls", max_calls, 1, 1_000_000)
     check_whole("threads", threads, 1, 10_000)
+
+
+def _recycle(events: int | None, memory_mb: int | None) -> Recycle:
+    if events is not None:
+        check_whole("max-events-per-process", events, 1, 10**12)
+    if memory_mb is not None:
+        check_whole("max-memory", memory_mb, 1, 10**7)
+    return Recycle(events=events, memory_mb=memory_mb)
 
 
 def set_logs(level: LogLevel | None, form: LogFormat | None) -> None:

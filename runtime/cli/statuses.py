@@ -7,9 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from broker import Broker, Status
+from broker import Broker, FunctionError, Status
 from runtime.cli.options import COMMON, Common
-from runtime.cli.output import builtin
+from runtime.cli.output import builtin, error_object
 
 Named = Annotated[str | None, Parameter(metavar="NAME", help="Whose it is; needed with an id of your own.")]
 
@@ -32,6 +32,31 @@ async def status(
         found = await broker.status(request_id, function=function, wait=wait)
     common.output.answer(builtin(found), _sentence(found))
     return 1 if wait and not found.ended else 0
+
+
+async def result(
+    request_id: str,
+    /,
+    *,
+    function: Named = None,
+    wait: Annotated[float, Parameter(help="Seconds to wait for its end.")] = 0.0,
+    common: Common = COMMON,
+) -> int:
+    """Print what the handler answered to an event, as JSON.
+
+    Of a function that keeps results: see keep_result. When the event failed,
+    Lambda's error object is printed instead, and the exit status is 1.
+    """
+    output = common.output
+    async with Broker(common.url) as broker:
+        try:
+            found = await broker.result(request_id, function=function, wait=wait)
+        except FunctionError as error:
+            output.emit(error_object(error))
+            output.note(f"penstock: event {request_id} failed: {error}")
+            return 1
+    output.emit(found)
+    return 0
 
 
 async def cancel(request_id: str, /, *, function: Named = None, common: Common = COMMON) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from broker.calls import INLINE_BYTES, CallNotice, CallReply, reply_parcel
-from broker.errors import StoreError
+from broker.errors import RECURSION_STOPPED, StoreError
 from broker.log import log
 from broker.names import Resource
 from runtime import call_log
@@ -17,7 +17,10 @@ from runtime.context import ClientContext, Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
-from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, failed
+from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, exit_error, failed
+from runtime.outlets import Outlets
+from runtime.policy import in_loop
+from runtime.tracing import Tracer
 
 _PARCEL_TTL_MS: Final = 60_000
 _MAX_TEXT: Final = 300
@@ -34,8 +37,10 @@ class CallSource:
         self._engine: Final = engine
         self._functions: Final = functions
         self._on_dropped: Final = on_dropped
+        self._tracers: Final[dict[str, Tracer]] = {}
         self._running: Final[dict[str, Call]] = {}
         self._arriving: Final[set[str]] = set()
+        self._outlets: Final = Outlets(engine.core, on_gone=self._cancel)
         self.stopping = False
 
     def on_notice(self, data: bytes | None) -> None:
@@ -51,14 +56,21 @@ class CallSource:
             function = self._engine.core.resource("function", notice.function)
             self._on_dropped(function.part(notice.partition), notice.id)
             return
+        if notice.kind == "more":
+            self._outlets.taken(notice)
+            return
         if notice.kind == "cancel":
-            call = self._running.get(notice.id)
-            if call is not None:
-                self._engine.invoker.abandon(call)
-            self._arriving.discard(notice.id)
+            self._outlets.close(notice.id)
+            self._cancel(notice.id)
             return
         self._arriving.add(notice.id)
         self._engine.core.in_background(self._take(notice, time.monotonic()), name="call")
+
+    def _cancel(self, call_id: str) -> None:
+        call = self._running.get(call_id)
+        if call is not None:
+            self._engine.invoker.abandon(call)
+        self._arriving.discard(call_id)
 
     async def _take(self, notice: CallNotice, received: float) -> None:
         function = self._functions.get(notice.function)
@@ -81,34 +93,63 @@ class CallSource:
         if payload is None:
             await self._refuse(notice, "the payload has expired before it was read")
             return
+        tracer = self._tracer_of(function)
+        if notice.trace.header and in_loop(function.settings, tracer.invocations(notice.trace.header)):
+            await self._refuse_loop(notice)
+            return
         timeout_s = min(function.settings.timeout_s, notice.timeout_ms / 1000)
         context = Context(
             identity=notice.id,
             function_name=function.name,
-            invoked_function_arn=resource.arn,
+            invoked_function_arn=_invoked_arn(resource, notice),
             log_stream_name=self._engine.log_stream,
             deadline=received + timeout_s,
             client_context=_client_context(notice.client_context),
+            settings=function.settings,
         )
         try:
             event = function.decode(payload)
         except Unreadable as error:
-            problem = failed("Runtime.UnmarshalError", str(error), notice.id, [])
-            try:
-                tail = _end_log(_begin_log(notice), problem, function)
-                await self._answer(notice, problem.error, failed_=True, log_tail=tail)
-            finally:
-                await self._free(resource, notice.id)
+            await self._tell_unreadable(notice, function, resource, error)
             return
         deadline = received + min(function.settings.timeout_s, notice.timeout_ms / 1000 + _CALLER_GRACE_S)
-        call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice, _begin_log(notice))
+        if function.yields:
+            function = function.for_call(self._outlets.open(notice).put if notice.window else None)
+        watched = _begin_log(notice, function)
+        call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice, watched)
+        tracer.look()
+        call.trace = tracer.of_call(notice.trace, context)
         self._running[notice.id] = call
         self._engine.invoker.start(call)
+
+    def _tracer_of(self, function: HandlerFunction) -> Tracer:
+        """Versions and aliases are their function."""
+        return self._tracers.get(function.name) or self._tracers.setdefault(
+            function.name, self._engine.tracer(function)
+        )
 
     async def _refuse(self, notice: CallNotice, why: str) -> None:
         resource = self._engine.core.resource("function", notice.function)
         await self._free(resource, notice.id)
         reply = CallReply(id=notice.id, refused=why)
+        await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
+
+    async def _tell_unreadable(
+        self, notice: CallNotice, function: HandlerFunction, resource: Resource, error: Unreadable
+    ) -> None:
+        problem = failed("Runtime.UnmarshalError", str(error), notice.id, [])
+        try:
+            tail = _end_log(_begin_log(notice, function), problem, function)
+            await self._answer(notice, problem.error, failed_=True, log_tail=tail)
+        finally:
+            await self._free(resource, notice.id)
+
+    async def _refuse_loop(self, notice: CallNotice) -> None:
+        """Its chain has run the function too often. A caller of an older release is told as of a failure."""
+        log.warning("recursion_stopped", function=notice.function, request_id=notice.id)
+        await self._free(self._engine.core.resource("function", notice.function), notice.id)
+        error = error_json("RecursiveInvocationException", RECURSION_STOPPED, notice.id)
+        reply = CallReply(id=notice.id, failed=True, payload=error, in_loop=True)
         await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
 
     def _on_outcome(self, call: Call) -> None:
@@ -122,13 +163,16 @@ class CallSource:
             case _:
                 payload = exit_error(None, call.context.aws_request_id)
         failed_ = not isinstance(call.outcome, Completed)
+        said = CallReply(id=call.work.id, failed=failed_, payload=payload if failed_ else None, log_tail=tail)
+        if call.function.yields and self._outlets.end(call.work.id, said):
+            return
         answer = self._answer(call.work, payload, failed_=failed_, log_tail=tail)
         self._engine.core.in_background(answer, name="answer")
 
     def _log_failure(self, call: Call, outcome: Failed | TimedOut) -> None:
         log.warning(
             "call_failed",
-            function=call.function.name,
+            function=call.function.shown_name,
             request_id=call.context.aws_request_id,
             error_type=outcome.error_type,
             error=outcome.message[:_MAX_TEXT],
@@ -137,7 +181,8 @@ class CallSource:
 
     def _on_free(self, call: Call) -> None:
         self._running.pop(call.work.id, None)
-        resource = self._engine.core.resource("function", call.function.name)
+        self._engine.calls_ended += 1
+        resource = self._engine.core.resource("function", call.function.resource_name)
         self._engine.core.in_background(self._free(resource, call.work.id), name="release_permit")
 
     async def _free(self, resource: Resource, call_id: str) -> None:
@@ -153,6 +198,13 @@ class CallSource:
         await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
 
 
+def _invoked_arn(resource: Resource, notice: CallNotice) -> str:
+    """As it was called: by an alias, where by one."""
+    if not notice.invoked:
+        return resource.arn
+    return f"{resource.arn.removesuffix(f':{resource.qualifier}')}:{notice.invoked}"
+
+
 def _client_context(text: bytes | None) -> ClientContext | None:
     """What the caller sent; what is no JSON object is nothing."""
     if text is None:
@@ -163,8 +215,10 @@ def _client_context(text: bytes | None) -> ClientContext | None:
         return None
 
 
-def _begin_log(notice: CallNotice) -> call_log.CallLog | None:
-    return call_log.begin(notice.id) if notice.wants_log else None
+def _begin_log(notice: CallNotice, function: HandlerFunction) -> call_log.CallLog | None:
+    if not notice.wants_log:
+        return None
+    return call_log.begin(notice.id, version=function.settings.version, memory_mb=function.settings.memory_mb)
 
 
 def _end_log(log: call_log.CallLog | None, outcome: Outcome | None, function: HandlerFunction) -> bytes:

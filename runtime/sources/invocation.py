@@ -11,15 +11,18 @@ from typing import Final
 
 import msgspec
 
+from broker import tracing
 from broker.endings import how_it_ended
 from broker.errors import StoreError
 from broker.ids import message_id
 from broker.invocation_records import Condition, InvocationEnd, onward_records
+from broker.lineage import MAX_INVOCATIONS
 from broker.log import log
 from broker.names import Resource
-from broker.records import FIRST_FACTS, Facts, FunctionSettings, Header, unpack
+from broker.records import FIRST_FACTS, NO_HEADER, Facts, FunctionSettings, Header, unpack
 from broker.store.permits import PERMIT_NOTICE
 from broker.store.values import Claim, Claimed, Deferral, member_of
+from broker.tracing import Trace
 from runtime.context import Context
 from runtime.engine import Engine
 from runtime.event_permits import EventPermits
@@ -28,6 +31,7 @@ from runtime.invoker import Call
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, failed
 from runtime.policy import Finish, GiveUp, Release, Retry, after_run, before_run
 from runtime.tally import Tally
+from runtime.tracing import CallTrace
 from runtime.waiter import Waiter
 
 _CLAIM_AT_MOST: Final = 1_000
@@ -41,7 +45,7 @@ _UNREADABLE_MS: Final = 1_000
 class Event:
     """One leased event of the function."""
 
-    __slots__ = ("body", "facts", "fence", "header", "identity", "member", "now_ms", "received", "sent_ms")
+    __slots__ = ("body", "facts", "fence", "header", "identity", "member", "now_ms", "received", "sent_ms", "trace")
 
     def __init__(self, claimed: Claimed, member: str, claim: Claim) -> None:
         self.header: Header
@@ -53,6 +57,7 @@ class Event:
         self.now_ms = claim.now_ms
         self.received = time.monotonic()
         self.fence = claim.fence
+        self.trace: CallTrace | None = None
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -93,22 +98,25 @@ class InvocationSource:
         self._engine: Final = engine
         self._function: Final = function
         self._waiter: Final = waiter
-        self._whole: Final[Resource] = engine.core.resource("function", function.name)
+        self._whole: Final[Resource] = engine.core.resource("function", function.resource_name)
         self.resource: Final[Resource] = self._whole.part(partition)
-        self.permits: Final = EventPermits(engine, self._whole, waiter)
+        self._arn: Final = self.resource.arn
+        self.permits: Final = EventPermits(engine, function, self._whole, waiter)
         """Of a function with a limit that is split; else the claims take them."""
         self.asked_for = 0  # so many events, by the last claim
         self._settler: Final = engine.settler(self.resource)
         self._limit: int | None = function.settings.concurrency
         self._prefetched: Final[deque[Event]] = deque()
         self._revision = -1
-        self._stale = False
+        self._stale = self._foreign = False
         self._running = 0
         self._starting = self._stopped = False
         self._finished_since = 0
         self._measured_at = time.monotonic()
         self._rate = 0.0
-        self.tally: Final = tally or Tally(function.name)  # one for all partitions
+        self.tally: Final = tally or Tally(function.shown_name)
+        """One for all partitions."""
+        self._tracer: Final = engine.tracer(function)
 
     def changed(self, notice: bytes | None) -> None:
         """A wake-up; settings are read again when it says so, or when something may have been missed."""
@@ -138,9 +146,11 @@ class InvocationSource:
             return True
         self._function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         self._revision = described.revision
+        self._engine.on_settings(self._function)
         if described.partitions > 1:
             self._engine.on_split(self._whole, described.partitions)
-        rests = described.held or settings.paused
+        self._foreign = self._engine.is_foreign(settings)  # an alias that names another version by now
+        rests = described.held or settings.paused or self._foreign
         if rests or settings.concurrency != self._limit:
             self.hand_back()
         self._limit = settings.concurrency
@@ -151,6 +161,8 @@ class InvocationSource:
     def room(self) -> int:
         """How many events may be claimed now: what can start, plus the prefetch where there is no limit. What was
         claimed before starts first, where somebody else's calls have made room."""
+        if self._foreign:
+            return 0
         self._start_prefetched()
         can_start = self._can_start() - len(self._prefetched)
         if self._engine.alone or self._limit is not None or not self._function.on_loop:
@@ -162,6 +174,11 @@ class InvocationSource:
         if self._limit:
             free = min(free, self._limit - self._running)
         return free if self._function.on_loop else min(free, self._engine.invoker.free_threads)
+
+    @property
+    def shares_limit(self) -> bool:
+        """Whether permits of its limit are given back without a word to it: it is a version, or has some."""
+        return self._function.shares_limit and self._limit is not None
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
@@ -202,6 +219,7 @@ class InvocationSource:
             resting = await self.freshen()
             if claim.revision < self._revision and self.resource.partition:
                 self._engine.core.in_background(self._engine.core.partitions.adopt(self._whole), name="adopt")
+        self._tracer.look()
         events = [Event(claimed, member_of(claimed.entry, token), claim) for claimed in claim.messages]
         members = [event.member for event in events]
         self._engine.keeper.hold(self.resource, members)
@@ -246,7 +264,8 @@ class InvocationSource:
 
     def _consider(self, event: Event) -> None:
         settings = self._function.settings
-        verdict = before_run(settings, event.facts, age_s=event.age_s(), limit=self._limit)
+        came_before = 0 if event.header is NO_HEADER else self._tracer.invocations(event.header.trace)
+        verdict = before_run(settings, event.facts, age_s=event.age_s(), limit=self._limit, invocations=came_before)
         if verdict is not None:
             self.permits.give_back([event.member])
             self._engine.core.in_background(self._give_up_unrun(event, verdict), name="give_up")
@@ -255,11 +274,12 @@ class InvocationSource:
         context = Context(
             identity=event.identity,
             function_name=self._function.name,
-            invoked_function_arn=self.resource.arn,
+            invoked_function_arn=self._arn,
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
             attempt=event.facts.tries + 1,
             fencing_token=event.fence,
+            settings=settings,
         )
         try:
             decoded = self._function.decode(event.body)
@@ -269,6 +289,8 @@ class InvocationSource:
             return
         self._running += 1
         call = Call(self._function, decoded, context, deadline, self._on_outcome, self._on_free, event)
+        if self._tracer.always or event.header is not NO_HEADER:
+            call.trace = event.trace = self._tracer.of_event(event.header, context)
         self._engine.invoker.start(call)
 
     def _on_outcome(self, call: Call) -> None:
@@ -341,7 +363,7 @@ class InvocationSource:
             raise
         log.warning(
             "event_given_up",
-            function=self._function.name,
+            function=self._function.shown_name,
             request_id=event.request_id,
             condition=verdict.condition,
             tries=verdict.tries,
@@ -390,8 +412,22 @@ class InvocationSource:
             event=event.body,
             response=response,
             now_ms=event.redis_now_ms(),
+            trace=self._sent_on(event),
+            to_functions=condition != "RecursiveInvocation" or not self._was_stopped(event),
         )
         return onward_records(end, settings)
+
+    def _sent_on(self, event: Event) -> Trace:
+        """What the records of an event belong to."""
+        if event.trace is not None:
+            return event.trace.trace
+        if event.header is NO_HEADER:
+            return self._tracer.untraced
+        return self._tracer.run_once_more(tracing.of_header(event.header))
+
+    def _was_stopped(self, event: Event) -> bool:
+        """Whether its chain has been stopped here before."""
+        return self._tracer.invocations(event.header.trace) > MAX_INVOCATIONS
 
 
 def _response_of(outcome: Outcome) -> bytes | None:

@@ -15,7 +15,7 @@ from broker import limits
 from broker.log import log
 from broker.names import Resource
 from broker.queue_settings import queue_settings
-from broker.records import FunctionSettings, MappingSettings
+from broker.records import NO_HEADER, FunctionSettings, MappingSettings
 from broker.store.permits import PERMIT_NOTICE
 from broker.store.values import Claim, Deferral
 from runtime.batch_claims import FULL_BYTES, BatchClaims
@@ -55,13 +55,14 @@ class QueueSource:
         self._waiter: Final = waiter
         self._whole: Final[Resource] = engine.core.resource("queue", mapping.queue)
         self.resource: Final[Resource] = self._whole.part(partition)
-        self._function_resource: Final = engine.core.resource("function", function.name)
+        self._function_resource: Final = engine.core.resource("function", function.resource_name)
         self._settler: Final = engine.settler(self.resource)
         self._permits: Final = BatchPermits(engine, function, self._whole)
         self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
-        self.tally: Final = tally or BatchTally(function.name, mapping.queue)
+        self.tally: Final = tally or BatchTally(function.shown_name, mapping.queue)
         """One for all partitions."""
-        self._claims: Final = BatchClaims(engine, function, self.resource, self.tally)
+        self._tracer: Final = engine.tracer(function)
+        self._claims: Final = BatchClaims(engine, function, self.resource, self.tally, self._tracer)
         self._running = 0
         self._stale = True
         self._held = self._deleted = False
@@ -91,6 +92,11 @@ class QueueSource:
             notice = b""
         if notice is None or notice or self._permits.wanting:
             self.changed(notice)
+
+    @property
+    def target(self) -> str:
+        """What it feeds, as :attr:`broker.records.MappingSettings.target` says it."""
+        return self._function.resource_name
 
     @property
     def permit_channels(self) -> tuple[str, ...]:
@@ -132,7 +138,8 @@ class QueueSource:
         """Whether nothing is to be claimed."""
         if self._deleted or self._mapping.asleep or self._claims.filter.unreadable:
             return True
-        return self._held or self._function.settings.paused
+        settings = self._function.settings
+        return self._held or settings.paused or self._engine.is_foreign(settings)
 
     @property
     def _windowed(self) -> bool:
@@ -148,7 +155,7 @@ class QueueSource:
             wanted = min(wanted, 2 * self._filled + 1)  # permits taken for nothing are refused to callers meanwhile
         permits = await self._take_permits(wanted)
         if not permits:  # a wake-up tells of one given back; at the latest those of a dead process have run out
-            return self._engine.core.settings.lease_ms / 1000
+            return self._engine.permit_wait_s(self._function)
         self._filled = 0
         try:
             return await self._fill(permits)
@@ -164,7 +171,7 @@ class QueueSource:
                 permits = await self._permits.take(wanted, max_concurrency=self._mapping.max_concurrency)
                 if permits:
                     return permits
-                await self._waiter.wait(self._engine.core.settings.lease_ms / 1000)
+                await self._waiter.wait(self._engine.permit_wait_s(self._function))
                 await self.freshen()
         return []
 
@@ -224,7 +231,7 @@ class QueueSource:
         """Waits until there is a permit of the function for what is held, or a stop."""
         try:
             while not self._stopping and not await self._permits.resume(permit):
-                await self._waiter.wait(self._engine.core.settings.lease_ms / 1000)
+                await self._waiter.wait(self._engine.permit_wait_s(self._function))
         except BaseException:
             self._claims.release(held)
             raise
@@ -311,6 +318,7 @@ class QueueSource:
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
             fencing_token=max(item.fence for item in batch.held),
+            settings=settings,
         )
         event, usable, problem = self._shape(batch)
         if usable is None:
@@ -318,9 +326,11 @@ class QueueSource:
             self._permits.give_back([batch.permit])
             return
         self._running += 1
-        self._engine.invoker.start(
-            Call(self._function, event, context, deadline, self._on_outcome, self._on_free, usable)
-        )
+        call = Call(self._function, event, context, deadline, self._on_outcome, self._on_free, usable)
+        if self._tracer.always or any(item.letter.header is not NO_HEADER for item in usable.held):
+            headers = [(item.letter.id, item.letter.header) for item in usable.held]
+            call.trace = self._tracer.of_batch(self.resource, headers, context)
+        self._engine.invoker.start(call)
 
     def _shape(self, batch: Batch) -> tuple[Any, Batch | None, str]:
         """The event, and the messages that it carries: one that does not decode fails alone where it can."""

@@ -26,3 +26,13 @@ def test_fifo_queues_are_measured_beside_a_standard_queue(tmp_path: Path) -> Non
     figures = json.loads((tmp_path / "results-partial.json").read_bytes())["figures"]
     assert len(figures) == 6
     assert all(figure["ceiling"] and figure["target"] for figure in figures)
+
+
+def test_synchronous_calls_are_measured_beside_a_bare_request_and_reply(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "calls", "--output", str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    figures = json.loads((tmp_path / "results-partial.json").read_bytes())["figures"]
+    assert {"synchronous call, SDK, p50", "synchronous Invoke, HTTP, p99"} <= {figure["name"] for figure in figures}
+    assert all(figure["ceiling"] for figure in figures)

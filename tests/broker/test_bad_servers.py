@@ -149,7 +149,7 @@ async def fill(queue: QueueClient) -> int:
 
 
 async def test_a_full_server_refuses_producers_and_lets_everything_else_through(tmp_path: Path) -> None:
-    settings = Settings(test_clock=True)
+    settings = Settings(test_clock=True, full_at_percent=100)
     with EmbeddedRedis(tmp_path / "r", append_only=False, max_memory_bytes=4_000_000) as server:
         async with Broker(server.url, settings=settings) as broker:
             clock = Clock(broker)

@@ -648,3 +648,19 @@ async def test_deletion_leaves_no_key_behind(broker: Broker, queue: QueueClient)
     keys = await broker.core.runner.fetch("KEYS", f"{broker.core.settings.prefix}:*")
     expiring = (b":tokens:", b":gone", b"{upkeep}:scopes")
     assert [key for key in keys if not any(word in key for word in expiring)] == []
+
+
+async def test_the_right_to_redrive_is_given_taken_and_given_to_all_again(broker: Broker) -> None:
+    dead = broker.queue("dead")
+    await dead.create(redrive_from=[Queue("a")])
+    with pytest.raises(InvalidOption, match="does not allow"):
+        await broker.queue("b").create(dead_letter=Queue("dead"), max_receives=1)
+    await dead.configure(redrive_from="all")
+    await broker.queue("b").create(dead_letter=Queue("dead"), max_receives=1)
+    settings = await dead.settings()
+    assert (settings.redrive_permission, settings.redrive_sources) == (None, ())
+    await dead.configure(redrive_from=[])
+    assert (await dead.settings()).redrive_permission == "denyAll"
+    await dead.create(redrive_from=[])
+    with pytest.raises(InvalidOption, match='must be queues, or "all"'):
+        await dead.configure(redrive_from="a")  # type: ignore[arg-type]

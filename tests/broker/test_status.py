@@ -14,6 +14,7 @@ from broker.endings import End, how_it_ended, parse_end
 from broker.errors import EventNotFound, EventPending, FunctionNotFound, InvalidOption, ResultNotKept
 from broker.functions import register_function
 from broker.invocation_records import Condition
+from broker.names import Resource
 from broker.records import FunctionSettings
 from broker.settings import Settings
 from broker.store.statuses import EventKey
@@ -68,6 +69,24 @@ async def work(broker: Broker) -> Work:
 
 
 # -- while there is an event ------------------------------------------------------------------------------------------
+
+
+async def test_what_moves_on_during_the_look_is_told_as_it_is_then(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place of an event and its lease are two looks: between them the event may fail and wait for its retry."""
+    await work.register()
+    request_id = await work.function.invoke({})
+    member = await work.lease()
+    look = work.broker.core.statuses.lease_of
+
+    async def fails_meanwhile(function: Resource, entry: str) -> tuple[str, int] | None:
+        monkeypatch.undo()
+        await work.retry(member, 60)
+        return await look(function, entry)
+
+    monkeypatch.setattr(work.broker.core.statuses, "lease_of", fails_meanwhile)
+    status = await work.broker.status(request_id)
+    assert (status.state, status.attempt, status.error_message) == ("retrying", 1, "no such cat")
+    assert status.next_ms is not None
 
 
 async def test_an_event_is_queued_until_a_worker_takes_it(work: Work, broker: Broker) -> None:

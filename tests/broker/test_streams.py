@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker import Broker
@@ -132,6 +134,6 @@ async def test_records_that_cannot_be_stored_are_refused_by_name(stream: StreamC
 
 
 @pytest.mark.parametrize("options", [{"max_length": 0}, {"retention_s": 0.5}, {"max_length": True}])
-def test_settings_out_of_range_are_refused(options: dict[str, int]) -> None:
+def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption, match=next(iter(options)).removesuffix("_s")):
         StreamSettings(**options)

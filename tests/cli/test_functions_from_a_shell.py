@@ -22,7 +22,12 @@ def small_app() -> App:
     app = App()
 
     @app.function(
-        retries=0, concurrency=4, on_success=Stream("done"), on_failure=Queue("failed"), dead_letter=Queue("dead")
+        retries=0,
+        concurrency=4,
+        on_success=Stream("done"),
+        on_failure=Queue("failed"),
+        dead_letter=Queue("dead"),
+        keep_result=1_000,
     )
     async def greet(event: dict[str, Any], context: Context) -> dict[str, Any]:
         if event.get("bad"):
@@ -175,6 +180,29 @@ async def test_functions_shows_what_is_held_served_paused_and_mapped(
     table = await shell.run("functions")
     assert table.cells("orders -> take")[3:6] == ["no", "live", "worker"]
     assert (await shell.run("functions", "nosuch", "--json", status=1)).json["error"] == "FunctionNotFound"
+
+
+async def test_an_event_is_followed_by_its_id(shell: Shell, broker: Broker, redis_url: str, settings: Settings) -> None:
+    async with serving(redis_url, settings):
+        done = (await shell.run("invoke", "greet", '{"name": "Ada"}')).out.strip()
+        assert (await shell.run("result", done, "--wait", "10")).json == {"hello": "Ada"}
+        assert (await shell.run("status", done)).out.startswith("greet: succeeded, attempt 1, at ")
+        failed = (await shell.run("invoke", "greet", '{"bad": true}', "--id", "seven")).out.strip()
+        said = await shell.run("result", failed, "--function", "greet", "--wait", "10", status=1)
+        assert said.json == {
+            "errorMessage": "a bad event",
+            "errorType": "ValueError",
+            "requestId": "seven",
+            "stackTrace": [],
+        }
+        assert said.err == "penstock: event seven failed: ValueError: a bad event\n"
+        assert "ValueError: a bad event" in (await shell.run("status", "seven", "--function", "greet")).out
+    queued = (await shell.run("invoke", "greet", '{"name": "waits"}')).out.strip()
+    assert (await shell.run("result", queued, "--json", status=1)).json["error"] == "EventPending"
+    assert (await shell.run("status", queued, "--json")).json["state"] == "queued"
+    assert (await shell.run("cancel", queued)).out == f"event {queued} is cancelled\n"
+    assert (await shell.run("cancel", done, status=1)).out == f"event {done} had ended before\n"
+    assert (await shell.run("result", queued, "--json", status=1)).json["errorType"] == "Cancelled"
 
 
 async def test_dead_letters_are_looked_at_and_sent_back(

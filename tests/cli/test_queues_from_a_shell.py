@@ -105,6 +105,21 @@ async def test_create_with_other_settings_is_refused_and_configure_changes_them(
     assert (without.json["settings"]["dead_letter"], without.json["settings"]["delay_s"]) == (None, 2)
 
 
+async def test_tags_and_the_right_to_redrive_are_taken_back(shell: Shell, broker: Broker) -> None:
+    await shell.run("create", "dead", "--redrive-from", "a", "--redrive-from", "b", "--tag", "team=shop", "--tag", "x=")
+    made = (await broker.queue("dead").settings()).redrive_sources
+    assert [arn.rpartition(":")[2] for arn in made] == ["a", "b"]
+    none = (await shell.run("configure", "dead", "--redrive-from", "none", "--json")).json["settings"]
+    assert (none["redrive_permission"], none["redrive_sources"]) == ("denyAll", [])
+    assert none["tags"] == {"team": "shop", "x": ""}
+    everybody = (await shell.run("configure", "dead", "--redrive-from", "all", "--tag", "none", "--json")).json
+    assert (everybody["settings"]["redrive_permission"], everybody["settings"]["redrive_sources"]) == (None, [])
+    assert everybody["settings"]["tags"] == {}
+    refused = await shell.run("configure", "dead", "--redrive-from", "all", "--redrive-from", "a", status=1)
+    assert "all goes alone" in refused.err
+    assert "KEY=VALUE" in (await shell.run("configure", "dead", "--tag", "none", "--tag", "a=b", status=1)).err
+
+
 async def test_purge_needs_a_yes_where_nobody_can_be_asked(shell: Shell, broker: Broker) -> None:
     queue = broker.queue("full")
     await queue.create()

@@ -41,11 +41,14 @@ A payload or body is the text itself, `@FILE`, or `-` for standard input.
 
 | exit status | meaning |
 |---|---|
-| 0 | done; `dev` and `runtime`: stopped and drained |
-| 1 | it failed, and the message says why; `dev` and `runtime`: the app or Redis cannot be used |
+| 0 | done; `dev`, `runtime` and `broker`: stopped by a signal |
+| 1 | it failed, and one line says why; `dev`, `runtime` and `broker`: they could not start, nothing is left running |
 | 2 | it was typed wrongly |
 | 130 | Ctrl-C |
 | 141 | whoever read the output has gone |
+
+`runtime` and `broker` end with 0 also where a grace period was over or a second signal came: what was cut off is given
+back. 137 is the platform's word for SIGKILL ([stops](../guides/running.md#stops-and-exit-statuses)).
 
 | command | what it does |
 |---|---|

@@ -103,7 +103,57 @@ _INVOKING: Final = (
     ),
 )
 
-_INVOKE: Final = """\
+_STREAMS: Final = """
+### Streams
+
+`InvokeWithResponseStream` passes on what a [handler yields](functions.md#handlers-that-yield) as it comes, framed as
+`application/vnd.amazon.eventstream` over chunked HTTP: `PayloadChunk` for each chunk, then one `InvokeComplete`. A
+plain Invoke of such a handler answers the chunks put together, up to 6,291,556 bytes, whether they are JSON or not.
+
+"""
+_STREAMING: Final = (
+    (
+        "status and head",
+        "sent when a worker has begun with it; what goes wrong before that (404, 429, 502) is an error as of Invoke",
+    ),
+    (
+        "a handler that returns",
+        "one `PayloadChunk` with its result",
+    ),
+    (
+        "a handler that fails, times out, or loses its worker",
+        (
+            "`InvokeComplete` has `ErrorCode` `Unhandled`, and in `ErrorDetails` the error object as JSON; the chunks "
+            "before it came"
+        ),
+    ),
+    (
+        "`LogType=Tail`",
+        "`LogResult` in `InvokeComplete`",
+    ),
+    (
+        "`InvocationType`",
+        "`RequestResponse` or `DryRun`",
+    ),
+    (
+        "size",
+        "200 MB (209,715,200 bytes), not slowed down; over that `Function.ResponseSizeTooLarge`",
+    ),
+    (
+        "a client that reads slowly",
+        "makes the handler wait; one that reads nothing for 30 s is cut off",
+    ),
+    (
+        "a client that goes away",
+        "the handler is cancelled and closed; AWS lets it go on",
+    ),
+    (
+        "a gateway that stops",
+        "streams have its `--grace`; what is left then breaks off without `InvokeComplete`",
+    ),
+)
+
+_INVOKE: Final = """
 ### Log tail
 
 With `LogType=Tail` (synchronous only) the answer has the last 4 KB of the call's log in base64: START, what the handler
@@ -121,6 +171,7 @@ a handler and formatter of its own for standard output is told in that form. Not
 |---|---|
 | `{reserved}` | the function is at its `concurrency`, or [paused](functions.md) |
 | `{account}` | live workers have the function, and none has room |
+| `{memory}` | Redis is [nearly full](../operations/redis.md#memory) |
 
 **No live worker** is answered at once, with 502 `ResourceNotReadyException`, which SDKs try again too. It is not the
 same as a failure: nothing has run.
@@ -136,9 +187,15 @@ Errors of signatures, of the protocol and the store: [the gateway](gateway.md#pr
 """
 
 
+def _with(text: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
 def lambda_page() -> str:
     """The whole page."""
-    reasons = {"reserved": REASONS["concurrency"], "account": REASONS["workers"]}
+    reasons = {"reserved": REASONS["concurrency"], "account": REASONS["workers"], "memory": REASONS["memory"]}
     return "".join(
         (
             _INTRODUCTION.format(version=LAMBDA.version),
@@ -147,8 +204,9 @@ def lambda_page() -> str:
             _table(("`InvocationType`", "what is done", "answer"), _TYPES),
             "\n",
             _table(("about", "rule"), _INVOKING),
-            "\n",
-            _INVOKE.replace("{reserved}", reasons["reserved"]).replace("{account}", reasons["account"]),
+            _STREAMS,
+            _table(("about", "rule"), _STREAMING),
+            _with(_INVOKE, reasons),
             _ERRORS,
             _table(("error", "status", "`Type`", "text in"), map(_error_row, _written_once())),
         )

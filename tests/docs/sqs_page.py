@@ -39,7 +39,7 @@ implicitly: a queue that does not exist is `QueueDoesNotExist`, also for a send.
 | time until a change holds | up to 60 s for attributes, deletions and purges | at once |
 | numbers of messages | approximate | exact |
 | a short poll | may miss messages | sees all of them |
-| throttling | requests a second are limited | nothing is throttled |
+| throttling | requests a second are limited | sends, when Redis is [nearly full](../operations/redis.md#memory) |
 | encryption | of all that is stored | none by Penstock: the attributes are kept and answered, and change nothing |
 | regions | places | names: `a-z`, `0-9` and `-`; their queues are kept apart on one Redis |
 | accounts | looked up | any twelve digits |

@@ -49,9 +49,11 @@ def test_the_guide_runs_as_written(written: Terminal) -> None:
 
 def test_the_app_of_the_guide_serves_the_same_handler(written: Terminal) -> None:
     dev = written.start("penstock dev app:app --no-gateway")
-    dev.await_line("app:app is running: orders")
+    dev.await_line("app:app is running: count, orders")
     done = written.type("""penstock call orders '{"Records": []}'""")
     assert done.stdout == '{"batchItemFailures":[]}\n', done.stderr
+    assert written.type("""penstock send orders-in '{"id": 3, "quantity": 1}'""").returncode == 0
+    dev.await_line("orders: order 3 into orders")
     assert dev.stop() == 0
 
 

@@ -93,7 +93,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_block_of_every_page_is_run_by_a_test() -> None:
-    guides = {page(f"guides/{name}.md") for name in ("producing", "handlers", "fifo-queues", "dead-letters")}
+    guides = {page(f"guides/{name}.md") for name in ("producing", "handlers", "fifo-queues", "dead-letters", "tracing")}
     for path in pages():
         for block in python_blocks(path):
             assert name_of(path) in RUN_ELSEWHERE or path in guides, f"{block.place}: no test runs this"
@@ -109,6 +109,11 @@ async def test_producing(
     async def order(event: dict[str, Any], context: Context) -> dict[str, Any]:
         return {"id": event["id"]}
 
+    @app.function(name="tell")
+    async def tell(event: dict[str, Any], context: Context) -> AsyncIterator[str]:
+        for word in event["words"]:
+            yield f"{word} "
+
     path = page("guides/producing.md")
     write_files(path, folder)
     async with serving(app, redis_url, settings):
@@ -118,6 +123,7 @@ async def test_producing(
     # Of four messages one is delayed; the others were received and deleted.
     assert script.stdout.splitlines()[1] == "1"
     shown = capsys.readouterr().out
+    assert "once upon " in shown
     assert "plain text is stored as it is" in shown
     assert "somebody else" not in shown
 
@@ -129,6 +135,7 @@ async def test_handlers(broker: Broker, redis_url: str, settings: Settings, fold
     async with serving(app, redis_url, settings):
         assert await broker.call("fetch", {"url": "x"}) == {"fetched": "x"}
         assert await broker.call("checksum", {"text": "ab"}) == 195
+        assert await broker.call("tell", {"words": ["once", "upon"]}) == "once upon "
         assert await broker.call("place", {"id": 3}) == {"id": 3, "quantity": 1}
         with pytest.raises(FunctionError, match="UnmarshalError"):
             await broker.call("place", {"quantity": "two"})
@@ -169,6 +176,26 @@ async def test_fifo_queues(
 async def waiting(broker: Broker, queue: str) -> str:
     counts = await broker.queue(queue).counts()
     return "waiting" if counts.retrying and not counts.in_flight else str(counts)
+
+
+async def test_tracing(broker: Broker, redis_url: str, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    first, *others = snippets_of(page("guides/tracing.md"))
+    names: dict[str, Any] = {"__name__": "app", "broker": broker}
+    await run_snippets(others, names)
+    await broker.queue("thumbnails").create()
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with serving(names["app"], redis_url, settings):
+        await run_snippets([first], names)
+        (message,) = await broker.queue("thumbnails").receive(wait=10)
+        assert (message.json(), message.traceparent) == ({"of": 7}, parent)
+        await broker.invoke("page", {"page": 1})
+        await eventually(partial(nothing_left, broker, "page"), 0)
+        await eventually(lambda: parent in capsys.readouterr().out, wanted=True)
+        assert (await broker.function("page").counts()).total == 0
+
+
+async def nothing_left(broker: Broker, function: str) -> int:
+    return (await broker.function(function).counts()).total
 
 
 async def test_dead_letters(broker: Broker) -> None:

@@ -71,7 +71,7 @@ def test_every_line_with_penstock_is_understood() -> None:
 
 async def test_every_line_with_aws_works(address: str, redis_url: str, settings: Settings, tmp_path: Path) -> None:
     found = [(place, [word.replace(ADDRESS, address) for word in words]) for place, words in typed("aws")]
-    assert {place.partition(":")[0] for place, _ in found} == {"README.md", "from-sqs.md", "lambda.md"}
+    assert {place.partition(":")[0] for place, _ in found} == {"README.md", "deploying.md", "from-sqs.md", "lambda.md"}
     app, aws = App(), Path(sys.executable).with_name("aws")
 
     @app.function()

@@ -161,8 +161,8 @@ def check_settings(make: Callable[[Any], object], low: str, high: str) -> None:
 def test_settings_of_a_stream_are_those_of_the_page() -> None:
     text = section(QUEUES, "## StreamClient")
     create = inspect.signature(StreamClient.create).parameters
-    stated = f"create(*, max_length={create['max_length'].default}, retention={create['retention'].default})"
-    assert stated in text
+    stated = ", ".join(f"{name}={create[name].default}" for name in ("max_length", "retention", "durability"))
+    assert f"create(*, {stated})" in text
     length, age = (re.search(rf"`{name}` \((\d+) to (\d+)", text) for name in ("max_length", "retention"))
     assert length
     assert age

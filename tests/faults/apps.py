@@ -211,3 +211,29 @@ impossible = App()
 @impossible.function(on_success=Function("circle"))
 async def circle(event: object, context: Context) -> None:
     """Would call itself for ever."""
+
+
+# -- processes that are to be exchanged -------------------------------------------------------------------------------
+
+hoarding = App()
+_hoard: Final[list[bytearray]] = []
+
+
+@hoarding.function()
+async def hoard(event: dict[str, int], context: Context) -> int:
+    """Never lets go of so many MB; answers whose they are."""
+    _hoard.append(bytearray(os.urandom(1024) * 1024 * event["mb"]))
+    return os.getpid()
+
+
+once_only = App()
+
+
+@once_only.function()
+async def whoami(event: dict[str, int], context: Context) -> int:
+    """Answers the process; there is only one that can start."""
+    return os.getpid()
+
+
+if "FAULTS_ONCE" in os.environ and HISTORY_VARIABLE in os.environ:
+    (_folder() / "started").touch(exist_ok=False)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -39,6 +39,7 @@ class Service:
         processes: int = 1,
         grace_s: float = 5.0,
         max_calls: int = 1_000,
+        options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder: Final = folder
@@ -47,6 +48,7 @@ class Service:
         self._command: Final = [
             *(sys.executable, "-m", "runtime", "runtime", f"tests.faults.apps:{app}", "--url", url, "--json"),
             *("--processes", str(processes), "--grace", str(grace_s), "--max-calls", str(max_calls)),
+            *options,
         ]
         self._environment: Final = {
             **os.environ,

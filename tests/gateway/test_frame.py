@@ -228,7 +228,7 @@ async def test_health_is_answered_to_anybody(broker: Broker) -> None:
         missing = await asked(bound, request("GET", "/health/nosuch"))
         posted = await asked(bound, request("POST", "/health/live"))
     assert (live.status, live.json) == (200, {"status": "ok"})
-    assert (ready.status, ready.json) == (200, {"status": "ok"})
+    assert (ready.status, ready.json) == (200, {"status": "ok", "durability": "memory"})
     assert (head.status, missing.status, posted.status) == (200, 404, 405)
 
 

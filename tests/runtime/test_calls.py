@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis.asyncio
 
 from broker import Broker, FunctionError
 from broker.calls import Caller, CallNotice
@@ -283,7 +284,10 @@ async def test_a_call_whose_caller_has_gone_before_its_payload_came_does_not_run
         await parcels.put("gone", b"1", ttl_ms=10_000)
         inbox = parcels.inbox(worker.process)
         # In one transaction, so that they arrive together.
-        async with broker.core.runner.client.pipeline(transaction=True) as together:
+        async with (
+            redis.asyncio.Redis.from_url(broker.core.runner.url) as client,
+            client.pipeline(transaction=True) as together,
+        ):
             for notice in (call, cancel):
                 together.publish(inbox, msgspec.msgpack.encode(notice))
             await together.execute()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -59,10 +59,6 @@ async def defaults(event: Any, context: Any = None, more: int = 1) -> None: ...
 async def one(event: Any) -> None: ...
 async def three(event: Any, context: Any, more: Any) -> None: ...
 async def keyword(event: Any, *, context: Any) -> None: ...
-async def yields(event: Any, context: Any) -> AsyncIterator[int]:
-    yield 1
-
-
 def generates(event: Any, context: Any) -> Iterator[int]:
     yield 1
 
@@ -168,7 +164,6 @@ def test_what_does_not_fit_says_where(handler: Any, payload: bytes, says: str) -
         (one, "must take two arguments, the event and the context"),
         (three, "must take two arguments, the event and the context"),
         (keyword, "must take two arguments, the event and the context"),
-        (yields, "must return its result, not yield it"),
         (generates, "must return its result, not yield it"),
         (unresolved_event, "cannot be resolved when the worker starts: name 'OnlyForTypes' is not defined"),
         (unsupported, "multiple Struct types"),

@@ -6,10 +6,10 @@ What ends or stops a whole process is in tests/faults: os._exit, signals, a bloc
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -57,6 +57,17 @@ async def answers_no_json(event: Any, context: Context) -> object:
     return object()
 
 
+async def answers_too_much(event: Any, context: Context) -> str:
+    return "x" * 6_291_555  # with its quotes one byte over the limit
+
+
+async def swallows_for_ever(event: Any, context: Context) -> None:
+    done = time.monotonic() + 4
+    while time.monotonic() < done:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(4)
+
+
 MISDEEDS: list[tuple[Callable[..., Any], str, str]] = [
     (raises_on_loop, "Own", "mine"),
     (raises_in_thread, "Own", "mine"),
@@ -65,6 +76,8 @@ MISDEEDS: list[tuple[Callable[..., Any], str, str]] = [
     (swallows, "Sandbox.Timedout", "RequestId: {id} Error: Task timed out after 0.50 seconds"),
     (sleeps_on, "Sandbox.Timedout", "RequestId: {id} Error: Task timed out after 0.50 seconds"),
     (answers_no_json, "Runtime.MarshalError", "Unable to marshal response: "),
+    (answers_too_much, "Function.ResponseSizeTooLarge", "Response payload size exceeded maximum allowed payload size"),
+    (swallows_for_ever, "Sandbox.Timedout", "RequestId: {id} Error: Task timed out after 0.50 seconds"),
 ]
 
 
@@ -81,6 +94,7 @@ async def test_caller_and_record_hear_of_it_and_others_go_on(
 ) -> None:
     app, gate = App(), asyncio.Event()
     app.function(name="bad", timeout=0.5, retries=0, on_failure=Queue("failed"))(misdeed)
+    app.queue("orders", name="bad_batch", timeout=0.5)(misdeed)
 
     @app.function(timeout=20)
     async def neighbour(event: Any, context: Context) -> str:
@@ -101,6 +115,10 @@ async def test_caller_and_record_hear_of_it_and_others_go_on(
         assert [line["error_type"] for line in lines(logs, "call_failed")] == [error_type]
         (said,) = lines(logs, "event_failed")
         assert (said["function"], said["error_type"]) == ("bad", error_type)
+        await broker.queue("orders").send_many(["a", "b"])
+        (said,) = await eventually(lambda: lines(logs, "batch_failed"), what="the batch has failed")
+        assert (said["function"], said["error_type"]) == ("bad_batch", error_type)
+        assert said["failed"] == said["messages"]
         gate.set()
         assert await beside == "unharmed"
 
@@ -121,13 +139,23 @@ async def test_a_megabyte_of_print_goes_to_standard_output_and_no_further(
             print("y" * 1_023)
         return "printed"
 
+    @app.queue("orders")
+    async def batch(event: Any, context: Context) -> str:
+        return await on_loop(event, context)
+
     async with serve(app):
         answers = await asyncio.gather(*(broker.call(name, {}, timeout=10) for name in ("on_loop", "in_thread")))
         assert answers == ["printed", "printed"]
         await broker.invoke("on_loop", {})
         await empty(broker, "on_loop")
+        await broker.queue("orders").send("a")
+
+        async def taken() -> bool:
+            return (await broker.queue("orders").counts()).total == 0
+
+        await eventually(taken, what="the batch is done")
     printed = [line for line in capsys.readouterr().out.splitlines() if set(line) in ({"x"}, {"y"})]
-    assert sorted(map(len, printed)) == [*[1_023] * 1_024, MEGABYTE, MEGABYTE]
+    assert sorted(map(len, printed)) == [*[1_023] * 1_024, *[MEGABYTE] * 3]
 
 
 @pytest.mark.parametrize("answer", [6, "six", [6], {"batchItemFailures": 6}, {"batchItemFailures": [6]}])
@@ -168,34 +196,52 @@ async def test_a_call_that_returns_six_has_succeeded(broker: Broker, serve: Serv
         assert await broker.call("six", {}, timeout=10) == 6
 
 
-async def test_tasks_that_are_left_behind_neither_hold_their_call_nor_the_worker(
-    broker: Broker, serve: Serve, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("size", [6_291_554, 6_291_555])
+async def test_six_megabytes_come_back_and_one_byte_more_does_not(broker: Broker, serve: Serve, size: int) -> None:
+    """Two bytes are the quotes of the JSON text; the limit is that of Lambda's runtime, 6,291,556."""
+    app = App()
+
+    @app.function(timeout=20)
+    async def answers(event: int, context: Context) -> str:
+        return "x" * event
+
+    async with serve(app):
+        if size == 6_291_554:
+            assert await broker.call("answers", size, timeout=20) == "x" * size
+        else:
+            with pytest.raises(FunctionError) as error:
+                await broker.call("answers", size, timeout=20)
+            assert error.value.error_type == "Function.ResponseSizeTooLarge"
+            assert error.value.message == "Response payload size exceeded maximum allowed payload size (6291556 bytes)."
+        assert await broker.call("answers", 3, timeout=20) == "xxx"
+
+
+@pytest.mark.parametrize("way", ["call", "batch"])
+async def test_a_handler_that_blocks_the_loop_is_named_with_its_stack_and_the_others_come_after_it(
+    broker: Broker, serve: Serve, logs: list[MutableMapping[str, Any]], way: str
 ) -> None:
-    app, left = App(), list[asyncio.Task[None]]()
+    app = App()
 
-    async def goes_on() -> None:
-        await asyncio.sleep(60)
-
-    async def fails_later() -> None:
-        raise ValueError("left behind")
-
-    @app.function(timeout=5)
-    async def leaves(event: Any, context: Context) -> str:
-        left.append(asyncio.create_task(goes_on()))
-        asyncio.create_task(fails_later(), name="left by leaves")  # noqa: RUF006 - the misdeed
+    async def blocks(event: Any, context: Context) -> str:
+        time.sleep(2.6)  # noqa: ASYNC251 - the misdeed
         return "done"
 
-    with caplog.at_level(logging.ERROR, logger="asyncio"):
-        async with serve(app):
-            for _ in range(3):
-                assert await broker.call("leaves", {}, timeout=5) == "done"
-            await broker.invoke("leaves", {})
-            await empty(broker, "leaves")
-        assert [task.done() for task in left] == [False] * 4
-        await eventually(lambda: len(caplog.records) == 4)
-    for record in caplog.records:
-        assert "Task exception was never retrieved" in record.getMessage()
-        assert "left by leaves" in record.getMessage()
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    app.function(timeout=30)(blocks)
+    app.queue("orders", name="blocks_batch", timeout=30)(blocks)
+
+    @app.function(timeout=30)
+    async def neighbour(event: Any, context: Context) -> str:
+        await asyncio.sleep(0)
+        return "unharmed"
+
+    async with serve(app):
+        if way == "call":
+            assert await broker.call("blocks", {}, timeout=20) == "done"
+        else:
+            await broker.queue("orders").send("a")
+        await eventually(lambda: lines(logs, "loop_unblocked"), what="it goes on", timeout_s=20)
+        assert await broker.call("neighbour", {}, timeout=20) == "unharmed"
+    (line,) = lines(logs, "loop_blocked")
+    assert line["function"] == ("blocks" if way == "call" else "blocks_batch")
+    assert "time.sleep(2.6)" in line["stack"]
+    assert not lines(logs, "leases_lost")

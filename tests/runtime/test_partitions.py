@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from broker import Broker, Queue
+from broker.builds import function_fields
 from broker.errors import CallThrottled, EventNotFound
-from broker.functions import function_fields, register_function
+from broker.functions import register_function
 from broker.ids import id_mark, partition_of
 from broker.records import FunctionSettings
 from broker.store.partitions import partition_of_id

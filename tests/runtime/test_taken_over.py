@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from broker import Broker, FunctionError
+from broker.functions import change_function
 from broker.settings import Settings
 from tests.cli.shell import Shell, eventually
 from tests.runtime.scene import received
@@ -28,7 +30,8 @@ def handler(event, context):
     names = ("function_name", "function_version", "memory_limit_in_mb", "log_group_name", "log_stream_name",
              "invoked_function_arn", "aws_request_id", "tenant_id", "client_context")
     identity = [context.identity.cognito_identity_id, context.identity.cognito_identity_pool_id]
-    return {"variables": AT_IMPORT, "same": AT_IMPORT == dict(os.environ), "identity": identity,
+    trace = {"_X_AMZN_TRACE_ID": context.trace_header}
+    return {"variables": AT_IMPORT, "same": {**AT_IMPORT, **trace} == dict(os.environ), "identity": identity,
             "context": {name: getattr(context, name) for name in names}, "folder": os.getcwd()}
 """
 
@@ -231,3 +234,51 @@ async def test_dev_serves_a_handler_too(tmp_path: Path) -> None:
         process.terminate()
         process.wait(15)
     assert os.environ.get("AWS_LAMBDA_FUNCTION_NAME") is None
+
+
+ENVIRONMENT = """
+import os
+AT_IMPORT = {name: os.environ.get(name) for name in ("TABLE", "KEPT", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE")}
+
+if os.environ.get("TABLE") == "broken":
+    raise RuntimeError("no such table")
+
+def handler(event, context):
+    return [AT_IMPORT, dict(context.environment), os.getpid()]
+"""
+
+
+async def test_a_new_environment_is_there_when_the_module_is_imported_by_new_processes(
+    broker: Broker, take_over: TakeOver
+) -> None:
+    function = broker.core.resource("function", "orders")
+
+    async def set_through_the_api(**changes: Any) -> None:
+        await change_function(broker.core, function, lambda stored: replace(stored, **changes))
+
+    async with take_over("app.handler", ENVIRONMENT, TABLE="inherited", KEPT="kept") as running:
+        seen, variables, first = await broker.call("orders", {}, timeout=10)
+        assert seen == {"TABLE": "inherited", "KEPT": "kept", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128"}
+        assert variables == {}
+
+        async def told(table: str) -> Any:
+            answer = await broker.call("orders", {}, timeout=10)
+            return answer if answer[0]["TABLE"] == table else None
+
+        await set_through_the_api(environment={"TABLE": "s3cret"}, memory_mb=512)
+        seen, variables, second = await eventually(lambda: told("s3cret"))
+        assert seen == {"TABLE": "s3cret", "KEPT": "kept", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512"}
+        assert variables == {"TABLE": "s3cret"}
+        assert second != first
+
+        async def logged(event: str) -> bool:
+            return f'"event":"{event}"' in running.err
+
+        await eventually(lambda: logged("workers_renewed"))
+        await set_through_the_api(environment={"TABLE": "broken"})
+        await eventually(lambda: logged("workers_not_renewed"))
+        assert (await broker.call("orders", {}, timeout=10))[2] == second
+        await set_through_the_api(environment={"TABLE": "mended"})
+        assert (await eventually(lambda: told("mended")))[2] != second
+        assert "s3cret" not in running.err
+        assert '"names":["TABLE"]' in running.err

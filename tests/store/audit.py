@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+import redis.asyncio
 
 from broker.core import Core
 from broker.names import Resource
@@ -160,10 +161,12 @@ def _held(entry: str, token_of: dict[str, str], holders: dict[str, bytes]) -> bo
 
 async def at_once(core: Core, *commands: Sequence[str | bytes | int]) -> list[Any]:
     """The raw replies of several commands, all as of the same moment."""
-    async with core.runner.client.pipeline(transaction=True) as pipeline:
-        for command in commands:
-            pipeline.execute_command(*command)
-        return await pipeline.execute()
+    async with redis.asyncio.Redis.from_url(core.runner.url, protocol=2) as client:
+        client.response_callbacks.clear()
+        async with client.pipeline(transaction=True) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute()
 
 
 async def check_state(core: Core, resource: Resource) -> State:

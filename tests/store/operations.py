@@ -260,6 +260,10 @@ async def _delete(s: Situation) -> object:
     return None
 
 
+async def _mark(s: Situation) -> object:
+    return await s.core.runner.run("mark", (s.keys.meta,), ())
+
+
 async def _hold(s: Situation) -> object:
     return await s.core.directory.hold(s.queue, held=True)
 
@@ -412,6 +416,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "heartbeat, leaving": Operation(command="heartbeat", run=_leave),
     "hold": Operation(command="hold", run=_hold),
     "lead_move": Operation(command="lead_move", run=_lead_move),
+    "mark": Operation(command="mark", run=_mark),
     "purge": Operation(command="purge", run=_purge, ends=_EVERYTHING),
     "release_claim": Operation(command="release_claim", run=_release_claim),
     "release_permits": Operation(command="release_permits", run=_release_permits),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-import redis.asyncio.client
 
 from broker import Broker
+from broker.store.pipe import Subscription
 
 
 async def test_a_listener_that_is_cancelled_while_it_subscribes_leaves_the_next_one_its_channel(
@@ -15,15 +15,15 @@ async def test_a_listener_that_is_cancelled_while_it_subscribes_leaves_the_next_
 ) -> None:
     channels, name = broker.core.channels, broker.core.keys.inbox("here")
     await channels.listen({broker.core.keys.inbox("other"): lambda _: None})
-    subscribe = redis.asyncio.client.PubSub.subscribe
+    subscribe = Subscription.subscribe
     begun, let_go, heard = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def slow(pubsub: redis.asyncio.client.PubSub, *args: bytes) -> None:
+    async def slow(pubsub: Subscription, *args: bytes) -> None:
         begun.set()
         await let_go.wait()
         await subscribe(pubsub, *args)
 
-    monkeypatch.setattr(redis.asyncio.client.PubSub, "subscribe", slow)
+    monkeypatch.setattr(Subscription, "subscribe", slow)
     first = asyncio.create_task(channels.listen({name: lambda _: None}))
     await begun.wait()
     second = asyncio.create_task(channels.listen({name: lambda data: heard.set() if data else None}))

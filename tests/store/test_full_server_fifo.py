@@ -61,7 +61,7 @@ class _Full:
 async def full(tmp_path: Path) -> AsyncIterator[_Full]:
     """A server filled through sends until it refuses them, with leases taken before."""
     with EmbeddedRedis(tmp_path / "redis", append_only=False, max_memory_bytes=_MAX_BYTES) as server:
-        async with Broker(server.url, settings=Settings(test_clock=True)) as broker:
+        async with Broker(server.url, settings=Settings(test_clock=True, full_at_percent=100)) as broker:
             prepared = _Full(broker)
             await prepared.prepare()
             yield prepared

@@ -70,3 +70,17 @@ async def test_two_prefixes_see_nothing_of_each_other(broker: Broker) -> None:
     other = Keyspace("another", "000000000000", "us-east-1")
     assert await broker.core.runner.fetch("EXISTS", other.directory("queues")) == 0
     assert await broker.core.runner.fetch("EXISTS", broker.core.keys.directory("queues")) == 1
+
+
+def test_versions_and_aliases_are_in_the_slot_of_their_function_with_its_permits_and_share_nothing_else() -> None:
+    keyspace = Keyspace("p", "1", "a")
+    names = ("orders", "orders:1", "orders:live", "orders:live+", "orders:ready")
+    found = {name: keyspace.of(Resource("function", "1", "a", name)) for name in names}
+    permits = {keys.permits for keys in found.values()}
+    assert permits == {"p:{fn:1:a:orders}:permits"}
+    every = [key for keys in found.values() for key in (*keys.every(), keys.wake, keys.ended, keys.once("ready"))]
+    assert len(every) == len(set(every))
+    assert all(key.startswith("p:{fn:1:a:orders}:") for key in every)
+    assert [name for name, keys in found.items() if keys.permits in keys.every()] == ["orders"]
+    assert Resource("function", "1", "a", "orders:live+").arn == "arn:aws:lambda:a:1:function:orders:live"
+    assert len({Resource("function", "1", "a", name).tag for name in names}) == len(names)

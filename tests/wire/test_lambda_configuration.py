@@ -128,8 +128,6 @@ def test_a_dead_letter_target_must_be_there_and_take_events(control: LambdaClien
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"Environment": {"Variables": {"A": "1"}}}, "Environment"),
-        ({"MemorySize": 256}, "MemorySize"),
         ({"Handler": "a.b"}, "Handler"),
     ],
 )

@@ -46,6 +46,9 @@ _STORE: Final[Mapping[type[errors.StoreError], str]] = {
     errors.StoreUnavailable: "The store does not answer. What became of a write is not known.",
     errors.StoreReadOnly: "The store is a read-only replica at the moment.",
     errors.StoreFull: "The store is full; nothing was stored.",
+    errors.StoreThrottled: "The store is nearly full; nothing was stored.",
+    errors.DurabilityNotMet: "The store is less safe than what is required; nothing was stored.",
+    errors.WriteNotConfirmed: "Stored, but too few replicas have confirmed it in time. The outcome is not known.",
     errors.StoreDenied: "The store refuses the gateway.",
     errors.StoreUnsuitable: "The store has unsuitable settings.",
 }

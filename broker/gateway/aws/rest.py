@@ -41,6 +41,8 @@ class Located(msgspec.Struct, frozen=True):
     place: Place
     name: str
     """Its name in the path, query or head; heads' in small letters."""
+    header: bytes
+    """The same as a head has it."""
     type: Any
     many: bool
     """A list: the parameter may come several times."""
@@ -104,7 +106,8 @@ def _parted(struct: type[msgspec.Struct]) -> tuple[tuple[Located, ...], list[ins
             continue
         name = str(extra.get("name", field.encode_name))
         many = isinstance(_bare(field.type), inspect.ListType)
-        located.append(Located(field.name, place, name.lower() if place == "header" else name, hints[field.name], many))
+        name = name.lower() if place == "header" else name
+        located.append(Located(field.name, place, name, name.encode(), hints[field.name], many))
     return tuple(located), rest
 
 
@@ -155,7 +158,7 @@ def read_input(
                 values = parameters.get(member.name)
                 value = values if member.many or values is None else values[-1]
             case "header":
-                raw = headers.get(member.name.encode())
+                raw = headers.get(member.header)
                 value = None if raw is None else raw.decode("latin-1")
             case _:
                 value = bytes(body)
@@ -218,7 +221,7 @@ def written(result: msgspec.Struct | None) -> Written:
         elif member.place == "request_id":
             request_id = value
         else:
-            headers.append((member.name.encode(), str(value).encode("latin-1", "replace")))
+            headers.append((member.header, str(value).encode("latin-1", "replace")))
     if body is None:
         body = _body(form, result)
     return Written(body, headers, status, request_id)

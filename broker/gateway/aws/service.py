@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from broker.client import Broker
+from broker.tracing import NO_TRACE, Trace
 
 Protocol: TypeAlias = Literal["json", "query", "rest"]
 
@@ -61,6 +63,8 @@ class Call(msgspec.Struct, frozen=True):
     """The access key that signed the request; '' where signatures are not verified."""
     request_id: str = ""
     """Of the answer. Only operations with a route are told."""
+    trace: Trace = NO_TRACE
+    """What the request belongs to, and so what it sends."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -75,6 +79,25 @@ class Route(msgspec.Struct, frozen=True):
     """Of a success whose output does not say another."""
     too_large: str = ""
     """What is said of a body over the gateway's limit; '': the gateway's own words."""
+
+
+class Frames(typing.Protocol):
+    """A body that comes in pieces."""
+
+    async def next(self) -> bytes:
+        """The next piece; nothing behind the last one. Raises nothing: what goes wrong is told in the body."""
+        ...
+
+    def close(self) -> None:
+        """Ends what makes it; it may have ended."""
+        ...
+
+
+class Streamed(msgspec.Struct, frozen=True):
+    """An output of REST-JSON whose body follows piece by piece. Whoever has it closes the frames."""
+
+    head: msgspec.Struct
+    frames: Frames
 
 
 class Operation(msgspec.Struct, frozen=True):

@@ -1,20 +1,23 @@
 -- Stores messages of a FIFO queue: each behind the others of its group, unless its deduplication id was accepted before.
 -- KEYS   1 meta  2 bodies  3 groups  4 order  5 open  6 blocked  7 suspects  8 delayed  9 facts  10, 11 ids accepted in even and in odd periods
 -- ARGV   1 wake channel  2 ms a deduplication id is remembered  3 'urgent' lets a full server store it, else ''
---        4… seven values each: blob, group, deduplication id ('' = none), own id of a relay ('' = none), facts, size,
+--        4 the durability that the caller has made sure of, '' for none
+--        5… seven values each: blob, group, deduplication id ('' = none), own id of a relay ('' = none), facts, size,
 --        hash of the body (the deduplication id where the queue goes by content)
 -- Reply  {'stored', first ms, first sequence, the queue's random number, row, entry, …}: as send.lua; a row and its entry for each
 --        message that repeats one, which is that entry
 --        {'unknown'} | {'too_large', row, size, limit} | {'no_id', row}: neither an id nor a queue that goes by content
+--        {'durability', what is required, '' for nothing}: not what was made sure of
 -- State  -> in its group
 -- _facts
 local m = redis.call('HMGET', KEYS[1], 'kind', 'last_ms', 'last_seq', 'asleep', 'delay_ms', 'max_bytes', 'sent', 'nonce', 'id_scope',
-  'content_ids', 'period')
+  'content_ids', 'period', 'durability')
 if not m[1] then return { 'unknown' } end
-local rows, limit = (#ARGV - 3) / 7, tonumber(m[6] or -1)
+if (m[12] or '') ~= ARGV[4] then return { 'durability', m[12] or '' } end
+local rows, limit = (#ARGV - 4) / 7, tonumber(m[6] or -1)
 local ids = {}
 for row = 0, rows - 1 do
-  local at = 4 + row * 7
+  local at = 5 + row * 7
   local size = tonumber(ARGV[at + 5])
   if limit >= 0 and size > limit then return { 'too_large', row, size, limit } end
   ids[row] = ARGV[at + 2]
@@ -33,7 +36,7 @@ if seq + rows > 2097152 then ms, seq = ms + 1, 0 end -- sequence numbers have ro
 -- scope was changed still counts. What a relay brings is known by the relay's id alone.
 local name_of, other_of, asked, n = {}, {}, {}, 0
 for row = 0, rows - 1 do
-  local at = 4 + row * 7
+  local at = 5 + row * 7
   local own, id = ARGV[at + 3], ids[row]
   if own ~= '' then
     name_of[row] = own
@@ -68,7 +71,7 @@ local out, stored = { 'stored', ms_text, tostring(seq), m[8] }, 0
 local bodies, groups, order, facts, delayed, accepted, senders = {}, {}, {}, {}, {}, {}, {}
 local until_text, delays, is_sender = string.format('%.0f ', now + memory_ms), tonumber(m[5] or 0) > 0, {}
 for row = 0, rows - 1 do
-  local at = 4 + row * 7
+  local at = 5 + row * 7
   local group, name = ARGV[at + 1], name_of[row]
   local entry = remembered[name] or remembered[other_of[row]]
   if entry then

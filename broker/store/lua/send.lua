@@ -4,13 +4,16 @@
 --        5 'urgent' lets a full server store it (dead letters and destinations), else ''
 --        6 'plain': a blob each | 'full': seven values each: blob, delay ms ('' = the resource's), own id, facts, size, group ('' = none),
 --        '1': its own id is what its sender asks for its status by; 'full8' by whoever takes it to be split into 8 partitions
+--        7 the durability that the caller has made sure of, '' for none  8… the messages
 -- Reply  {'stored', first ms, first sequence, the resource's random number}: message i has sequence first + i, stored or recognised as a repeat
 --        behind that the number of partitions, where there are several
 --        {'unknown'} | {'too_large', row, size, limit} | {'split', partitions}: in another number, so that own ids may belong elsewhere
+--        {'durability', what is required, '' for nothing}: not what was made sure of
 -- State  -> ready | delayed | in its group's turn
 local m = redis.call('HMGET', KEYS[2], 'kind', 'last_ms', 'last_seq', 'asleep', 'delay_ms', 'max_bytes', 'sent', 'nonce', 'turn', 'keep_ms',
-  'partitions')
+  'partitions', 'durability')
 if not m[1] then return { 'unknown' } end
+if (m[12] or '') ~= ARGV[7] then return { 'durability', m[12] or '' } end
 local token, plain = ARGV[1], ARGV[6] == 'plain'
 if not plain and string.sub(ARGV[6], 5) ~= (m[11] or '') then return { 'split', m[11] or '1' } end
 if token ~= '' then
@@ -21,7 +24,7 @@ if token ~= '' then
   end
 end
 
-local first_row, width = 7, plain and 1 or 7
+local first_row, width = 8, plain and 1 or 7
 local rows = (#ARGV - first_row + 1) / width
 local limit = tonumber(m[6] or -1)
 if limit >= 0 then

@@ -273,7 +273,7 @@ def test_entries_that_the_store_did_not_take_are_told_where_it_took_others() -> 
     assert [each.id for each in result.successful or ()] == ["i2"]
     assert [(each.id, each.code, each.sender_fault) for each in result.failed or ()] == [
         ("i1", "ServiceUnavailable", False),
-        ("i3", "ServiceUnavailable", False),
+        ("i3", "RequestThrottled", False),
         ("i4", "InternalFailure", False),
     ]
 

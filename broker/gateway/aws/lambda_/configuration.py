@@ -6,7 +6,17 @@ from typing import Final
 
 import msgspec
 
-from broker.gateway.aws.lambda_ import concurrency, event_invoke, function_shapes, functions, mapping_shapes, tags
+from broker.gateway.aws.lambda_ import (
+    concurrency,
+    event_invoke,
+    function_shapes,
+    functions,
+    mapping_shapes,
+    recursion,
+    tags,
+    version_shapes,
+    versions,
+)
 from broker.gateway.aws.lambda_ import mappings as event_sources
 from broker.gateway.aws.lambda_.errors import Action, translated
 from broker.gateway.aws.service import Operation, Route
@@ -17,8 +27,11 @@ _MAPPINGS: Final = "/2015-03-31/event-source-mappings"
 _MAPPING: Final = f"{_MAPPINGS}/{{UUID}}"
 _CONCURRENCY: Final = "functions/{FunctionName}/concurrency"
 _INVOKE_CONFIG: Final = "/2019-09-25/functions/{FunctionName}/event-invoke-config"
+_RECURSION: Final = "/2024-08-31/functions/{FunctionName}/recursion-config"
 _TAGS: Final = "/2017-03-31/tags/{Resource}"
-_LATEST: Final = "Only $LATEST exists."
+_VERSIONS: Final = f"{_FUNCTION}/versions"
+_ALIASES: Final = f"{_FUNCTION}/aliases"
+_ALIAS: Final = f"{_ALIASES}/{{Name}}"
 _AT_ONCE: Final = (
     "It holds for all running workers within a second; the answer tells of the transition, the next look of its end."
 )
@@ -76,21 +89,21 @@ CONFIGURATION: Final = (
         function_shapes.ListFunctionsRequest,
         functions.list_all,
         ("GET", _FUNCTIONS, 200),
-        f"{_LATEST} Sorted by name.",
+        "Sorted by name.",
     ),
     _operation(
         "GetFunction",
         function_shapes.QualifiedRequest,
         functions.get,
         ("GET", _FUNCTION, 200),
-        f"{_LATEST} Code is empty, as code is where the workers are.",
+        "Code is empty, as code is where the workers are.",
     ),
     _operation(
         "GetFunctionConfiguration",
         function_shapes.QualifiedRequest,
         functions.get_configuration,
         ("GET", f"{_FUNCTION}/configuration", 200),
-        f"{_LATEST} State is Active where a live worker serves the function, else Inactive. Runtime, Handler and Role "
+        "State is Active where a live worker serves the function or version, else Inactive. Runtime, Handler and Role "
         "are not there. A Timeout with a fraction is rounded up.",
     ),
     _operation(
@@ -98,8 +111,51 @@ CONFIGURATION: Final = (
         function_shapes.UpdateFunctionRequest,
         functions.update_configuration,
         ("PUT", f"{_FUNCTION}/configuration", 200),
-        f"Timeout, Description and DeadLetterConfig; all else is refused. {_OVERRULES}",
+        f"Timeout, Description, MemorySize, Environment and DeadLetterConfig; all else is refused. {_OVERRULES}",
     ),
+    _operation(
+        "DeleteFunction",
+        version_shapes.DeleteFunctionRequest,
+        versions.delete_function,
+        ("DELETE", _FUNCTION, 200),
+        "204. With all events that it holds; it is registered again when a worker that has it starts. A version that "
+        "aliases name, or that holds events: 409.",
+    ),
+    _operation(
+        "PublishVersion",
+        version_shapes.PublishVersionRequest,
+        versions.publish,
+        ("POST", _VERSIONS, 201),
+        "Of the build that is registered, which must have a name. CodeSha256 is the digest of that name.",
+    ),
+    _operation(
+        "ListVersionsByFunction",
+        version_shapes.ListVersionsRequest,
+        versions.list_versions,
+        ("GET", _VERSIONS, 200),
+    ),
+    _operation(
+        "CreateAlias",
+        version_shapes.CreateAliasRequest,
+        versions.create,
+        ("POST", _ALIASES, 201),
+    ),
+    _operation("GetAlias", version_shapes.AliasRequest, versions.get, ("GET", _ALIAS, 200)),
+    _operation(
+        "UpdateAlias",
+        version_shapes.UpdateAliasRequest,
+        versions.update,
+        ("PUT", _ALIAS, 200),
+        "Events that wait for the alias run as the version that it names by then.",
+    ),
+    _operation(
+        "DeleteAlias",
+        version_shapes.AliasRequest,
+        versions.delete,
+        ("DELETE", _ALIAS, 204),
+        "While events wait for it: 409.",
+    ),
+    _operation("ListAliases", version_shapes.ListAliasesRequest, versions.list_all, ("GET", _ALIASES, 200)),
     _operation(
         "PutFunctionConcurrency",
         function_shapes.PutConcurrencyRequest,
@@ -125,8 +181,7 @@ CONFIGURATION: Final = (
         function_shapes.InvokeConfigRequest,
         event_invoke.put,
         ("PUT", _INVOKE_CONFIG, 200),
-        f"{_LATEST} Destinations are queues, functions and streams (Kinesis ARNs) of the same account and region. "
-        f"{_OVERRULES}",
+        f"Destinations are queues, functions and streams (Kinesis ARNs) of the same account and region. {_OVERRULES}",
     ),
     _operation(
         "UpdateFunctionEventInvokeConfig",
@@ -147,15 +202,24 @@ CONFIGURATION: Final = (
         function_shapes.QualifiedRequest,
         event_invoke.delete,
         ("DELETE", _INVOKE_CONFIG, 204),
-        f"Lambda's defaults hold afterwards, also against the code. {_OVERRULES}",
+        "Of $LATEST: Lambda's defaults hold afterwards, also against the code. Of a version or alias: what its code "
+        f"declares. {_OVERRULES}",
     ),
     _operation(
         "ListFunctionEventInvokeConfigs",
         function_shapes.ListInvokeConfigsRequest,
         event_invoke.list_all,
         ("GET", f"{_INVOKE_CONFIG}/list", 200),
-        "One or none, as only $LATEST exists.",
+        "Sorted: $LATEST, versions, aliases.",
     ),
+    _operation(
+        "PutFunctionRecursionConfig",
+        function_shapes.PutRecursionRequest,
+        recursion.put,
+        ("PUT", _RECURSION, 200),
+        f"It holds for all running workers with their next claim. {_OVERRULES}",
+    ),
+    _operation("GetFunctionRecursionConfig", function_shapes.RecursionRequest, recursion.get, ("GET", _RECURSION, 200)),
     _operation("TagResource", function_shapes.TagResourceRequest, tags.tag, ("POST", _TAGS, 204)),
     _operation("UntagResource", function_shapes.UntagResourceRequest, tags.untag, ("DELETE", _TAGS, 204)),
     _operation("ListTags", function_shapes.ListTagsRequest, tags.list_tags, ("GET", _TAGS, 200)),

@@ -36,8 +36,21 @@ _INVOKING: Final = (
             "/2015-03-31/functions/{FunctionName}/invocations",
             too_large=too_large(MAX_SYNC_PAYLOAD_BYTES, "InvokeFunction"),
         ),
-        differs="Only $LATEST exists. Durable executions and tenants are not known; their headers are checked and "
+        differs="Durable executions and tenants are not known; their headers are checked and "
         "ignored. With no live worker: 502 ResourceNotReadyException at once.",
+        ends_with_client=True,
+    ),
+    _operation(
+        "InvokeWithResponseStream",
+        shapes.InvokeWithResponseStreamRequest,
+        invoking.invoke_with_response_stream,
+        Route(
+            "POST",
+            "/2021-11-15/functions/{FunctionName}/response-streaming-invocations",
+            too_large=too_large(MAX_SYNC_PAYLOAD_BYTES, "InvokeWithResponseStream"),
+        ),
+        differs="Only $LATEST exists. Tenants are not known; their header is checked and ignored. A client that goes "
+        "away cancels the function.",
         ends_with_client=True,
     ),
     _operation(

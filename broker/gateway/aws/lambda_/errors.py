@@ -28,6 +28,7 @@ def _service(name: str, status: int, *, message_key: str = _CAPITAL) -> ErrorKin
 ERRORS: Final[Mapping[str, ErrorKind]] = {
     "InvalidParameterValueException": _user("InvalidParameterValueException", 400),
     "InvalidRequestContentException": _user("InvalidRequestContentException", 400),
+    "RecursiveInvocationException": _user("RecursiveInvocationException", 400, message_key=_CAPITAL),
     "RequestTooLargeException": _user("RequestTooLargeException", 413),
     "ResourceConflictException": _user("ResourceConflictException", 409),
     "ResourceNotFoundException": _user("ResourceNotFoundException", 404, message_key=_CAPITAL),
@@ -45,8 +46,10 @@ REASONS: Final[Mapping[str, str]] = {
     "concurrency": "ReservedFunctionConcurrentInvocationLimitExceeded",
     "paused": "ReservedFunctionConcurrentInvocationLimitExceeded",
     "workers": "ConcurrentInvocationLimitExceeded",
+    "memory": "CallerRateLimitExceeded",
 }
-"""What :class:`broker.errors.CallThrottled` ran into -> ``Reason``. A pause is Lambda's reserved concurrency of 0."""
+"""What :class:`broker.errors.CallThrottled` ran into -> ``Reason``. A pause is Lambda's reserved concurrency of 0;
+memory is the store's."""
 
 
 def invalid(message: str) -> ServiceError:
@@ -80,7 +83,7 @@ def too_large(limit_bytes: int, operation: str) -> str:
 
 
 def throttled(limit: str) -> ServiceError:
-    """The function is at its limit."""
+    """The function, or the store, is at its limit."""
     members, headers = {"Reason": REASONS[limit]}, {"Retry-After": str(RETRY_AFTER_S)}
     return ServiceError("TooManyRequestsException", "Rate Exceeded.", members=members, headers=headers)
 
@@ -92,7 +95,8 @@ def no_worker(function: str) -> ServiceError:
 
 
 def translated(action: Action) -> Action:
-    """The action, raising Lambda's errors where the broker raises its own. The StoreError family passes through."""
+    """The action, raising Lambda's errors where the broker raises its own. The rest of the
+    StoreError family passes through."""
 
     @wraps(action)
     async def run(call: Call, wanted: Any) -> msgspec.Struct | None:
@@ -100,8 +104,12 @@ def translated(action: Action) -> Action:
             return await action(call, wanted)
         except errors.CallThrottled as error:
             raise throttled(error.limit) from error
+        except errors.StoreFull as error:
+            raise throttled("memory") from error
         except errors.NoLiveWorker as error:
             raise no_worker(error.function) from error
+        except errors.RecursiveInvocation as error:
+            raise ServiceError("RecursiveInvocationException", errors.RECURSION_STOPPED) from error
         except errors.InvalidInput as error:
             raise invalid(str(error)) from error
 

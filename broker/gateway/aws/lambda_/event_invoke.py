@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from broker import errors, limits
+from broker.builds import InvokeOverlay
 from broker.functions import change_function
 from broker.gateway.aws.lambda_.errors import invalid, not_found
 from broker.gateway.aws.lambda_.failures import NO_FUNCTION
@@ -22,11 +23,14 @@ from broker.gateway.aws.lambda_.function_shapes import (
 )
 from broker.gateway.aws.lambda_.functions import exists, settings_of
 from broker.gateway.aws.lambda_.members import described_function, resource_of, target_of
-from broker.gateway.aws.lambda_.names import FunctionName
+from broker.gateway.aws.lambda_.names import LATEST, FunctionName
+from broker.gateway.aws.lambda_.paging import page_of
 from broker.gateway.aws.service import Call, ServiceError
 from broker.names import Queue, Resource, Target
 from broker.records import FunctionSettings, InvokeConfig
+from broker.versions import read_catalogue, set_overlay
 
+_PAGE: Final = 50
 _NOTHING_GIVEN: Final = "You must specify at least one of error handling or destination setting."
 _ITSELF: Final = "You can't specify the function as a destination for itself."
 _BAD_DESTINATION: Final = "The destination ARN {arn} is invalid."
@@ -63,14 +67,26 @@ async def delete(call: Call, given: QualifiedRequest) -> None:
     name, resource, settings, _ = await _function(call, given.function_name, given.qualifier)
     if not _configured(settings):
         raise not_found(_NONE.format(arn=name.qualified_arn(call)))
-    await _change(call, resource, {**_USUAL, "invoke_config": None})
+    if name.latest:
+        await _change(call, resource, {**_USUAL, "invoke_config": None})
+    else:
+        await set_overlay(call.broker.core, name.name, name.qualifier or "", None)
 
 
 async def list_all(call: Call, given: ListInvokeConfigsRequest) -> InvokeConfigsPage:
-    """ListFunctionEventInvokeConfigs: one or none, as only $LATEST exists."""
-    name, _, settings, changed_ms = await _function(call, given.function_name, None)
-    found = [_answered(call, name, settings, changed_ms)] if _configured(settings) and not given.marker else []
-    return InvokeConfigsPage(function_event_invoke_configs=found)
+    """ListFunctionEventInvokeConfigs: those of the function, its versions and its aliases that have any."""
+    name, _, _, _ = await _function(call, given.function_name, None)
+    catalogue = await read_catalogue(call.broker.core, name.name)
+    qualifiers = [LATEST, *sorted(catalogue.versions, key=int), *sorted(catalogue.aliases)]
+    found: list[InvokeConfiguration] = []
+    for qualifier in qualifiers:
+        each, _, settings, changed_ms = await _function(call, name.name, qualifier)
+        if _configured(settings):
+            found.append(_answered(call, each, settings, changed_ms))
+    page, marker = page_of(
+        list(enumerate(found)), given.marker, size=given.max_items or _PAGE, key=lambda each: f"{each[0]:09}"
+    )
+    return InvokeConfigsPage(function_event_invoke_configs=[each for _, each in page], next_marker=marker)
 
 
 async def _write(call: Call, given: InvokeConfigRequest, *, keep: bool) -> InvokeConfiguration:
@@ -81,15 +97,32 @@ async def _write(call: Call, given: InvokeConfigRequest, *, keep: bool) -> Invok
     name, resource, before, _ = await _function(call, given.function_name, given.qualifier)
     if keep and not _configured(before):
         raise not_found(_NONE.format(arn=name.qualified_arn(call)))
-    targets = await _targets(call, resource, given.destination_config)
+    function = call.broker.core.resource("function", name.name)
+    targets = await _targets(call, function, given.destination_config)
     now_ms = await call.broker.core.messages.now_ms()
     told = set(said)
     if keep and before.invoke_config is not None:
         told |= set(before.invoke_config.told)
     config = InvokeConfig(told=tuple(sorted(told)), modified_ms=now_ms)
     base = {} if keep else _USUAL
-    after = await _change(call, resource, {**base, **said, **targets, "invoke_config": config})
+    if name.latest:
+        after = await _change(call, resource, {**base, **said, **targets, "invoke_config": config})
+    else:
+        after = await _overlay(call, name, before if keep else FunctionSettings(), {**said, **targets}, config)
     return _answered(call, name, after, now_ms)
+
+
+async def _overlay(
+    call: Call, name: FunctionName, before: FunctionSettings, changes: dict[str, Any], config: InvokeConfig
+) -> FunctionSettings:
+    """Of a version or alias; each has its own, which says all there is to say."""
+    kept = {field: getattr(before, field) for field in _USUAL}
+    overlay = InvokeOverlay(**{**kept, **changes}, config=config)
+    try:
+        await set_overlay(call.broker.core, name.name, name.qualifier or "", overlay)
+    except errors.VersionNotFound as error:
+        raise not_found(NO_FUNCTION) from error
+    return msgspec.structs.replace(before, **{**kept, **changes}, invoke_config=config)
 
 
 async def _change(call: Call, resource: Resource, changes: dict[str, Any]) -> FunctionSettings:

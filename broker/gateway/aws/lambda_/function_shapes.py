@@ -14,6 +14,7 @@ from broker.gateway.aws.lambda_.members import (
     MaxItemsInQuery,
     PlainFunctionInPath,
     QualifierInQuery,
+    UnqualifiedInPath,
 )
 
 _TARGET_PATTERN: Final = r"(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()"
@@ -64,6 +65,12 @@ class DeadLetterConfig(msgspec.Struct, frozen=True, rename="pascal", omit_defaul
     target_arn: Annotated[str | None, Meta(extra={"pattern": _TARGET_PATTERN, "max": 10_000})] = None
 
 
+class Environment(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=True):
+    """A function's variables."""
+
+    variables: dict[str, str] | None = None
+
+
 class UpdateFunctionRequest(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """UpdateFunctionConfiguration; the last ones cannot be changed."""
 
@@ -72,10 +79,10 @@ class UpdateFunctionRequest(msgspec.Struct, frozen=True, kw_only=True, rename="p
     timeout: Annotated[int | None, Meta(extra={"min": 1, "max": 900})] = None
     dead_letter_config: DeadLetterConfig | None = None
     revision_id: str | None = None
-    environment: Any = None
+    environment: Environment | None = None
+    memory_size: Annotated[int | None, Meta(extra={"min": 128, "max": 10_240})] = None
     role: Any = None
     handler: Any = None
-    memory_size: Any = None
     vpc_config: Any = None
     runtime: Any = None
     kms_key_arn: Any = msgspec.field(name="KMSKeyArn", default=None)
@@ -112,6 +119,7 @@ class FunctionConfiguration(msgspec.Struct, frozen=True, kw_only=True, rename="p
     package_type: str
     tracing_config: dict[str, str]
     dead_letter_config: DeadLetterConfig | None = None
+    environment: Environment | None = None
 
 
 class FunctionsPage(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
@@ -141,6 +149,25 @@ class PutConcurrencyRequest(msgspec.Struct, frozen=True, kw_only=True, rename="p
 
     function_name: PlainFunctionInPath
     reserved_concurrent_executions: Annotated[int, Meta(extra={"min": 0})]
+
+
+class PutRecursionRequest(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """PutFunctionRecursionConfig."""
+
+    function_name: UnqualifiedInPath
+    recursive_loop: Annotated[str, Meta(extra={"enum": ("Allow", "Terminate")})]
+
+
+class RecursionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """GetFunctionRecursionConfig."""
+
+    function_name: UnqualifiedInPath
+
+
+class Recursion(msgspec.Struct, frozen=True, rename="pascal"):
+    """Whether loops are stopped: ``Terminate`` or ``Allow``."""
+
+    recursive_loop: str
 
 
 class AccountLimit(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):

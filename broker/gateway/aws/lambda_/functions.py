@@ -10,12 +10,16 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 
 from broker import errors
+from broker.builds import code_digest
+from broker.environment import RESERVED, VARIABLE_PATTERN, badly_named, check_environment, measured, too_much
 from broker.functions import change_function
+from broker.gateway.aws.bounds import violations
 from broker.gateway.aws.lambda_.errors import invalid, unknown_function
-from broker.gateway.aws.lambda_.failures import STALE_REVISION
+from broker.gateway.aws.lambda_.failures import STALE_REVISION, UNQUALIFIED_ONLY
 from broker.gateway.aws.lambda_.function_shapes import (
     Concurrency,
     DeadLetterConfig,
+    Environment,
     FunctionConfiguration,
     FunctionsPage,
     GetFunctionResponse,
@@ -30,20 +34,27 @@ from broker.gateway.aws.service import Call, ServiceError
 from broker.names import Queue, Resource, Target
 from broker.records import FunctionSettings
 from broker.store.directory import Described
+from broker.versions import read_catalogues
 from broker.workers import LiveWorkers
 
 _PAGE: Final = 50
-_MEMORY_MB: Final = 128  # Lambda's default, as handlers see it; Penstock sets no such limit
 _IDLE: Final = "No live worker serves the function."
 _UNCHANGEABLE: Final = (
-    "{name} cannot be changed through the API: functions run in the process of their worker, with its code, "
-    "environment and resources. Change it where the worker is deployed."
+    "{name} cannot be changed through the API: functions run in the process of their worker, with its code and "
+    "resources. Change it where the worker is deployed."
+)
+_RESERVED_VARIABLES: Final = (
+    "Lambda was unable to configure your environment variables because the environment variables you have provided "
+    "contains reserved keys that are currently not supported for modification. Reserved keys used in this request: "
+    "{names}"
+)
+_TOO_MANY_VARIABLES: Final = (
+    "Lambda was unable to configure your environment variables because the environment variables you have provided "
+    "exceeded the 4KB limit. String measured: {measured}"
 )
 _BAD_TARGET: Final = "The dead-letter target {arn} is invalid: the ARN of a standard queue, a function or a stream here"
 _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
-    "environment": ({}, {"Variables": {}}),
     "vpc_config": ({}, {"SubnetIds": [], "SecurityGroupIds": []}),
-    "memory_size": (_MEMORY_MB,),
     "kms_key_arn": ("",),
     "tracing_config": ({}, {"Mode": "PassThrough"}),
     "layers": ([],),
@@ -52,7 +63,7 @@ _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
 }
 """What tools send that have nothing to change."""
 _UNCHANGING: Final = (
-    *("environment", "role", "handler", "memory_size", "vpc_config", "runtime", "kms_key_arn", "tracing_config"),
+    *("role", "handler", "vpc_config", "runtime", "kms_key_arn", "tracing_config"),
     *("layers", "file_system_configs", "image_config", "ephemeral_storage", "snap_start", "logging_config"),
     *("capacity_provider_config", "durable_config", "runtime_config", "accelerator_config"),
 )
@@ -60,15 +71,21 @@ _UNCHANGING: Final = (
 
 async def list_all(call: Call, given: ListFunctionsRequest) -> FunctionsPage:
     """ListFunctions."""
-    names = await call.broker.functions()
-    page, marker = page_of(names, given.marker, size=min(given.max_items or _PAGE, _PAGE), key=lambda name: name)
-    served = await _served(call)
-    qualifier = LATEST if given.function_version == "ALL" else None
+    names: list[str] = await call.broker.functions()
+    items = [(name, 0) for name in names]
+    if given.function_version == "ALL":
+        catalogues = await read_catalogues(call.broker.core, set(names))
+        items += [(name, version.number) for name, each in catalogues.items() for version in each.versions.values()]
+    size = min(given.max_items or _PAGE, _PAGE)
+    page, marker = page_of(sorted(items), given.marker, size=size, key=lambda item: f"{item[0]} {item[1]:09}")
+    served = await served_names(call)
     found: list[FunctionConfiguration] = []
-    for each in page:
-        described = await call.broker.core.directory.describe(call.broker.core.resource("function", each))
+    for name, number in page:
+        latest = None if given.function_version is None else LATEST
+        each = FunctionName(name, str(number) if number else latest)
+        described = await call.broker.core.directory.describe(call.broker.core.resource("function", each.stored))
         if described is not None:  # deleted meanwhile
-            found.append(configuration(call, FunctionName(each, qualifier), described, served=each in served))
+            found.append(configuration(call, each, described, served=each.stored in served))
     return FunctionsPage(functions=found, next_marker=marker)
 
 
@@ -77,7 +94,7 @@ async def get(call: Call, given: QualifiedRequest) -> GetFunctionResponse:
     name, _, described = await described_function(call, given.function_name, given.qualifier)
     settings = settings_of(described)
     return GetFunctionResponse(
-        configuration=configuration(call, name, described, served=name.name in await _served(call)),
+        configuration=configuration(call, name, described, served=name.stored in await served_names(call)),
         code={},
         tags=settings.tags or None,
         concurrency=None if settings.concurrency is None else Concurrency(settings.concurrency),
@@ -87,20 +104,26 @@ async def get(call: Call, given: QualifiedRequest) -> GetFunctionResponse:
 async def get_configuration(call: Call, given: QualifiedRequest) -> FunctionConfiguration:
     """GetFunctionConfiguration."""
     name, _, described = await described_function(call, given.function_name, given.qualifier)
-    return configuration(call, name, described, served=name.name in await _served(call))
+    return configuration(call, name, described, served=name.stored in await served_names(call))
 
 
 async def update_configuration(call: Call, given: UpdateFunctionRequest) -> FunctionConfiguration:
     """UpdateFunctionConfiguration."""
     name, resource, described = await described_function(call, given.function_name)
+    if not name.latest:
+        raise invalid(UNQUALIFIED_ONLY)
     _check_unchanged(given)
-    if given.revision_id and given.revision_id != _revision(described):
+    if given.revision_id and given.revision_id != revision_of(described):
         raise ServiceError("PreconditionFailedException", STALE_REVISION)
     changes: dict[str, Any] = {}
     if given.description is not None:
         changes["description"] = given.description
     if given.timeout is not None:
         changes["timeout_s"] = given.timeout
+    if given.memory_size is not None:
+        changes["memory_mb"] = given.memory_size
+    if given.environment is not None:
+        changes["environment"] = variables_of(given.environment)
     if given.dead_letter_config is not None:
         arn = given.dead_letter_config.target_arn
         changes["dead_letter"] = await _dead_letter(call, resource, arn) if arn else None
@@ -134,13 +157,13 @@ def configuration(call: Call, name: FunctionName, described: Described, *, serve
         function_name=name.name,
         function_arn=shown_arn(call, name),
         code_size=0,
-        code_sha256="",
+        code_sha256=code_digest(settings.build),
         description=settings.description,
         timeout=math.ceil(settings.timeout_s),
-        memory_size=_MEMORY_MB,
+        memory_size=settings.memory_mb,
         last_modified=_iso(described.changed_ms),
-        version=LATEST,
-        revision_id=_revision(described),
+        version=settings.version,
+        revision_id=revision_of(described),
         state="Active" if served else "Inactive",
         state_reason=None if served else _IDLE,
         state_reason_code=None if served else "Idle",
@@ -148,15 +171,18 @@ def configuration(call: Call, name: FunctionName, described: Described, *, serve
         package_type="Zip",
         tracing_config={"Mode": "PassThrough"},
         dead_letter_config=target,
+        environment=Environment(variables=settings.environment) if settings.environment else None,
     )
 
 
-async def _served(call: Call) -> set[str]:
+async def served_names(call: Call) -> set[str]:
+    """What live workers serve: functions, and versions and aliases as the store calls them."""
     workers = await LiveWorkers(call.broker.core).all(fresh=True)
     return {name for worker in workers if not worker.alone for name in worker.functions}
 
 
-def _revision(described: Described) -> str:
+def revision_of(described: Described) -> str:
+    """The revision of the settings in force."""
     return str(uuid5(NAMESPACE_URL, f"{described.nonce}:{described.revision}"))
 
 
@@ -170,6 +196,24 @@ def _check_unchanged(given: UpdateFunctionRequest) -> None:
         value = getattr(given, name)
         if value is not None and value not in _NOTHING.get(name, ()):
             raise invalid(_UNCHANGEABLE.format(name=shown[name]))
+
+
+def variables_of(given: Environment) -> dict[str, str]:
+    """What is to be set. Raises ServiceError with Lambda's texts; values are told to nobody but who sent them."""
+    variables = given.variables or {}
+    if badly_named(variables):
+        shown = "{" + ", ".join(f"{name}=***" for name in variables) + "}"
+        rule = f"Map keys must satisfy constraint: [Member must satisfy regular expression pattern: {VARIABLE_PATTERN}]"
+        raise violations([f"Value '{shown}' at 'environment.variables' failed to satisfy constraint: {rule}"])
+    if reserved := sorted(RESERVED & variables.keys()):
+        raise invalid(_RESERVED_VARIABLES.format(names=", ".join(reserved)))
+    if too_much(variables):
+        raise invalid(_TOO_MANY_VARIABLES.format(measured=measured(variables)))
+    try:
+        check_environment(variables)
+    except errors.InvalidOption as error:
+        raise invalid(str(error)) from None
+    return variables
 
 
 async def _dead_letter(call: Call, function: Resource, arn: str) -> Target:

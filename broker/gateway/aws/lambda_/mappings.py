@@ -183,7 +183,9 @@ async def _function_of(call: Call, text: str) -> FunctionName:
         resource = unqualified(call, found)
     except ServiceError:
         raise invalid(rules.NO_SUCH_FUNCTION) from None
-    if not found.latest or await call.broker.core.directory.describe(resource) is None:
+    if not found.latest:
+        resource = call.broker.core.resource("function", found.stored)
+    if await call.broker.core.directory.describe(resource) is None:
         raise invalid(rules.NO_SUCH_FUNCTION)
     return found
 
@@ -202,7 +204,7 @@ async def _check_visibility(call: Call, mapping: MappingSettings) -> None:
         queue = await describe_queue(core, core.resource("queue", mapping.queue))
     except errors.QueueNotFound as error:
         raise invalid(rules.NO_SUCH_QUEUE) from error
-    described = await core.directory.describe(core.resource("function", mapping.function))
+    described = await core.directory.describe(core.resource("function", mapping.target))
     if described is not None:
         function = msgspec.json.decode(described.settings, type=FunctionSettings)
         rules.check_visibility(queue.settings.visibility_timeout_s, function.timeout_s)

@@ -32,6 +32,11 @@ PlainFunctionInPath: TypeAlias = Annotated[
     str, Meta(extra={"in": "path", "name": "FunctionName", "pattern": _PLAIN_PATTERN, "min": 1, "max": 140})
 ]
 """Of the operations that are on functions alone; the model is stricter there."""
+_UNQUALIFIED_PATTERN: Final = NAME_PATTERN[: NAME_PATTERN.index(r"([a-zA-Z0-9-_\.]+)")] + "([a-zA-Z0-9-_]+)"
+UnqualifiedInPath: TypeAlias = Annotated[
+    str, Meta(extra={"in": "path", "name": "FunctionName", "pattern": _UNQUALIFIED_PATTERN, "min": 1, "max": 140})
+]
+"""Of the operations that refuse any qualifier by the model's own pattern."""
 QualifierInQuery: TypeAlias = Annotated[
     str | None,
     Meta(
@@ -47,13 +52,18 @@ MaxItemsInQuery: TypeAlias = Annotated[
 async def described_function(
     call: Call, given: str, qualifier: str | None = None
 ) -> tuple[FunctionName, Resource, Described]:
-    """The function that a request names, as it is now. Raises ServiceError where it, or its qualifier, is not there."""
+    """The function, version or alias that a request names, as it is now. Raises ServiceError where it is not there."""
     name = read_name(call, given, qualifier)
     resource = unqualified(call, name)
-    described = await call.broker.core.directory.describe(resource)
+    directory = call.broker.core.directory
+    described = await directory.describe(resource)
     if described is None:
         raise unknown_function(shown_arn(call, name))
-    if not name.latest:
+    if name.latest:
+        return name, resource, described
+    resource = call.broker.core.resource("function", name.stored)
+    described = await directory.describe(resource)
+    if described is None:
         raise no_such_qualifier(call, name)
     return name, resource, described
 

@@ -42,6 +42,11 @@ class FunctionName(msgspec.Struct, frozen=True):
         return f"{self.arn(call)}:{self.qualifier or LATEST}"
 
     @property
+    def stored(self) -> str:
+        """What is called so in the store, and by workers that serve it."""
+        return self.name if self.latest else f"{self.name}:{self.qualifier}"
+
+    @property
     def latest(self) -> bool:
         """Whether it means the newest registration."""
         return self.qualifier is None or self.qualifier == LATEST

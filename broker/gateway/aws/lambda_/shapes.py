@@ -21,6 +21,7 @@ Qualifier: TypeAlias = Annotated[
 ]
 InvocationType: TypeAlias = Literal["Event", "RequestResponse", "DryRun"]
 INVOCATION_TYPES: Final = ("Event", "RequestResponse", "DryRun")
+STREAMING_TYPES: Final = ("RequestResponse", "DryRun")
 _EXECUTION: Final = "[a-zA-Z0-9-_]+"
 _TENANT: Final = r"[a-zA-Z0-9\._:\/=+\-@ ]+"
 
@@ -49,6 +50,7 @@ class InvocationResponse(msgspec.Struct, frozen=True, rename="pascal", kw_only=T
     executed_version: Annotated[str | None, _at("header", "X-Amz-Executed-Version")] = None
     payload: Annotated[bytes | None, _at("payload", "Payload")] = None
     request_id: Annotated[str | None, _at("request_id", "x-amzn-RequestId")] = None
+    trace_header: Annotated[str | None, _at("header", "X-Amzn-Trace-Id")] = None
 
 
 class InvokeAsyncRequest(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
@@ -62,4 +64,27 @@ class InvokeAsyncResponse(msgspec.Struct, frozen=True, rename="pascal", kw_only=
     """Output of InvokeAsync."""
 
     status: Annotated[int, _at("status", "Status")]
+    request_id: Annotated[str | None, _at("request_id", "x-amzn-RequestId")] = None
+    trace_header: Annotated[str | None, _at("header", "X-Amzn-Trace-Id")] = None
+
+
+class InvokeWithResponseStreamRequest(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    """Input of InvokeWithResponseStream."""
+
+    function_name: FunctionName
+    qualifier: Qualifier = None
+    invocation_type: Annotated[str, _at("header", "X-Amz-Invocation-Type", enum=STREAMING_TYPES)] = "RequestResponse"
+    log_type: Annotated[str, _at("header", "X-Amz-Log-Type", enum=("None", "Tail"))] = "None"
+    client_context: Annotated[str | None, _at("header", "X-Amz-Client-Context")] = None
+    tenant_id: Annotated[str | None, _at("header", "X-Amz-Tenant-Id", pattern=_TENANT, min=1, max=256)] = None
+    payload: Annotated[bytes, _at("payload", "Payload")] = b""
+
+
+class InvokeWithResponseStreamResponse(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    """Output of InvokeWithResponseStream, whose event stream is sent behind it."""
+
+    status_code: Annotated[int, _at("status", "StatusCode")]
+    executed_version: Annotated[str | None, _at("header", "X-Amz-Executed-Version")] = None
+    response_stream_content_type: Annotated[str | None, _at("header", "Content-Type")] = None
+    event_stream: Annotated[bytes | None, _at("payload", "EventStream")] = None
     request_id: Annotated[str | None, _at("request_id", "x-amzn-RequestId")] = None

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from broker.errors import StoreError
+from broker.errors import StoreError, StoreFull
 from broker.gateway.aws.errors import COMMON, INTERNAL, from_store
 from broker.gateway.aws.service import ServiceError
-from broker.gateway.aws.sqs.errors import code_of
+from broker.gateway.aws.sqs.errors import ERRORS, code_of, throttled
 from broker.gateway.aws.sqs.message_shapes import BatchResultErrorEntry
 
 MAX_ENTRIES: Final = 10
@@ -54,6 +54,6 @@ def failed(entry_id: str, error: ServiceError) -> BatchResultErrorEntry:
 
 def failed_in_store(entry_id: str, error: StoreError) -> BatchResultErrorEntry:
     """How an entry that the store did not take is told, where it took others: its sender may try again."""
-    told = from_store(error) or INTERNAL
-    code = COMMON[told.name].code
+    told = throttled() if isinstance(error, StoreFull) else from_store(error) or INTERNAL
+    code = told.name if told.name in ERRORS else COMMON[told.name].code
     return BatchResultErrorEntry(id=entry_id, sender_fault=False, code=code, message=told.message)

@@ -151,7 +151,8 @@ _OPERATIONS: Final = _by_name(
             "SendMessage",
             message_shapes.SendMessageRequest,
             sending.send,
-            "There is no limit on the rate, so nothing is throttled; AWSTraceHeader has at most 4096 bytes.",
+            "There is no limit on the rate; RequestThrottled tells of a full store. AWSTraceHeader: up to 4096 bytes; "
+            "without it, X-Amzn-Trace-Id of the request is taken.",
         ),
         _operation(
             "SendMessageBatch",

@@ -110,18 +110,26 @@ def too_large(limit_bytes: int) -> ServiceError:
     return invalid(f"One or more parameters are invalid. Reason: Message must be shorter than {limit_bytes} bytes.")
 
 
+def throttled() -> ServiceError:
+    """Redis is full, or nearly: nothing was stored, and the sender may try again."""
+    return ServiceError("RequestThrottled", "The store is full at the moment; nothing was stored. Try again later.")
+
+
 def code_of(error: ServiceError) -> str:
     """The code under which an entry of a batch tells of it."""
     return ERRORS[error.name].code
 
 
 def translated(action: Action) -> Action:
-    """The action, raising SQS's errors where the broker raises its own. The StoreError family passes through."""
+    """The action, raising SQS's errors where the broker raises its own. The rest of the
+    StoreError family passes through."""
 
     @wraps(action)
     async def run(call: Call, wanted: Any) -> msgspec.Struct | None:
         try:
             return await action(call, wanted)
+        except errors.StoreFull as error:
+            raise throttled() from error
         except (errors.InvalidInput, errors.NotFound, errors.Conflict) as error:
             raise from_broker(error, call.protocol) from error
 

@@ -20,6 +20,7 @@ from broker.names import Resource
 from broker.outgoing import ATTRIBUTE_NAME, GROUP, NOT_IN_MESSAGES
 from broker.records import ATTRIBUTE_TYPE, Attribute, Header, is_number, pack
 from broker.store.values import NewMessage
+from broker.tracing import NO_TRACE, Trace
 
 Wanted: TypeAlias = SendMessageRequest | SendMessageBatchRequestEntry
 
@@ -40,8 +41,16 @@ class Draft(msgspec.Struct, frozen=True):
     system_attributes_md5: str | None = None
 
 
-def draft(queue: Resource, wanted: Wanted, *, sender: str, body_parameter: str = "MessageBody") -> Draft:
-    """The message as it is stored. ``sender`` is the SenderId where it is not the queue's account, else ''.
+def draft(
+    queue: Resource,
+    wanted: Wanted,
+    *,
+    sender: str,
+    trace: Trace = NO_TRACE,
+    body_parameter: str = "MessageBody",
+) -> Draft:
+    """The message as it is stored. ``sender`` is the SenderId where it is not the queue's account, else ''; ``trace``
+    what the request belongs to, whose header an AWSTraceHeader of the message replaces.
 
     Its size is not checked. Raises ServiceError.
     """
@@ -50,13 +59,13 @@ def draft(queue: Resource, wanted: Wanted, *, sender: str, body_parameter: str =
     check_text(wanted.message_body)
     body = wanted.message_body.encode()
     delay_ms = _delay_ms(queue, wanted.delay_seconds)
-    plain = not (wanted.message_attributes or wanted.message_system_attributes or sender)
+    plain = not (wanted.message_attributes or wanted.message_system_attributes or sender or trace is not NO_TRACE)
     if plain and wanted.message_group_id is None and wanted.message_deduplication_id is None and not queue.fifo:
         return Draft(NewMessage(pack(body), len(body), delay_ms), body_md5(body))
-    return _headed(queue, wanted, body, delay_ms=delay_ms, sender=sender)
+    return _headed(queue, wanted, body, delay_ms=delay_ms, sender=sender, trace=trace)
 
 
-def _headed(queue: Resource, wanted: Wanted, body: bytes, *, delay_ms: int | None, sender: str) -> Draft:
+def _headed(queue: Resource, wanted: Wanted, body: bytes, *, delay_ms: int | None, sender: str, trace: Trace) -> Draft:
     attributes = read_attributes(wanted.message_attributes or _NONE)
     system = _system_attributes(wanted.message_system_attributes or _NONE)
     group = check_id("MessageGroupId", wanted.message_group_id)
@@ -65,8 +74,15 @@ def _headed(queue: Resource, wanted: Wanted, body: bytes, *, delay_ms: int | Non
         raise missing("MessageGroupId")
     if deduplication_id and not queue.fifo:
         raise invalid_value("MessageDeduplicationId", deduplication_id, WRONG_FOR_KIND)
-    trace = system[_TRACE].data.decode() if system else ""
-    header = Header(attributes=attributes, group=group, deduplication_id=deduplication_id, trace=trace, sender=sender)
+    header = Header(
+        attributes=attributes,
+        group=group,
+        deduplication_id=deduplication_id,
+        trace=system[_TRACE].data.decode() if system else trace.header,
+        sender=sender,
+        traceparent=trace.parent,
+        tracestate=trace.state,
+    )
     size = len(body) + _attributes_size(attributes)
     return Draft(
         NewMessage(pack(body, header), size, delay_ms, group=group, deduplication_id=deduplication_id),

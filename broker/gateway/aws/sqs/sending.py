@@ -24,7 +24,7 @@ _ENTRY = "SendMessageBatchRequestEntry"
 async def send(call: Call, wanted: shapes.SendMessageRequest) -> shapes.SendMessageResult:
     """Stores one message; answering means stored."""
     queue = await usable_queue(call, wanted.queue_url, "SendMessage")
-    made = draft(queue, wanted, sender=_sender(call, queue))
+    made = draft(queue, wanted, sender=_sender(call, queue), trace=call.trace)
     if made.message.size > limits.MAX_MESSAGE_BYTES:  # not worth a way to Redis
         described = await describe_queue(call.broker.core, queue)
         raise too_large(described.settings.max_message_bytes)
@@ -91,7 +91,13 @@ def _draft(
     call: Call, queue: Resource, entry: shapes.SendMessageBatchRequestEntry, number: int
 ) -> Draft | ServiceError:
     try:
-        return draft(queue, entry, sender=_sender(call, queue), body_parameter=f"{_ENTRY}.{number}.MessageBody")
+        return draft(
+            queue,
+            entry,
+            sender=_sender(call, queue),
+            trace=call.trace,
+            body_parameter=f"{_ENTRY}.{number}.MessageBody",
+        )
     except ServiceError as error:
         return error
 

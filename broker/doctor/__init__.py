@@ -1,0 +1,1 @@
+"""What `penstock doctor` looks at: the server, and everything that stands in it."""

@@ -1,0 +1,150 @@
+"""Required durability: what the server gives is known before a write is accepted, replicas confirm it afterwards.
+
+The script that stores knows what its resource requires, and refuses whoever has not made sure of exactly that. So a
+resource that requires nothing costs nothing, and a requirement that changes is noticed by every sender's next write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias, TypeVar
+
+import msgspec
+
+from broker.durability import Durability, gives, parse_durability
+from broker.errors import DurabilityNotMet, InvalidOption, StoreDenied, StoreFault
+from broker.names import Resource
+from broker.store.keys import Keyspace
+from broker.store.lanes import Lane, RunsScripts
+from broker.store.scripts import Command, Script, ScriptRunner
+from broker.store.server import (
+    PERSISTENCE_SETTINGS,
+    InForce,
+    has_waitaof,
+    level_in_force,
+    online_replicas,
+    read_config,
+    read_info,
+)
+from broker.store.values import DurabilityRequired
+
+T = TypeVar("T")
+Attempt: TypeAlias = Callable[[str, RunsScripts], Awaitable[T]]
+"""Stores something: given what was made sure of, for the script to compare, and what the script runs through."""
+_FRESH_S: Final = 1.0
+
+
+class ServerState(msgspec.Struct, frozen=True):
+    """What a server gives at the moment."""
+
+    in_force: InForce
+    replicas: int
+    """Replicas in step."""
+    waitaof: bool
+
+    def why_not(self, required: Durability) -> str | None:
+        """None where it gives what is required; else what is missing."""
+        if self.in_force.level is None or not gives(self.in_force.level, required.server):
+            return self.in_force.why
+        if self.replicas < required.replicas:
+            return f"{self.replicas} of {required.replicas} replicas are in step with the primary"
+        if required.replicas_on_disk and not self.waitaof:
+            return "the server has no WAITAOF, which is new in 7.2"
+        return None
+
+
+class DurableWrites:
+    """Sees to it that what is answered is as safe as its resource requires. Errors: the StoreError family."""
+
+    def __init__(
+        self, runner: ScriptRunner, scripts: dict[Command, Script], keyspace: Keyspace, *, confirm_ms: int
+    ) -> None:
+        self._runner: Final = runner
+        self._scripts: Final = scripts
+        self._keys: Final = keyspace
+        self._confirm_ms: Final = confirm_ms
+        self._required: Final[dict[Resource, str]] = {}
+        self._lanes: Final[dict[tuple[int, bool], Lane]] = {}
+        self._state: ServerState | None = None
+        self._looked_at_s = float("-inf")
+        self._looking: asyncio.Task[ServerState] | None = None
+
+    async def store(self, resource: Resource, attempt: Attempt[T]) -> T:
+        """What the attempt stores. Raises DurabilityNotMet where nothing was stored, WriteNotConfirmed where it was."""
+        while True:
+            required = self._required.get(resource, "")
+            runs: RunsScripts = await self._made_sure(required, resource) if required else self._runner
+            try:
+                return await attempt(required, runs)
+            except DurabilityRequired as found:
+                if found.required:
+                    self._required[resource] = found.required
+                else:
+                    self._required.pop(resource, None)
+
+    async def check(self, text: str) -> None:
+        """Raises DurabilityNotMet unless the server gives a level now; '' is none."""
+        if text:
+            required = parse_durability(text)
+            if why_not := (await self.look()).why_not(required):
+                raise DurabilityNotMet(text, why_not)
+
+    async def state(self) -> ServerState:
+        """What the server gives, as known for at most a second."""
+        if self._state is not None and time.monotonic() - self._looked_at_s <= _FRESH_S:
+            return self._state
+        return await self.look()
+
+    async def look(self) -> ServerState:
+        """What the server gives now. Whoever asks meanwhile shares the answer."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name="penstock-durability")
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits
+        return await asyncio.shield(self._looking)
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        for lane in self._lanes.values():
+            await lane.close()
+
+    async def _made_sure(self, text: str, resource: Resource) -> RunsScripts:
+        try:
+            required = parse_durability(text)
+        except InvalidOption as error:  # set by a newer release
+            self._required.pop(resource, None)
+            raise DurabilityNotMet(text, f"this release knows no such level ({error.rule})") from error
+        if why_not := (await self.state()).why_not(required):
+            self._required.pop(resource, None)  # it may be required no more: the next write asks
+            raise DurabilityNotMet(text, why_not)
+        if not required.replicas:
+            return self._runner
+        lane = required.replicas, required.replicas_on_disk
+        if lane not in self._lanes:
+            self._lanes[lane] = Lane(self._runner, self._scripts, required, confirm_ms=self._confirm_ms)
+        return self._lanes[lane].of(self._keys.of(resource).meta)
+
+    async def _look(self) -> ServerState:
+        began_s = time.monotonic()
+        try:
+            self._state = None
+            info = read_info(await self._runner.fetch("INFO"))
+            self._state = ServerState(await self._in_force(info), online_replicas(info), has_waitaof(info))
+            self._looked_at_s = began_s
+            return self._state
+        finally:
+            self._looking = None
+
+    async def _in_force(self, info: dict[str, str]) -> InForce:
+        try:
+            config = read_config(await self._runner.fetch("CONFIG", "GET", PERSISTENCE_SETTINGS))
+        except (StoreDenied, StoreFault):  # a provider's server may not know the command
+            without = level_in_force(info, {})
+            if without.level is not None:
+                return without
+            return InForce(None, "the server does not let us read appendfsync: its ACL must allow +config|get")
+        return level_in_force(info, config)

@@ -1,0 +1,30 @@
+"""doctor: lines for people, JSON for programs, an exit status by the worst."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from broker import Broker
+from broker.embedded import EmbeddedRedis
+from tests.cli.shell import Shell
+
+
+async def test_the_doctor_says_a_line_a_matter_and_ends_by_the_worst(shell: Shell, broker: Broker) -> None:
+    await broker.queue("orders").create()
+    done = await shell.run("doctor", "--watch", "0", status=3)  # without a limit for its memory
+    assert "WARNING memory: Redis at unix://" in done.out
+    assert "          -> set maxmemory" in done.out
+    assert 'ok      backlog: queue "orders": 0 wait, 0 in flight' in done.out
+    assert "asking the server" in done.err
+    listed = await shell.run("doctor", "--watch", "0", "--json", status=3)
+    assert listed.err == ""
+    assert {"severity", "check", "subject", "text", "advice"} == listed.json_lines[0].keys()
+
+
+async def test_an_error_is_status_4_and_a_server_that_cannot_be_asked_1(tmp_path: Path) -> None:
+    options = {"maxmemory-policy": "allkeys-lru"}
+    with EmbeddedRedis(tmp_path / "r", append_only=False, options=options) as server:
+        done = await Shell(tmp_path, url=server.url).run("doctor", "--watch", "0", status=4)
+        assert "ERROR   eviction" in done.out
+    gone = await Shell(tmp_path, url="unix:///nowhere/redis.sock").run("doctor", "--json", status=1)
+    assert gone.json["error"] == "StoreUnavailable"

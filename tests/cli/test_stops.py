@@ -1,0 +1,56 @@
+"""How `penstock runtime` ends, and what becomes of what it was running."""
+
+from __future__ import annotations
+
+import signal
+
+import anyio.to_thread
+import pytest
+
+from broker import Broker
+from tests.cli.shell import Shell, eventually
+
+APP = """
+import asyncio
+
+from runtime import App
+
+app = App()
+
+@app.function(timeout=900)
+async def wait(event, context):
+    await asyncio.sleep(900)
+"""
+
+
+@pytest.mark.parametrize(("grace", "signals"), [("3600", 2), ("0", 1)], ids=["second signal", "no grace"])
+async def test_what_is_cut_off_is_given_back_and_the_status_is_0(
+    shell: Shell, broker: Broker, grace: str, signals: int
+) -> None:
+    (shell.folder / "app.py").write_text(APP)
+    out, err = shell.folder / "out", shell.folder / "err"
+    process = shell.start(["runtime", "app:app", "--grace", grace, "--log-format", "json"], out=out, err=err)
+
+    async def said(words: str) -> bool:
+        assert process.poll() is None, err.read_text()
+        return words in err.read_text()
+
+    async def running() -> bool:
+        return (await broker.function("wait").counts()).in_flight == 1
+
+    try:
+        await eventually(lambda: said("worker_ready"))
+        await broker.invoke("wait", {})
+        await eventually(running)
+        process.send_signal(signal.SIGTERM)
+        if signals > 1:
+            await eventually(lambda: said("worker_stopping"))
+            process.send_signal(signal.SIGTERM)
+        assert await anyio.to_thread.run_sync(process.wait, 15) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(15)
+    counts = await broker.function("wait").counts()
+    assert (counts.visible, counts.in_flight, counts.set_apart) == (1, 0, 0)
+    assert '"handed_back":1' in err.read_text()

@@ -1,0 +1,109 @@
+"""The one connection that all tasks share: whose reply is whose, whatever happens to those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis import exceptions as failures
+
+from broker.embedded import EmbeddedRedis
+from broker.store.connection import Client, connect
+
+
+@pytest.fixture
+async def client(redis_server: EmbeddedRedis) -> Any:
+    client = connect(redis_server.url)
+    yield client
+    await client.aclose()
+
+
+async def test_a_thousand_tasks_get_their_own_replies_over_one_connection(client: Client) -> None:
+    names = [b"%d" % number for number in range(1_000)]
+
+    ids = asyncio.gather(*(client.execute("CLIENT", "ID") for _ in names))
+    assert await asyncio.gather(*(client.execute("ECHO", name) for name in names)) == names
+    assert len(set(await ids)) == 1
+
+
+async def test_one_that_is_cancelled_leaves_the_others_their_replies(client: Client) -> None:
+    await client.execute("PING")
+    tasks = [asyncio.create_task(client.execute("ECHO", str(number))) for number in range(100)]
+    await asyncio.sleep(0)
+    for task in tasks[::3]:
+        task.cancel()
+
+    replies = await asyncio.gather(*tasks, return_exceptions=True)
+
+    left = [number for number in range(100) if number % 3]
+    assert [reply for reply in replies if isinstance(reply, bytes)] == [b"%d" % number for number in left]
+    assert await client.execute("ECHO", "next") == b"next"
+
+
+async def test_an_error_is_raised_for_its_own_command_alone(client: Client) -> None:
+    replies = await asyncio.gather(
+        client.execute("ECHO", "one"),
+        client.execute("EVALSHA", "0" * 40, 0),
+        client.execute("ECHO", "two"),
+        return_exceptions=True,
+    )
+
+    assert replies[0] == b"one"
+    assert isinstance(replies[1], failures.NoScriptError)
+    assert replies[2] == b"two"
+
+
+async def test_all_who_wait_hear_of_a_lost_connection_and_the_next_command_makes_another(
+    client: Client, redis_server: EmbeddedRedis
+) -> None:
+    other = connect(redis_server.url)
+    mine = await client.execute("CLIENT", "ID")
+    waiting = [asyncio.create_task(client.execute("BLPOP", f"never-{number}", 0)) for number in range(3)]
+    await asyncio.sleep(0)
+
+    assert await other.execute("CLIENT", "KILL", "ID", mine) == 1
+    lost = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [type(error) for error in lost] == [failures.ConnectionError] * 3
+    assert await client.execute("CLIENT", "ID") != mine
+    await other.aclose()
+
+
+async def test_a_silent_server_is_a_lost_connection(redis_server: EmbeddedRedis) -> None:
+    client = connect(redis_server.url, timeout_s=0.2)
+    mine = await client.execute("CLIENT", "ID")
+
+    with pytest.raises(failures.TimeoutError, match=r"no reply within 0\.2 s"):
+        await client.execute("BLPOP", "never", 0)
+
+    assert await client.execute("CLIENT", "ID") != mine
+    await client.aclose()
+
+
+async def test_more_than_the_server_reads_at_once_waits_for_room(client: Client) -> None:
+    large = b"x" * 3_000_000
+
+    replies = await asyncio.gather(*(client.execute("ECHO", large) for _ in range(12)), client.execute("ECHO", "last"))
+
+    assert [len(reply) for reply in replies] == [3_000_000] * 12 + [4]
+
+
+async def test_who_waits_when_it_is_closed_hears_so(client: Client) -> None:
+    await client.execute("PING")
+    waiting = asyncio.create_task(client.execute("BLPOP", "never", 0))
+    await asyncio.sleep(0)
+
+    await client.aclose()
+
+    with pytest.raises(failures.ConnectionError, match="was closed"):
+        await waiting
+
+
+async def test_a_server_that_is_not_there_is_everybodys_error() -> None:
+    client = connect("redis://127.0.0.1:1")
+
+    found = await asyncio.gather(*(client.execute("PING") for _ in range(5)), return_exceptions=True)
+
+    assert [type(error) for error in found] == [failures.ConnectionError] * 5
+    await client.aclose()
