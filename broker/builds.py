@@ -6,7 +6,8 @@ published; an *alias* names a version, and perhaps a second one that gets a shar
 Each of them that can hold events is a function of its own in the store, named ``orders:3`` or ``orders:live``, in the
 slot of the function and with its permits; an alias has two, as each event is given to one of its two versions when it
 is accepted: ``orders:live`` for the first, ``orders:live+`` for the second. Which version serves them may change while
-events wait there. Their settings are made from what stands here and from the function's.
+events wait there. Their settings are made from what stands here and from the function's; but only the function's own
+events are split into partitions.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def _of_version(version: Version, function: FunctionSettings) -> FunctionSetting
 
 def _plain(settings: FunctionSettings) -> FunctionSettings:
     """Without what belongs to the function alone."""
-    return msgspec.structs.replace(settings, declared=None, tags={}, invoke_config=None)
+    return msgspec.structs.replace(settings, declared=None, tags={}, invoke_config=None, partitions=1)
 
 
 def _overlaid(settings: FunctionSettings, overlay: InvokeOverlay | None) -> FunctionSettings:

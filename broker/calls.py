@@ -41,6 +41,8 @@ class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     """Of the call; the function sees it as its request id."""
     function: str = ""
+    partition: int = 0
+    """``drop``: where the event was."""
     reply_to: str = ""
     timeout_ms: int = 0
     payload: bytes | None = None

@@ -29,9 +29,11 @@ from broker.store.moves import MoveStore
 from broker.store.once import OnceStore
 from broker.store.outbox import OutboxStore
 from broker.store.parcels import ParcelStore
+from broker.store.partitions import PartitionStore
 from broker.store.permits import PermitStore
 from broker.store.repair import RepairStore
 from broker.store.scripts import ScriptRunner, ThreadScriptRunner, load_scripts
+from broker.store.splits import Splits
 from broker.store.statuses import StatusStore
 
 _CLOSE_GRACE_S: Final = 1.0
@@ -46,6 +48,7 @@ class Core:
         self.scripts: Final = load_scripts(test_clock=settings.test_clock)
         self.runner: Final = ScriptRunner(self._link, self.scripts, url=address.url, chosen_by=address.chosen_by)
         self.channels: Final = self._channels()
+        self.splits: Final = Splits()
         self.runner.on_demoted = self.channels.renew
         self._background: Final[set[asyncio.Task[Any]]] = set()
         self._see(settings)
@@ -68,12 +71,13 @@ class Core:
     def _see(self, settings: Settings) -> None:
         self.settings = settings
         self.keys = Keyspace(settings.prefix, settings.account, settings.region)
-        self.messages = MessageStore(self.runner, self.keys)
+        self.messages = MessageStore(self.runner, self.keys, self.splits)
         self.outbox = OutboxStore(self.runner, self.keys)
         self.moves = MoveStore(self.runner, self.keys)
         self.once = OnceStore(self.runner, self.keys)
+        self.partitions = PartitionStore(self.runner, self.keys, self.splits)
         self.permits = PermitStore(self.runner, self.keys)
-        self.directory = DirectoryStore(self.runner, self.keys)
+        self.directory = DirectoryStore(self.runner, self.keys, self.splits)
         self.logs = LogStore(self.runner, self.keys)
         self.parcels = ParcelStore(self.runner, self.keys)
         self.statuses = StatusStore(self.runner, self.keys)

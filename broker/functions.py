@@ -14,6 +14,7 @@ from broker.declarations import Change, changed_by_api, declared_anew, held, ove
 from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy, StoreFault, VersionNotFound
 from broker.names import LATEST, SPARE, Function, Queue, Resource, Stream, Target, check_name, split_function
 from broker.outgoing import event_message, event_messages
+from broker.partitions import counts, delete, follow, growth_fields, purge
 from broker.queue_settings import ensure_queue
 from broker.records import FunctionSettings
 from broker.routing import Relay
@@ -86,7 +87,7 @@ class FunctionClient:
 
     async def counts(self) -> Counts:
         """Exact numbers of its queued, running and retrying events at this moment."""
-        found = [counts for place in self._places() if (counts := await self._core.messages.counts(place)) is not None]
+        found = [each for place in self._places() if (each := await counts(self._core, place)) is not None]
         if not found:
             raise FunctionNotFound(self.name)
         return found[0] if len(found) == 1 else found[0].plus(found[1])
@@ -107,13 +108,15 @@ class FunctionClient:
         await self._hold(held=False)
 
     async def _hold(self, *, held: bool) -> None:
-        if not await self._core.directory.hold(self._core.resource("function", self.function), held=held):
+        function = self._core.resource("function", self.function)
+        if not await self._core.directory.hold(function, held=held):
             raise FunctionNotFound(self.function)
+        await follow(self._core, function, len(await self._core.partitions.parts(function)))
         await align(self._core, self.function)
 
     async def purge(self) -> int:
         """Throws all queued events away, running ones too; answers how many."""
-        held = [await self._core.messages.purge(place) for place in self._places()]
+        held = [await purge(self._core, place) for place in self._places()]
         if not isinstance(held[0], int):
             raise FunctionNotFound(self.name)
         return sum(each for each in held if isinstance(each, int))
@@ -125,8 +128,9 @@ class FunctionClient:
             await self._delete_qualified(force=force)
             return
         await forget_versions(self._core, self.name, force=force)
-        await self._relay.deliver(self.resource)
-        status, held = await self._core.directory.delete(self.resource, force=force)
+        for part in await self._core.partitions.parts(self.resource):
+            await self._relay.deliver(part)
+        status, held = await delete(self._core, self.resource, force=force)
         if status == "unknown":
             raise FunctionNotFound(self.name)
         if status == "busy":
@@ -208,16 +212,27 @@ async def register_function(core: Core, name: str, settings: FunctionSettings) -
             await ensure_target(core, target)
     while (described := await core.directory.describe(resource)) is None:
         encoded = msgspec.json.encode(settings)
-        done = await core.directory.configure(resource, encoded, function_fields(settings), mode="create")
+        fields = function_fields(settings) | await growth_fields(
+            core, resource, None, before=1, after=settings.partitions
+        )
+        done = await core.directory.configure(resource, encoded, fields, mode="create")
         if done.status == "created":
+            await follow(core, resource, settings.partitions)
             core.directory.forget(resource)  # one of that name may have been there before
             await core.directory.note_nonce(resource)
             return Registered(created=True, changes=[])
     await core.directory.note_nonce(resource)
-    before, after = await _change(core, resource, described, lambda stored: declared_anew(stored, settings))
+    before, after = await _change(
+        core, resource, described, lambda stored: declared_anew(stored, never_fewer(stored, settings))
+    )
     if before != after:
         await align(core, name)
     return Registered(created=False, changes=overruled(before, after), held=held(after))
+
+
+def never_fewer(stored: FunctionSettings, declaration: FunctionSettings) -> FunctionSettings:
+    """What code declares, with no fewer partitions than there are: an older release of it must not stop at that."""
+    return msgspec.structs.replace(declaration, partitions=max(stored.partitions, declaration.partitions))
 
 
 async def change_function(
@@ -242,9 +257,13 @@ async def _change(
     for _ in range(_CHANGE_ATTEMPTS):
         before = msgspec.json.decode(described.settings, type=FunctionSettings)
         after = change(before)
-        encoded, fields = msgspec.json.encode(after), function_fields(after)
+        fields = function_fields(after) | await growth_fields(
+            core, resource, described, before=before.partitions, after=after.partitions
+        )
+        encoded = msgspec.json.encode(after)
         done = await core.directory.configure(resource, encoded, fields, mode="replace", instead_of=described.settings)
         if done.status != "kept":
+            await follow(core, resource, after.partitions)
             return before, after
         found = await core.directory.describe(resource)
         if found is None:

@@ -5,7 +5,8 @@ A message id is a UUID of version 8 made of the entry that it names::
     48 bits  milliseconds of the entry      10 bits  partition
     32 bits  sequence within them           32 bits  the resource's own random number
 
-so it is unique over all resources, sorts by time, and costs no memory.
+so it is unique over all resources, sorts by time, and costs no memory. Partition and random number together are the
+partition's *mark*; that of the first partition is the resource's random number alone.
 """
 
 from __future__ import annotations
@@ -23,24 +24,51 @@ _SEQUENCE_LOW_BITS: Final = 20
 _SEQUENCE_BITS: Final = 21
 _SEQUENCE_BASE: Final = 10**19
 _SEQUENCE_LOW: Final = (1 << _SEQUENCE_LOW_BITS) - 1
+_NONCE_BITS: Final = 32
+_NONCE: Final = (1 << _NONCE_BITS) - 1
+_MARK: Final = (1 << _NONCE_BITS + 10) - 1
 
 
-def message_id(entry: str, nonce: int, *, partition: int = 0) -> str:
-    """The id of the entry ``"<milliseconds>-<sequence>"`` of the resource with that random number."""
+def mark_of(nonce: int, partition: int) -> int:
+    """What is the same in all ids of one partition of the resource with that random number."""
+    return partition << _NONCE_BITS | nonce & _NONCE
+
+
+def partition_of(mark: int) -> int:
+    """The partition that a mark is of."""
+    return mark >> _NONCE_BITS
+
+
+def nonce_of(mark: int) -> int:
+    """The resource's random number, which the marks of all its partitions hold."""
+    return mark & _NONCE
+
+
+def id_mark(identity: str) -> int | None:
+    """The mark in an id that Penstock made; None for any other text."""
+    try:
+        value = uuid.UUID(identity).int
+    except ValueError:
+        return None
+    return value & _MARK if value >> 76 & 15 == _VERSION else None
+
+
+def message_id(entry: str, mark: int) -> str:
+    """The id of the entry ``"<milliseconds>-<sequence>"`` of the partition with that mark."""
     milliseconds, _, sequence_text = entry.partition("-")
     sequence = int(sequence_text)
     low = sequence & _SEQUENCE_LOW
     return (
         f"{_time_part(milliseconds)}-{_VERSION}{sequence >> _SEQUENCE_LOW_BITS:03x}"
-        f"-{_VARIANT | low >> 6:04x}-{(low & 63) << 42 | partition << 32 | nonce:012x}"
+        f"-{_VARIANT | low >> 6:04x}-{(low & 63) << 42 | mark:012x}"
     )
 
 
-def message_ids(milliseconds: str, sequence: int, count: int, nonce: int) -> list[str]:
-    """The ids of entries that follow each other, partition 0, as :func:`message_id` makes them one by one."""
+def message_ids(milliseconds: str, sequence: int, count: int, mark: int) -> list[str]:
+    """The ids of entries that follow each other, as :func:`message_id` makes them one by one."""
     head = f"{_time_part(milliseconds)}-{_VERSION}"
     return [
-        f"{head}{n >> _SEQUENCE_LOW_BITS:03x}-{_VARIANT | (n & _SEQUENCE_LOW) >> 6:04x}-{(n & 63) << 42 | nonce:012x}"
+        f"{head}{n >> _SEQUENCE_LOW_BITS:03x}-{_VARIANT | (n & _SEQUENCE_LOW) >> 6:04x}-{(n & 63) << 42 | mark:012x}"
         for n in range(sequence, sequence + count)
     ]
 
@@ -51,13 +79,13 @@ def _time_part(milliseconds: str) -> str:
     return f"{text[:8]}-{text[8:]}"
 
 
-def entry_of(identity: str, nonce: int) -> str | None:
-    """The entry that :func:`message_id` made this id of; None for a caller's own id or another resource's."""
+def entry_of(identity: str, mark: int) -> str | None:
+    """The entry that :func:`message_id` made this id of; None for a caller's own id or another partition's."""
     try:
         value = uuid.UUID(identity).int
     except ValueError:
         return None
-    if value >> 76 & 15 != _VERSION or value & 0xFFFFFFFF != nonce:
+    if value >> 76 & 15 != _VERSION or value & _MARK != mark:
         return None
     sequence = (value >> 64 & 0xFFF) << _SEQUENCE_LOW_BITS | value >> 42 & _SEQUENCE_LOW
     return f"{value >> 80}-{sequence}"

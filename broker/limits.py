@@ -59,6 +59,7 @@ MIN_MAPPING_CONCURRENCY: Final = 1  # wider: Lambda starts at 2
 MAX_MAPPING_CONCURRENCY: Final = 1_000
 
 # Ours
+MAX_PARTITIONS: Final = 256  # an id has room for 1,024
 LEASE_MS: Final = 20_000
 OWN_ID_MEMORY_MS: Final = 300_000  # a caller's id is remembered for five minutes
 SEND_TOKEN_MEMORY_S: Final = 120  # a send's token lives one to two minutes

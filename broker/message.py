@@ -23,7 +23,8 @@ class Message:
 
     def __init__(self, core: Core, queue: Resource, claimed: Claimed, *, claim: Claim) -> None:
         self._core: Final = core
-        self._queue: Final = queue
+        self.queue: Final = queue
+        """The queue, or the partition of it, that it is in."""
         self._claim: Final = claim
         self.entry: Final = claimed.entry
         self.member: Final = member_of(claimed.entry, claim.token)
@@ -61,14 +62,14 @@ class Message:
     @property
     def deduplication_id(self) -> str | None:
         """In a FIFO queue: the id by which it was accepted once, the hash of its content where none was given."""
-        if not self._queue.fifo:
+        if not self.queue.fifo:
             return self.header.deduplication_id or None
         return self.header.deduplication_id or hashlib.sha256(self.body.encode()).hexdigest()
 
     @property
     def sequence_number(self) -> str | None:
         """In a FIFO queue: twenty digits that rise within its group."""
-        return sequence_number(self.entry) if self._queue.fifo else None
+        return sequence_number(self.entry) if self.queue.fifo else None
 
     @property
     def receipt(self) -> str:
@@ -101,14 +102,14 @@ class Message:
 
     async def delete(self) -> None:
         """Done: removes the message. Raises LeaseLost when it has been handed to somebody else since."""
-        settled = await self._core.messages.finish(self._queue, [self.member], counter="deleted")
+        settled = await self._core.messages.finish(self.queue, [self.member], counter="deleted")
         if settled.refused.get(0) in {"fenced", "expired"}:
             raise LeaseLost(self.id)
 
     async def extend(self, timeout: float) -> None:
         """Hides it for so many seconds from now. Raises LeaseLost."""
         check_range("timeout", timeout, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
-        lost = await self._core.messages.extend(self._queue, [self.member], lease_ms=round(timeout * 1000))
+        lost = await self._core.messages.extend(self.queue, [self.member], lease_ms=round(timeout * 1000))
         if lost:
             raise LeaseLost(self.id)
 
@@ -116,7 +117,7 @@ class Message:
         """Gives it back, to be received again after so many seconds. Raises LeaseLost."""
         check_range("delay", delay, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
         deferral = Deferral(self.member, round(delay * 1000))
-        settled = await self._core.messages.defer(self._queue, [deferral], counter="released")
+        settled = await self._core.messages.defer(self.queue, [deferral], counter="released")
         if settled.refused.get(0) in {"fenced", "expired"}:  # 'unknown' is the repeat of a release whose reply was lost
             raise LeaseLost(self.id)
 
@@ -137,4 +138,4 @@ class Message:
         return Delivery(kind="redrive", target=target, blob=pack(self.body.encode(), header))
 
     def __repr__(self) -> str:
-        return f"<Message {self.id} of {self._queue.name!r}, receive {self.receives}>"
+        return f"<Message {self.id} of {self.queue.name!r}, receive {self.receives}>"

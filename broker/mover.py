@@ -106,10 +106,11 @@ class _Run:
         self._hurry: Final = hurry
         self._batch: Final = _BATCH_FIFO if source.fifo else _BATCH
         self._known: dict[Resource, bool] = {}
-        self._aside: Final[dict[str, str]] = {}
+        self._parts: list[Resource] = [source]
+        """The partitions that may hold something still, the next one first."""
+        self._aside: Final[dict[Resource, dict[str, str]]] = {}
         self._extended_at = time.monotonic()
         self._reason = ""
-        self._drained = False
         self._idle = 0
 
     async def run(self, lead: Lead) -> Lead:
@@ -117,8 +118,12 @@ class _Run:
         state = self._state = _leading(lead)
         details = msgspec.json.decode(state.details, type=Details)
         self._destination = Resource.from_arn(details.destination) if details.destination else None
+        self._newest_ms = max(state.newest_ms, details.newest_elsewhere_ms)
         pace = Pace(details.max_per_s, now_ms=lead.now_ms)
-        await self._core.messages.release_claim(self._source, lease_token(state))  # what the one before held
+        self._parts = await self._core.partitions.parts(self._source)
+        self._all_parts = tuple(self._parts)
+        for part in self._all_parts:
+            await self._core.messages.release_claim(part, lease_token(state))  # what the one before held
         while True:
             self._known.clear()
             end = await self._end()
@@ -145,7 +150,7 @@ class _Run:
             return "CANCELLED", ""
         if self._destination is not None and not await self._exists(self._destination):
             return "FAILED", NO_QUEUE
-        if self._drained and not await self._under_way():
+        if not self._parts and not await self._under_way():
             return ("FAILED", self._reason) if self._reason else ("COMPLETED", "")
         return None
 
@@ -160,24 +165,26 @@ class _Run:
     async def _under_way(self) -> bool:
         """Whether something that this task sent on has not arrived yet."""
         suffix = _suffix(self._state)
-        if not await self._core.moves.under_way(self._source, suffix):
-            return False
-        await self._deliver(self._source)
-        return await self._core.moves.under_way(self._source, suffix)
+        for part in self._all_parts:
+            if await self._core.moves.under_way(part, suffix):
+                await self._deliver(part)
+                if await self._core.moves.under_way(part, suffix):
+                    return True
+        return False
 
     # -- a batch ------------------------------------------------------------------------------------------------------
 
     async def _claim(self, room: int | None) -> Claim | None:
         """The next messages; None where it is not time for them yet."""
         wanted = self._batch if room is None else min(self._batch, room)
-        if self._drained or wanted < 1:
+        if not self._parts or wanted < 1:
             return None
         of_one_group = await self._most_of_one_group() if self._source.fifo else None
         if of_one_group == 0:
             return None
         self._idle = 0
         return await self._core.messages.claim(
-            self._source,
+            self._parts[0],
             token=lease_token(self._state),
             lease_ms=_LEASE_MS,
             room=wanted,
@@ -197,30 +204,33 @@ class _Run:
 
     async def _move(self, claim: Claim) -> int:
         """Sends on what can go; answers how many went."""
-        if claim.status != "ok" or (not claim.messages and claim.next_due_ms is None):
-            self._drained = True
-        messages = [Message(self._core, self._source, claimed, claim=claim) for claimed in claim.messages]
+        part = self._parts.pop(0)
+        if claim.status == "ok" and (claim.messages or claim.next_due_ms is not None):
+            self._parts.append(part)
+        aside = self._aside.setdefault(part, {})
+        messages = [Message(self._core, part, claimed, claim=claim) for claimed in claim.messages]
         members: list[str] = []
         onward: list[Onward] = []
         for message in messages:
             target = await self._target_of(message)
             if target is None:
-                self._aside[message.entry] = message.member
+                aside[message.entry] = message.member
             else:
                 record = msgspec.msgpack.encode(message.redriven(target))
                 onward.append(Onward(len(members), _suffix(self._state), record))
                 members.append(message.member)
-        self._drained = self._drained or len(self._aside) >= _MOST_ASIDE
+        if len(aside) >= _MOST_ASIDE and part in self._parts:
+            self._parts.remove(part)
         if not members:
             return 0
-        done = await self._core.messages.finish(self._source, members, counter="moved", onward=onward)
-        await self._deliver(self._source)
+        done = await self._core.messages.finish(part, members, counter="moved", onward=onward)
+        await self._deliver(part)
         return done.settled
 
     async def _target_of(self, message: Message) -> Queue | Function | None:
         """Where a message goes; None for one that stays."""
         # Late ones would be moved round and round where what is moved fails again at once.
-        if int(message.entry.partition("-")[0]) > self._state.newest_ms:
+        if int(message.entry.partition("-")[0]) > self._newest_ms:
             return None
         target = self._destination
         if target is None:
@@ -261,16 +271,17 @@ class _Run:
         """What stays is leased until the end, so that it does not stand before what can go."""
         if self._aside and time.monotonic() - self._extended_at >= _EXTEND_S:
             self._extended_at = time.monotonic()
-            members = list(self._aside.values())
-            for start in range(0, len(members), _MOST_ASIDE):
-                some = members[start : start + _MOST_ASIDE]
-                await self._core.messages.extend(self._source, some, lease_ms=_LEASE_MS)
+            for part, aside in self._aside.items():
+                members = list(aside.values())
+                for start in range(0, len(members), _MOST_ASIDE):
+                    some = members[start : start + _MOST_ASIDE]
+                    await self._core.messages.extend(part, some, lease_ms=_LEASE_MS)
 
     async def _give_back(self, claim: Claim | None) -> None:
         """What was claimed after somebody else had taken the task over."""
         if claim is not None and claim.messages:
             held = [Deferral(member_of(claimed.entry, claim.token), 0) for claimed in claim.messages]
-            await self._core.messages.defer(self._source, held, counter="released")
+            await self._core.messages.defer(self._parts[0], held, counter="released")
 
 
 def _leading(lead: Lead) -> MoveState:

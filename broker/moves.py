@@ -17,12 +17,14 @@ from broker.core import Core
 from broker.errors import FunctionNotFound, InvalidName, InvalidOption, MoveInProgress, MoveNotFound, QueueNotFound
 from broker.ids import random_token
 from broker.names import Resource
+from broker.partitions import counts
 from broker.records import QueueSettings, check_whole
 from broker.store.moves import MoveState, MoveStatus
 
 MAX_RATE_PER_S: Final = 500
 MAX_LISTED: Final = 10
 _LEAD_MS: Final = 10_000
+_RUNS: Final = frozenset({"RUNNING", "CANCELLING"})
 _READ_AT_ONCE: Final = 32
 
 
@@ -51,6 +53,9 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     destination: str | None = None
     max_per_s: int | None = None
+    elsewhere: int = 0
+    """What the other partitions of the source had counted as moved at the start."""
+    newest_elsewhere_ms: int = 0
 
 
 class _Handle(msgspec.Struct, frozen=True):
@@ -73,20 +78,25 @@ async def start_move(
         raise InvalidOption("source", source.arn, "must be a queue")
     if destination is not None:
         await _check_destination(core, source, destination)
-    await core.messages.expire(source)
-    counts = await core.messages.counts(source)
-    if counts is None:
+    found = await counts(core, source, expire=True)
+    if found is None:
         raise QueueNotFound(source.name)
-    details = Details(destination=destination.arn if destination else None, max_per_s=max_per_s)
+    elsewhere, newest_ms = await core.moves.counted(core.splits.parts(source)[1:])
+    details = Details(
+        destination=destination.arn if destination else None,
+        max_per_s=max_per_s,
+        elsewhere=elsewhere,
+        newest_elsewhere_ms=newest_ms,
+    )
     task_id = uuid.uuid4().hex
     await core.moves.enlist(source, task_id)
-    state = await core.moves.start(source, task_id, msgspec.json.encode(details), to_move=counts.visible)
+    state = await core.moves.start(source, task_id, msgspec.json.encode(details), to_move=found.visible)
     if state == "unknown":
         raise QueueNotFound(source.name)
     if state == "busy":
         raise MoveInProgress(source.name)
     await core.moves.enlist(source, task_id)  # whoever saw it before its task began may have taken it from the list
-    return _task(source, state)
+    return await _task(core, source, state)
 
 
 async def _check_destination(core: Core, source: Resource, destination: Resource) -> None:
@@ -121,7 +131,7 @@ async def cancel_move(core: Core, handle: str) -> MoveTask:
     if lead.state is not None and lead.state.id == task_id:  # nobody runs it at the moment
         await end_move(core, source, owner, lead.state, status="CANCELLED")
     found = [each for each in await core.moves.all(source) or () if each.id == task_id]
-    return _task(source, found[0] if found else state)
+    return await _task(core, source, found[0] if found else state)
 
 
 async def end_move(
@@ -131,8 +141,10 @@ async def end_move(
 
     First it gives back what the task holds, so that nothing is counted later.
     """
-    await core.messages.release_claim(source, lease_token(state))
-    moved = await core.moves.end(source, owner, state.id, status=status, reason=reason)
+    for part in await core.partitions.parts(source):
+        await core.messages.release_claim(part, lease_token(state))
+    elsewhere = await _moved_elsewhere(core, source, state)
+    moved = await core.moves.end(source, owner, state.id, status=status, reason=reason, elsewhere=elsewhere)
     await core.moves.delist(source, state.id)
     return moved
 
@@ -151,7 +163,7 @@ async def list_moves(core: Core, source: Resource, *, count: int = 1) -> list[Mo
     states = await core.moves.all(source)
     if states is None:
         raise QueueNotFound(source.name)
-    return [_task(source, state) for state in states[:count]]
+    return [await _task(core, source, state) for state in states[:count]]
 
 
 async def dead_letter_sources(core: Core, queue: Resource) -> list[Resource]:
@@ -172,7 +184,16 @@ async def dead_letter_sources(core: Core, queue: Resource) -> list[Resource]:
     return found
 
 
-def _task(source: Resource, state: MoveState) -> MoveTask:
+async def _moved_elsewhere(core: Core, source: Resource, state: MoveState) -> int:
+    """How many a task that runs has moved out of other partitions than the first, which alone counts by itself."""
+    others = (await core.partitions.parts(source))[1:]
+    if not others:
+        return 0
+    moved, _ = await core.moves.counted(others)
+    return max(0, moved - msgspec.json.decode(state.details, type=Details).elsewhere)
+
+
+async def _task(core: Core, source: Resource, state: MoveState) -> MoveTask:
     details = msgspec.json.decode(state.details, type=Details)
     handle = msgspec.json.encode(_Handle(state.id, source.arn))
     return MoveTask(
@@ -182,7 +203,7 @@ def _task(source: Resource, state: MoveState) -> MoveTask:
         max_per_s=details.max_per_s,
         status=state.status,
         failure_reason=state.reason,
-        moved=state.moved,
+        moved=state.moved + (await _moved_elsewhere(core, source, state) if state.status in _RUNS else 0),
         to_move=state.to_move,
         started_ms=state.started_ms,
     )

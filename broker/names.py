@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from binascii import crc_hqx
+from functools import lru_cache
+from itertools import count
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -24,6 +27,10 @@ LATEST: Final = "$LATEST"
 SPARE: Final = "+"
 """Behind an alias's name: its events that wait for its second version."""
 _QUALIFIED: Final = re.compile(r"([A-Za-z0-9_-]{1,64}):(\$LATEST|[A-Za-z0-9_-]{1,128})")
+_SLOT_BITS: Final = 14
+_SLOTS: Final = 1 << _SLOT_BITS
+_NEAR: Final = 128
+_KNOWN_TAGS: Final = 4_096
 _TAGS: Final[dict[Kind, str]] = {"queue": "q", "function": "fn", "stream": "s"}
 
 
@@ -37,6 +44,19 @@ def check_name(kind: Kind, name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=_KNOWN_TAGS)
+def _spread(first: str, partition: int) -> str:
+    """The tag of a partition beside the first one's. Tags that were only numbered would meet in some parts of a cluster
+    and miss others; so it is the first of its kind whose slot lies about where the partitions before leave most room:
+    half of all slots from the first one, then a quarter, three quarters, … as the bits of its number say, reversed."""
+    wanted = crc_hqx(first.encode(), 0) + int(f"{partition:0{_SLOT_BITS}b}"[::-1], 2)
+    for attempt in count():  # some 128 on average, at about half a microsecond
+        tag = f"{first}:{partition}.{attempt}"
+        if (crc_hqx(tag.encode(), 0) - wanted) % _SLOTS < _NEAR:
+            return tag
+    raise AssertionError(first)
+
+
 def split_function(name: str) -> tuple[str, str]:
     """Function and qualifier (a version's number, an alias, ``$LATEST``) of ``orders:live``; '' where it has none.
     Raises InvalidName."""
@@ -45,12 +65,17 @@ def split_function(name: str) -> tuple[str, str]:
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """One stored resource: its kind, account, region and name. Hashable; the identity used everywhere."""
+    """One stored resource: its kind, account, region and name. Hashable; the identity used everywhere.
+
+    What is split into partitions is one such value a partition. The first one stands for the whole, too: it has the
+    settings in force and the permits.
+    """
 
     kind: Kind
     account: str
     region: str
     name: str
+    partition: int = 0
 
     @property
     def fifo(self) -> bool:
@@ -59,14 +84,29 @@ class Resource(msgspec.Struct, frozen=True):
 
     @property
     def tag(self) -> str:
-        """What identifies it in text."""
-        return f"{_TAGS[self.kind]}:{self.account}:{self.region}:{self.name}"
+        """What identifies it in text, among all of them: a partition and a version of one number are two."""
+        return f"{self.slot}:@{self.qualifier}" if self.qualifier else self.slot
 
     @property
     def slot(self) -> str:
         """What stands between the braces of every key of this resource, so that they share a cluster slot; versions
-        and aliases are in that of their function."""
-        return self.tag if self.kind != "function" else self.tag.removesuffix(f":{self.qualifier}")
+        and aliases are in that of their function's first partition."""
+        name = self.name.partition(":")[0] if self.kind == "function" else self.name
+        slot = f"{_TAGS[self.kind]}:{self.account}:{self.region}:{name}"
+        return _spread(slot, self.partition) if self.partition else slot
+
+    @property
+    def whole(self) -> Resource:
+        """The first partition, which stands for all of them; itself, where it is not split."""
+        return self.part(0) if self.partition else self
+
+    def part(self, partition: int) -> Resource:
+        """One of its partitions."""
+        return Resource(self.kind, self.account, self.region, self.name, partition)
+
+    def parts(self, count: int) -> list[Resource]:
+        """Its first ``count`` partitions."""
+        return [self.part(partition) for partition in range(count)]
 
     @property
     def qualifier(self) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from broker.core import Core
 from broker.errors import InvalidOption, QueueDeletedRecently, QueueExists, QueueNotFound, StoreFault
 from broker.names import Resource, check_name
+from broker.partitions import follow, growth_fields
 from broker.records import QueueSettings
 from broker.store.directory import Described
 
@@ -66,12 +67,17 @@ async def create_queue(
         check_same(resource.name, described.settings, settings, compared)  # before anything is created because of it
     await core.durable.check(settings.durability)
     await make_dead_letter(core, resource, settings)
-    encoded = msgspec.json.encode(settings)
-    done = await core.directory.configure(resource, encoded, queue_fields(settings), mode="create", gone_ms=gone_ms)
+    fields = queue_fields(settings) | await growth_fields(
+        core, resource, described, before=1, after=settings.partitions
+    )
+    done = await core.directory.configure(
+        resource, msgspec.json.encode(settings), fields, mode="create", gone_ms=gone_ms
+    )
     if done.status == "gone":
         raise QueueDeletedRecently(resource.name)
     if done.status == "kept" and done.before is not None:
         check_same(resource.name, done.before, settings, compared)
+    await follow(core, resource, settings.partitions)
 
 
 def check_type(name: str, settings: QueueSettings) -> None:
@@ -106,14 +112,13 @@ async def change_queue(
             await core.durable.check(settings.durability)
         if settings.dead_letter != before.dead_letter:  # else any change would make a deleted one again
             await make_dead_letter(core, resource, settings)
-        done = await core.directory.configure(
-            resource,
-            msgspec.json.encode(settings),
-            queue_fields(settings),
-            mode="replace",
-            instead_of=described.settings,
+        fields = queue_fields(settings) | await growth_fields(
+            core, resource, described, before=before.partitions, after=settings.partitions
         )
+        encoded = msgspec.json.encode(settings)
+        done = await core.directory.configure(resource, encoded, fields, mode="replace", instead_of=described.settings)
         if done.status != "kept":
+            await follow(core, resource, settings.partitions)
             return settings
     raise StoreFault(f'the settings of queue "{resource.name}" were changed {_CHANGE_ATTEMPTS} times during one change')
 

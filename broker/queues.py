@@ -10,10 +10,12 @@ import msgspec
 from broker import limits, spans
 from broker.core import Core
 from broker.errors import FunctionNotFound, InvalidOption, MoveNotFound, QueueNotFound, ResourceBusy
+from broker.ids import mark_of
 from broker.message import Message
 from broker.moves import MAX_LISTED, MoveTask, cancel_move, list_moves, start_move
 from broker.names import Function, Kind, Queue, Resource, check_name
 from broker.outgoing import GROUP, queue_message
+from broker.partitions import counts, delete, purge
 from broker.queue_settings import change_queue, create_queue, describe_queue
 from broker.receiving import Receive, Receiver
 from broker.records import (
@@ -82,12 +84,14 @@ class QueueClient:
         redrive_from: RedriveFrom | None = None,
         durability: str | None = None,
         tags: Mapping[str, str] | None = None,
+        partitions: int = 1,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
         ``redrive_from`` says which queues may have it as their dead-letter queue: "all" by default. ``durability`` is
-        what a send must be before it is answered; raises DurabilityNotMet where Redis does not give that. A second time
-        with the same settings changes nothing; with others it raises QueueExists. A queue that exists only because
+        what a send must be before it is answered; raises DurabilityNotMet where Redis does not give that.
+        ``partitions`` splits a standard queue that one node of a cluster cannot carry; it stays one queue. A second
+        time with the same settings changes nothing; with others it raises QueueExists. A queue that exists only because
         something named it takes the settings given here.
         """
         settings = QueueSettings(
@@ -104,6 +108,7 @@ class QueueClient:
             throughput_limit=throughput_limit,
             durability=durability or "",
             tags=dict(tags or {}),
+            partitions=partitions,
         )
         settings = msgspec.structs.replace(settings, **self._redrive_allow(redrive_from))
         await create_queue(self.core, self.resource, settings, compared=QueueSettings.__struct_fields__)
@@ -136,11 +141,12 @@ class QueueClient:
         redrive_from: RedriveFrom | None = None,
         durability: str | None = None,
         tags: Mapping[str, str] | None = None,
+        partitions: int | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
         were received too often, ``redrive_from="all"`` lets every queue have it as its dead-letter queue again,
-        ``durability=""`` requires nothing any more, and ``tags`` take the place of all that were there. Raises
-        QueueNotFound, InvalidOption, DurabilityNotMet."""
+        ``durability=""`` requires nothing any more, and ``tags`` take the place of all that were there. There can be
+        more ``partitions``, never fewer. Raises QueueNotFound, InvalidOption, DurabilityNotMet."""
         changes: dict[str, object] = {
             "visibility_timeout_s": visibility_timeout,
             "delay_s": delay,
@@ -154,6 +160,7 @@ class QueueClient:
             "throughput_limit": throughput_limit,
             "durability": durability,
             "tags": None if tags is None else dict(tags),
+            "partitions": partitions,
         }
         given = {name: value for name, value in changes.items() if value is not None}
         given |= self._redrive_allow(redrive_from)
@@ -264,20 +271,21 @@ class QueueClient:
         pending, lost = list(messages), list[Message]()
         for start in range(0, len(pending), _DELETE_BATCH):
             page = pending[start : start + _DELETE_BATCH]
-            members = [message.member for message in page]
-            settled = await self.core.messages.finish(self.resource, members, counter="deleted")
-            lost += [page[index] for index, why in settled.refused.items() if why != "unknown"]
+            for queue in dict.fromkeys(message.queue for message in page):
+                some = [message for message in page if message.queue == queue]
+                members = [message.member for message in some]
+                settled = await self.core.messages.finish(queue, members, counter="deleted")
+                lost += [some[index] for index, why in settled.refused.items() if why != "unknown"]
         return lost
 
     # -- looking, counting, clearing ----------------------------------------------------------------------------------
 
     async def counts(self) -> Counts:
         """Exact numbers of visible, in flight, retrying and delayed messages at this moment."""
-        await self.core.messages.expire(self.resource)
-        counts = await self.core.messages.counts(self.resource)
-        if counts is None:
+        found = await counts(self.core, self.resource, expire=True)
+        if found is None:
             raise QueueNotFound(self.name)
-        return counts
+        return found
 
     async def peek(self, count: int = 10) -> list[Message]:
         """A look at up to ``count`` messages, wherever they are, without receiving them; they cannot be settled."""
@@ -285,29 +293,34 @@ class QueueClient:
         if described is None:
             raise QueueNotFound(self.name)
         check_whole("count", count, 1, limits.MAX_RECEIVE_COUNT)
-        await self.core.messages.expire(self.resource)
-        found = await self.core.messages.peek(self.resource, count)
-        return [self._looked_at(item, described.nonce) for item in found]
+        found: list[Message] = []
+        for part in self.resource.parts(described.partitions):
+            await self.core.messages.expire(part)
+            mark = mark_of(described.nonce, part.partition)
+            looked_at = await self.core.messages.peek(part, count - len(found)) if len(found) < count else ()
+            found += [self._looked_at(item, part, mark) for item in looked_at]
+        return found
 
-    def _looked_at(self, item: Peeked, nonce: int) -> Message:
+    def _looked_at(self, item: Peeked, part: Resource, mark: int) -> Message:
         facts = item.facts
         if facts == FIRST_FACTS and item.place != "in_flight":
             facts = Facts(receives=0)
         claimed = Claimed(item.entry, item.blob, facts.stored().encode())
-        return Message(self.core, self.resource, claimed, claim=Claim("ok", nonce=nonce))
+        return Message(self.core, part, claimed, claim=Claim("ok", nonce=mark))
 
     async def purge(self) -> int:
         """Throws all messages away, those in flight too; answers how many."""
-        held = await self.core.messages.purge(self.resource)
+        held = await purge(self.core, self.resource)
         if not isinstance(held, int):
             raise QueueNotFound(self.name)
         return held
 
     async def delete(self, *, force: bool = False) -> None:
         """Removes the queue. With messages in it: raises ResourceBusy, unless forced."""
-        await self._relay.deliver(self.resource)
-        await self.core.messages.expire(self.resource)
-        status, held = await self.core.directory.delete(self.resource, force=force)
+        for part in await self.core.partitions.parts(self.resource):
+            await self._relay.deliver(part)
+            await self.core.messages.expire(part)
+        status, held = await delete(self.core, self.resource, force=force)
         if status == "unknown":
             raise QueueNotFound(self.name)
         if status == "busy":
@@ -326,22 +339,31 @@ class QueueClient:
         known: dict[str, bool] = {}
         if to is not None and not await self._exists(self.core.resource(_KINDS[type(to)], to.name), known):
             raise QueueNotFound(to.name) if isinstance(to, Queue) else FunctionNotFound(to.name)
+        moved = 0
+        for part in await self.core.partitions.parts(self.resource):
+            left = None if count is None else count - moved
+            moved += await self._redrive_part(part, to, count=left, known=known)
+            await self._relay.deliver(part)
+        return moved
+
+    async def _redrive_part(
+        self, part: Resource, to: Queue | Function | None, *, count: int | None, known: dict[str, bool]
+    ) -> int:
         moved, staying = 0, dict[str, Message]()
         try:
             while count is None or moved < count:
                 room = _REDRIVE_BATCH if count is None else min(_REDRIVE_BATCH, count - moved)
                 wanted = Receive(count=room, visibility_s=_REDRIVE_LEASE_S)
-                messages, _ = await self._receiver.take(self.resource, wanted, wake=False)
+                messages, _ = await self._receiver.take(part, wanted, wake=False)
                 going = [message for message in messages if to is not None or await self._has_source(message, known)]
                 # What stays is kept leased until the end, so that it does not stand before what can go.
                 fresh = [message for message in messages if message not in going and message.entry not in staying]
                 staying |= {message.entry: message for message in messages if message not in going}
-                moved += await self._send_back(going, to)
+                moved += await self._send_back(part, going, to)
                 if not going and not fresh:
                     break
         finally:
-            await self._release_all(list(staying.values()))
-        await self._relay.deliver(self.resource)
+            await self._release_all(part, list(staying.values()))
         return moved
 
     async def start_move(self, *, to: Queue | Function | None = None, rate: int | None = None) -> MoveTask:
@@ -373,17 +395,17 @@ class QueueClient:
     async def _has_source(self, message: Message, known: dict[str, bool]) -> bool:
         return bool(message.source) and await self._exists(Resource.from_arn(message.source or ""), known)
 
-    async def _send_back(self, messages: list[Message], to: Queue | Function | None) -> int:
+    async def _send_back(self, part: Resource, messages: list[Message], to: Queue | Function | None) -> int:
         if not messages:
             return 0
         onward = [
             Onward(index, "r", msgspec.msgpack.encode(message.redriven(to))) for index, message in enumerate(messages)
         ]
         members = [message.member for message in messages]
-        done = await self.core.messages.finish(self.resource, members, counter="deleted", onward=onward)
+        done = await self.core.messages.finish(part, members, counter="deleted", onward=onward)
         return done.settled
 
-    async def _release_all(self, messages: list[Message]) -> None:
+    async def _release_all(self, part: Resource, messages: list[Message]) -> None:
         for start in range(0, len(messages), _REDRIVE_BATCH):
             deferrals = [Deferral(message.member, 0) for message in messages[start : start + _REDRIVE_BATCH]]
-            await self.core.messages.defer(self.resource, deferrals, counter="released")
+            await self.core.messages.defer(part, deferrals, counter="released")

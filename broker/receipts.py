@@ -11,14 +11,18 @@ from zlib import crc32
 
 import msgspec
 
-_HEAD: Final = struct.Struct(">IIQ")  # checksum, the queue's random number, ms of the receive
+from broker.ids import mark_of, nonce_of, partition_of
+
+_HEAD: Final = struct.Struct(">IIQ")  # checksum, the queue's random number, partition (16 bits) and ms of the receive
+_MS_BITS: Final = 48
 _MEMBER: Final = re.compile(r"\d{1,16}-\d{1,12}\|[A-Za-z0-9]{1,64}")
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What a receipt handle says. ``member`` is the name of the lease; ``received_ms`` by Redis's clock."""
+    """What a receipt handle says. ``member`` is the name of the lease; ``received_ms`` by Redis's clock; ``mark`` is of
+    the queue's partition (:mod:`broker.ids`)."""
 
-    nonce: int
+    mark: int
     received_ms: int
     member: str
 
@@ -31,7 +35,8 @@ class Receipt(msgspec.Struct, frozen=True):
     def handle(self) -> str:
         """The receipt handle: text of letters, digits, ``+``, ``/`` and ``=``, as SQS's are."""
         rest = self.member.encode()
-        head = _HEAD.pack(0, self.nonce, self.received_ms)
+        partition_and_ms = partition_of(self.mark) << _MS_BITS | self.received_ms
+        head = _HEAD.pack(0, nonce_of(self.mark), partition_and_ms)
         return base64.b64encode(crc32(head[4:] + rest).to_bytes(4, "big") + head[4:] + rest).decode()
 
 
@@ -43,6 +48,9 @@ def read_receipt(handle: str) -> Receipt | None:
         return None
     if len(raw) <= _HEAD.size or crc32(raw[4:]) != int.from_bytes(raw[:4], "big"):
         return None
-    _, nonce, received_ms = _HEAD.unpack_from(raw)
+    _, nonce, partition_and_ms = _HEAD.unpack_from(raw)
     member = raw[_HEAD.size :].decode("ascii", "replace")
-    return Receipt(nonce, received_ms, member) if _MEMBER.fullmatch(member) else None
+    if not _MEMBER.fullmatch(member):
+        return None
+    mark = mark_of(nonce, partition_and_ms >> _MS_BITS)
+    return Receipt(mark, partition_and_ms & (1 << _MS_BITS) - 1, member)

@@ -244,9 +244,12 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     durability: str = ""
     """What a send must be before it is answered; '' where nothing is required."""
     tags: dict[str, str] = {}
+    partitions: int = 1
+    """Over how many cluster slots it is spread."""
 
     def __post_init__(self) -> None:
         check_durability(self.durability)
+        check_whole("partitions", self.partitions, 1, limits.MAX_PARTITIONS)
         check_range("visibility_timeout", self.visibility_timeout_s, 0, limits.MAX_VISIBILITY_TIMEOUT_S)
         check_range("delay", self.delay_s, 0, limits.MAX_DELAY_S)
         check_range("retention", self.retention_s, limits.MIN_RETENTION_S, limits.MAX_RETENTION_S)
@@ -261,6 +264,9 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     def _check_fifo(self) -> None:
         check_one_of("deduplication_scope", self.deduplication_scope, DeduplicationScope)
         check_one_of("throughput_limit", self.throughput_limit, ThroughputLimit)
+        if self.fifo and self.partitions > 1:
+            rule = "1 for a FIFO queue, whose order and deduplication ids hold over all of it"
+            raise InvalidOption("partitions", self.partitions, rule)
         if self.redrive_permission is not None:
             check_one_of("redrive_permission", self.redrive_permission, RedrivePermission)
         for option, value, usual in (
@@ -325,12 +331,15 @@ class FunctionSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     version: str = LATEST
     """The version that runs under them."""
     tags: dict[str, str] = {}
+    partitions: int = 1
+    """Over how many cluster slots its events are spread."""
     invoke_config: InvokeConfig | None = None
     declared: FunctionSettings | None = None
     """What its code said last, where the API has changed something since; None where these are the code's settings."""
 
     def __post_init__(self) -> None:
         check_durability(self.durability)
+        check_whole("partitions", self.partitions, 1, limits.MAX_PARTITIONS)
         check_range("timeout", self.timeout_s, 0.001, limits.MAX_TIMEOUT_S)
         check_whole("retries", self.retries, 0, limits.MAX_RETRIES)
         if self.retries and not self.retry_delays_s:

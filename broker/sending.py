@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from broker import errors, limits
 from broker.core import Core
@@ -18,12 +18,34 @@ from broker.store.values import Accepted, NewMessage, Stored
 T = TypeVar("T")
 _Waiting: TypeAlias = tuple[NewMessage, asyncio.Future[Accepted]]
 _RETRY_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, *(0.4 for _ in range(12)))  # five seconds: longer than a failover
+_ROUTINGS: Final = 5
 _RETRY_FOR_S: Final = 20.0  # no attempt begins later: with its timeouts it ends while the token is remembered
 _NOT_FOUND: Final[dict[Kind, type[errors.NotFound]]] = {
     "queue": errors.QueueNotFound,
     "function": errors.FunctionNotFound,
     "stream": errors.StreamNotFound,
 }
+
+
+class Spread:
+    """Where the messages of one send stand that went to several partitions, as :class:`Stored` of one."""
+
+    def __init__(self) -> None:
+        self._stored: Final[dict[int, tuple[Stored, int]]] = {}
+
+    def add(self, stored: Stored, indexes: Sequence[int]) -> None:
+        """The messages at these places of the send were stored together."""
+        for at, index in enumerate(indexes):
+            self._stored[index] = stored, at
+
+    def ids(self, count: int) -> list[str]:
+        """The ids of the first ``count`` messages of the send."""
+        return [stored.id(at) for stored, at in map(self._stored.__getitem__, range(count))]
+
+    def entry(self, index: int) -> str:
+        """The entry of one message of the send."""
+        stored, at = self._stored[index]
+        return stored.entry(at)
 
 
 class Sender:
@@ -50,9 +72,9 @@ class Sender:
     async def send_many(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool = False) -> list[str]:
         """Stores messages in order, up to 1,000 a step; answers their ids. Errors as :meth:`send`."""
         ids: list[str] = []
-        sent: tuple[Stored, int] | None = None
+        sent: tuple[Stored | Spread, int] | None = None
         for chunk in chunks(messages, bytes_of=lambda message: len(message.blob)):
-            storing = asyncio.ensure_future(self._store(resource, chunk, urgent=urgent))
+            storing = asyncio.ensure_future(self._place(resource, chunk, urgent=urgent))
             try:
                 await asyncio.sleep(0)  # the step is on its way; the ids of the one before are made meanwhile
                 if sent is not None:
@@ -84,7 +106,7 @@ class Sender:
 
     async def _send_chunk(self, resource: Resource, chunk: Sequence[_Waiting]) -> None:
         try:
-            stored = await self._store(resource, [message for message, _ in chunk], urgent=False)
+            placed = await self._place(resource, [message for message, _ in chunk], urgent=False)
         except errors.InvalidInput as error:
             if len(chunk) == 1:
                 _fail(chunk[0][1], error)
@@ -95,18 +117,53 @@ class Sender:
             for _, future in chunk:
                 _fail(future, error)
         else:
-            for index, ((_, future), stored_id) in enumerate(zip(chunk, stored.ids(len(chunk)), strict=True)):
+            for index, ((_, future), stored_id) in enumerate(zip(chunk, placed.ids(len(chunk)), strict=True)):
                 if not future.done():
-                    future.set_result(Accepted(stored_id, stored.entry(index)))
+                    future.set_result(Accepted(stored_id, placed.entry(index)))
 
-    async def _store(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored:
+    async def _place(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored | Spread:
+        """Stores messages in one step; where the resource is split, in that of the next partition, and what has an own
+        id in those that the ids pick."""
+        if resource not in self._core.splits.known:
+            stored = await self._store(resource, messages, urgent=urgent)
+            if stored is not None:
+                return stored
+        for _ in range(_ROUTINGS):
+            spread = await self._spread(resource, messages, urgent=urgent)
+            if spread is not None:
+                return spread
+        raise errors.StoreFault(f'the partitions of {resource.kind} "{resource.name}" changed {_ROUTINGS} times')
+
+    async def _spread(self, whole: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Spread | None:
+        """None where what was known of the partitions was not right."""
+        spread = Spread()
+        for partition, indexes in await self._routes(whole, messages):
+            stored = await self._store(whole.part(partition), [messages[index] for index in indexes], urgent=urgent)
+            if stored is None:
+                return None  # what is stored by now has own ids, which will be recognised
+            spread.add(stored, indexes)
+        return spread
+
+    async def _routes(self, whole: Resource, messages: Sequence[NewMessage]) -> list[tuple[int, list[int]]]:
+        """Which messages go to which partition; last those without an own id, whose step cannot be repeated."""
+        named = [index for index, message in enumerate(messages) if message.own_id]
+        routes: dict[int, list[int]] = {}
+        if named:
+            places = await self._core.partitions.places(whole, [messages[index].own_id for index in named])
+            for index, place in zip(named, places, strict=True):
+                routes.setdefault(place, []).append(index)
+        others = [index for index, message in enumerate(messages) if not message.own_id]
+        return [*routes.items(), *([(self._core.splits.turn(whole), others)] if others else ())]
+
+    async def _store(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored | None:
+        """None where the messages may belong to other partitions than was known."""
         token, bucket = self._tokens.next(), str(int(time.time() // 60))
         give_up = time.monotonic() + _RETRY_FOR_S
         pauses_s = iter(_RETRY_PAUSES_S)
         if not urgent:
             await self._core.headroom.check()
 
-        async def attempt(made_sure_of: str, runs: RunsScripts) -> Stored | None:
+        async def attempt(made_sure_of: str, runs: RunsScripts) -> Stored | Literal["split"] | None:
             return await self._core.messages.send(
                 resource, messages, token=token, bucket=bucket, urgent=urgent, made_sure_of=made_sure_of, runs=runs
             )
@@ -121,8 +178,22 @@ class Sender:
                 await asyncio.sleep(pause_s)
             else:
                 if stored is None:
-                    raise _NOT_FOUND[resource.kind](resource.name)
-                return stored
+                    await self._not_there(resource)
+                    return None
+                if stored != "split":
+                    return stored
+                if resource.partition:  # it may be what is behind
+                    await self._core.partitions.adopt_one(resource)
+                return None
+
+    async def _not_there(self, resource: Resource) -> None:
+        """Raises NotFound where there is no such resource; else it is a partition that has yet to be made, or one of a
+        resource that was made anew with fewer."""
+        core = self._core
+        there = resource.partition and await core.partitions.adopt_one(resource) != "gone"
+        if not there and (not resource.partition or await core.directory.describe(resource.whole) is None):
+            core.splits.heard(resource.whole, None)
+            raise _NOT_FOUND[resource.kind](resource.name)
 
 
 def _fail_all(waiting: Iterable[_Waiting]) -> None:

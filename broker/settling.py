@@ -11,6 +11,7 @@ import msgspec
 from broker import limits
 from broker.core import Core
 from broker.errors import QueueNotFound
+from broker.ids import nonce_of, partition_of
 from broker.names import Resource
 from broker.receipts import Receipt, read_receipt
 
@@ -23,20 +24,24 @@ async def delete(core: Core, queue: Resource, handles: Sequence[str]) -> list[Pr
     """Deletes the messages of receipt handles; what was deleted before is no problem. Raises QueueNotFound."""
     receipts = await _read(core, queue, handles)
     problems: list[Problem | None] = ["invalid" if receipt is None else None for receipt in receipts]
-    places = [index for index, receipt in enumerate(receipts) if receipt is not None]
-    members = [receipt.member for receipt in receipts if receipt is not None]
-    settled = await core.messages.finish(queue, members, counter="deleted")
-    if not settled.known:
-        core.directory.forget(queue)
-        raise QueueNotFound(queue.name)
-    for at, refusal in settled.refused.items():
-        receipt = receipts[places[at]]
-        if refusal == "unknown" or receipt is None:
-            continue
-        if queue.fifo:
-            problems[places[at]] = "expired"
-        else:
-            await _delete_with_old(core, queue, receipt)
+    parts: dict[Resource, list[int]] = {}
+    for index, receipt in enumerate(receipts):
+        if receipt is not None:
+            parts.setdefault(queue.part(partition_of(receipt.mark)), []).append(index)
+    for part, places in (parts or {queue: []}).items():
+        members = [receipt.member for index in places if (receipt := receipts[index]) is not None]
+        settled = await core.messages.finish(part, members, counter="deleted")
+        if not settled.known and not part.partition:
+            core.directory.forget(queue)
+            raise QueueNotFound(queue.name)
+        for at, refusal in settled.refused.items():
+            receipt = receipts[places[at]]
+            if refusal == "unknown" or receipt is None:
+                continue
+            if queue.fifo:
+                problems[places[at]] = "expired"
+            else:
+                await _delete_with_old(core, part, receipt)
     return problems
 
 
@@ -76,9 +81,10 @@ async def _change(
         return "invalid"
     if now_ms + timeout_s * 1000 - receipt.received_ms > limits.MAX_LEASE_TOTAL_S * 1000:
         return "too long"
-    if not await core.messages.extend(queue, [receipt.member], lease_ms=round(timeout_s * 1000)):
+    part = queue.part(partition_of(receipt.mark))
+    if not await core.messages.extend(part, [receipt.member], lease_ms=round(timeout_s * 1000)):
         return None
-    if not await core.messages.exists(queue, receipt.entry):
+    if not await core.messages.exists(part, receipt.entry):
         if await core.directory.describe(queue) is None:
             core.directory.forget(queue)
             raise QueueNotFound(queue.name)
@@ -90,9 +96,9 @@ async def _read(core: Core, queue: Resource, handles: Sequence[str]) -> list[Rec
     """The receipts, None for what is not one of this queue."""
     receipts = [read_receipt(handle) for handle in handles]
     nonce = await core.directory.nonce(queue)
-    if any(receipt is not None and receipt.nonce != nonce for receipt in receipts):
+    if any(receipt is not None and nonce_of(receipt.mark) != nonce for receipt in receipts):
         core.directory.forget(queue)  # it may have been deleted and made again since
         nonce = await core.directory.nonce(queue)
     if nonce is None:
         raise QueueNotFound(queue.name)
-    return [receipt if receipt is not None and receipt.nonce == nonce else None for receipt in receipts]
+    return [receipt if receipt is not None and nonce_of(receipt.mark) == nonce else None for receipt in receipts]

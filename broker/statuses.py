@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias
 
@@ -23,12 +22,13 @@ from broker.errors import (
     ResultNotKept,
     StoreFault,
 )
-from broker.ids import TOKEN_OWNER_LENGTH, entry_of, message_id
+from broker.ids import TOKEN_OWNER_LENGTH, entry_of, id_mark, message_id, nonce_of, partition_of
 from broker.invocation_records import Condition, InvocationEnd, onward_records
 from broker.names import LATEST, SPARE, Resource, split_function
 from broker.outgoing import check_own_id
 from broker.records import FunctionSettings, check_range, decode_json, unpack
 from broker.routing import Relay
+from broker.store.partitions import partition_of_id
 from broker.store.statuses import EventKey, Standing
 
 State: TypeAlias = Literal["queued", "running", "retrying"] | EndState
@@ -36,8 +36,6 @@ MAX_WAIT_S: Final = 86_400.0
 _LOOK_AGAIN_S: Final = 5.0
 _AWAITED_SPARE_MS: Final = 10_000
 _LOOKS: Final = 20
-_NONCE_BITS: Final = 0xFFFFFFFF
-_VERSION: Final = 8
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +77,7 @@ class Statuses:
     async def status(self, request_id: str, *, function: str | None = None, wait_s: float = 0) -> Status:
         """Where an event is, or how it ended; waits so many seconds for its end."""
         check_range("wait", wait_s, 0, MAX_WAIT_S)
-        resource, key = await self._find(request_id, function)
-        found = await self._look(resource, key, request_id)
+        resource, key, found = await self._locate(request_id, function)
         if wait_s and isinstance(found, Standing):
             await self._wait(resource, key, wait_s)
             found = await self._look(resource, key, request_id)
@@ -93,8 +90,7 @@ class Statuses:
         status = await self.status(request_id, function=function, wait_s=wait_s)
         if not status.ended:
             raise EventPending(request_id, status.state)
-        resource, key = await self._find(request_id, status.function)
-        found = await self._look(resource, key, request_id)
+        _, _, found = await self._locate(request_id, status.function)
         if not isinstance(found, bytes):
             raise EventPending(request_id, "queued")  # a caller's own id, which names a newer event by now
         end = parse_end(found)
@@ -117,7 +113,8 @@ class Statuses:
                 return parse_end(seen).condition == "Cancelled"
             if seen == "gone":
                 if not attempt:
-                    raise EventNotFound(request_id)
+                    resource, _ = await self._elsewhere(resource, key, request_id)
+                    continue
                 return False
             done = await self._take_out(request_id, resource, seen)
             if done is not None:
@@ -130,23 +127,41 @@ class Statuses:
     async def _find(self, request_id: str, function: str | None) -> tuple[Resource, EventKey]:
         """Which function's it is, by the random number in its id; and under which name it is known there."""
         check_own_id(request_id)
-        nonce = _nonce_of(request_id)
+        mark = id_mark(request_id)
         if function is not None:
-            resource = await self._holder(request_id, nonce, function)
-            if nonce != await self._core.directory.nonce(resource):
-                return resource, EventKey(own_id=request_id)
+            resource = await self._holder(request_id, mark, function)
+            if mark is None or nonce_of(mark) != await self._core.directory.nonce(resource):
+                place = partition_of_id(request_id, self._core.splits.count(resource))
+                return resource.part(place), EventKey(own_id=request_id)
         else:
-            if nonce is None:
+            if mark is None:
                 rule = "needed with an id of your own: only ids that Penstock made tell their function"
                 raise InvalidOption("function", None, rule)
-            name = await self._core.directory.function_of(nonce)
+            name = await self._core.directory.function_of(nonce_of(mark))
             if name is None:
                 raise EventNotFound(request_id)
             resource = self._core.resource("function", name)
-        assert nonce is not None  # noqa: S101 - by the branches above
-        return resource, EventKey(entry=entry_of(request_id, nonce) or "", nonce=str(nonce))
+        key = EventKey(entry=entry_of(request_id, mark) or "", nonce=str(mark))
+        return resource.part(partition_of(mark)), key
 
-    async def _holder(self, request_id: str, nonce: int | None, function: str) -> Resource:
+    async def _locate(self, request_id: str, function: str | None) -> tuple[Resource, EventKey, Standing | bytes]:
+        resource, key = await self._find(request_id, function)
+        try:
+            return resource, key, await self._look(resource, key, request_id)
+        except EventNotFound:
+            resource, found = await self._elsewhere(resource, key, request_id)
+            return resource, key, found
+
+    async def _elsewhere(self, resource: Resource, key: EventKey, request_id: str) -> tuple[Resource, Standing | bytes]:
+        """The event of a caller's own id that was sent when there were fewer partitions. Raises EventNotFound."""
+        for part in await self._core.partitions.parts(resource.whole) if key.own_id else ():
+            if part != resource:
+                found = await self._core.statuses.look(part, key)
+                if not isinstance(found, str):
+                    return part, found
+        raise EventNotFound(request_id)
+
+    async def _holder(self, request_id: str, mark: int | None, function: str) -> Resource:
         """What of this name holds the event: of an alias, its spare part where that knows the id."""
         name, qualifier = split_function(function)
         resource = self._core.resource("function", name if qualifier in {"", LATEST} else function)
@@ -158,14 +173,14 @@ class Statuses:
         own_nonce = await self._core.directory.nonce(spare)
         if own_nonce is None:
             return resource
-        key = EventKey(own_id=request_id) if nonce != own_nonce else None
+        key = EventKey(own_id=request_id) if mark is None or nonce_of(mark) != own_nonce else None
         found = key is None or not isinstance(await self._core.statuses.look(spare, key), str)
         return spare if found else resource
 
     async def _look(self, resource: Resource, key: EventKey, request_id: str) -> Standing | bytes:
         found = await self._core.statuses.look(resource, key)
         if isinstance(found, str):
-            self._core.directory.forget(resource)  # it may have been made anew, with another random number
+            self._core.directory.forget(resource.whole)  # it may have been made anew, with another random number
             raise EventNotFound(request_id)
         return found
 
@@ -237,7 +252,7 @@ class Statuses:
         """Whoever runs it hears at once; without that, at the next renewal of its lease."""
         token = member.partition("|")[2]
         if token[:1] in {"w", "s"}:
-            notice = CallNotice(kind="drop", id=member, function=resource.name)
+            notice = CallNotice(kind="drop", id=member, function=resource.name, partition=resource.partition)
             process = token[1 : 1 + TOKEN_OWNER_LENGTH]
             await self._core.parcels.tell(process, msgspec.msgpack.encode(notice))
 
@@ -284,15 +299,6 @@ def _unended(request_id: str, resource: Resource, found: Standing, lease: tuple[
         error_message=error.message if error else "",
         crashes=crashes,
     )
-
-
-def _nonce_of(request_id: str) -> int | None:
-    """The random number in an id that Penstock made; None for any other text."""
-    try:
-        value = uuid.UUID(request_id).int
-    except ValueError:
-        return None
-    return value & _NONCE_BITS if value >> 76 & 15 == _VERSION else None
 
 
 def _taken_ms(member: str) -> int | None:

@@ -138,12 +138,14 @@ class QueueClient:
         redrive_from: RedriveFrom | None = None,
         durability: str | None = None,
         tags: Mapping[str, str] | None = None,
+        partitions: int = 1,
     ) -> None:
         """Creates the queue, and the dead-letter queue with defaults where missing. Seconds; SQS's defaults and bounds.
 
         ``redrive_from`` says which queues may have it as their dead-letter queue: "all" by default. ``durability`` is
-        what a send must be before it is answered; raises DurabilityNotMet where Redis does not give that. A second time
-        with the same settings changes nothing; with others it raises QueueExists. A queue that exists only because
+        what a send must be before it is answered; raises DurabilityNotMet where Redis does not give that.
+        ``partitions`` splits a standard queue that one node of a cluster cannot carry; it stays one queue. A second
+        time with the same settings changes nothing; with others it raises QueueExists. A queue that exists only because
         something named it takes the settings given here.
         """
         self._run(
@@ -161,6 +163,7 @@ class QueueClient:
                 redrive_from=redrive_from,
                 durability=durability,
                 tags=tags,
+                partitions=partitions,
             )
         )
 
@@ -181,11 +184,12 @@ class QueueClient:
         redrive_from: RedriveFrom | None = None,
         durability: str | None = None,
         tags: Mapping[str, str] | None = None,
+        partitions: int | None = None,
     ) -> None:
         """Changes the settings given and leaves the others; ``remove_dead_letter`` ends the moving of messages that
         were received too often, ``redrive_from="all"`` lets every queue have it as its dead-letter queue again,
-        ``durability=""`` requires nothing any more, and ``tags`` take the place of all that were there. Raises
-        QueueNotFound, InvalidOption, DurabilityNotMet."""
+        ``durability=""`` requires nothing any more, and ``tags`` take the place of all that were there. There can be
+        more ``partitions``, never fewer. Raises QueueNotFound, InvalidOption, DurabilityNotMet."""
         self._run(
             lambda: self._inner.configure(
                 visibility_timeout=visibility_timeout,
@@ -202,6 +206,7 @@ class QueueClient:
                 redrive_from=redrive_from,
                 durability=durability,
                 tags=tags,
+                partitions=partitions,
             )
         )
 

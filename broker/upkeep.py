@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Mapping
 from typing import Final
 
 import anyio
@@ -17,7 +18,7 @@ from broker.core import Core
 from broker.errors import InvalidName
 from broker.log import log
 from broker.mover import Mover
-from broker.names import Resource
+from broker.names import Kind, Resource
 from broker.relays import Relays
 
 EVERY_S: Final = 60.0
@@ -147,21 +148,31 @@ class Upkeep:
         own = self._core.settings.account, self._core.settings.region
         for scope in sorted({own, *await self._core.directory.scopes()}):
             core = self._core if scope == own else self._core.within(*scope)
-            functions, queues = await core.directory.names("function"), await core.directory.names("queue")
-            await self._deliver_some(core, functions, queues)
+            split = await core.partitions.listed()
+            functions = await self._all_parts(core, "function", split)
+            queues = await self._all_parts(core, "queue", split)
+            await self._follow(core, split)
+            await self._deliver_some(core, functions + queues)
             await self._expire_some(core, queues)
 
-    async def _deliver_some(self, core: Core, functions: list[str], queues: list[str]) -> None:
+    async def _all_parts(self, core: Core, kind: Kind, split: Mapping[tuple[Kind, str], int]) -> list[Resource]:
+        names = await core.directory.names(kind)
+        return [part for name in names for part in core.resource(kind, name).parts(split.get((kind, name), 1))]
+
+    async def _follow(self, core: Core, split: Mapping[tuple[Kind, str], int]) -> None:
+        """Lets partitions follow a change of settings that was broken off."""
+        for kind, name in split:
+            if behind := await core.partitions.adopt(core.resource(kind, name)):
+                log.warning("partitions_followed", kind=kind, name=name, count=behind)
+
+    async def _deliver_some(self, core: Core, resources: list[Resource]) -> None:
         """Looks at some outboxes in turn: those of resources that no worker serves have no other relay."""
-        resources = [core.resource("function", name) for name in functions]
-        resources += [core.resource("queue", name) for name in queues]
         for resource in self._some(core, self._next_outbox, resources, _OUTBOXES_A_ROUND):
             if await core.outbox.entries(resource, 1):
                 self._relays.kick(resource)
 
-    async def _expire_some(self, core: Core, names: list[str]) -> None:
+    async def _expire_some(self, core: Core, queues: list[Resource]) -> None:
         """Removes what is past its retention from some queues in turn: a queue that nobody reads would only grow."""
-        queues = [core.resource("queue", name) for name in names]
         for queue in self._some(core, self._next_queue, queues, _QUEUES_A_ROUND):
             if count := await core.messages.expire(queue, calls=_EXPIRE_CALLS):
                 log.info("messages_expired", queue=queue.name, count=count)

@@ -51,6 +51,7 @@ class App:
         description: str = "",
         memory: int = limits.DEFAULT_MEMORY_MB,
         environment: Mapping[str, str] | None = None,
+        partitions: int = 1,
     ) -> Callable[[H], H]:
         """Registers a function under its own name, or ``name``. All times in seconds; Lambda's defaults.
 
@@ -61,7 +62,8 @@ class App:
         ``keep_status`` seconds, with its result where that has at most ``keep_result`` bytes. ``durability`` is what an
         event must be before its sender is answered; a worker does not start where Redis does not give that. A chain of
         events that has run the function 16 times is stopped as a loop, unless ``recursive_loop`` is "Allow".
-        ``memory`` (MB; it limits nothing) and ``environment`` are what the context tells. Raises InvalidOption,
+        ``memory`` (MB; it limits nothing) and ``environment`` are what the context tells. ``partitions`` spreads its
+        events over the nodes of a cluster; there are never fewer than there were. Raises InvalidOption,
         InvalidName.
         """
         settings = FunctionSettings(
@@ -82,6 +84,7 @@ class App:
             description=description,
             memory_mb=memory,
             environment=_variables(environment),
+            partitions=partitions,
         )
 
         def register(handler: H) -> H:

@@ -27,6 +27,8 @@ from runtime.tracing import Tracer
 
 DEFAULT_CALLS: Final = 1_000
 _BREATH_S: Final = 0.01
+SHARED_S: Final = 0.2
+"""How soon to look again whether permits are free that are shared with versions, which give them back unheard."""
 _GIVE_BACK_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, *(1.0,) * 20)
 
 
@@ -58,6 +60,9 @@ class Engine:
         self.build: Final = build
         self.on_suspects: Final = on_suspects
         self.on_settings: Final = on_settings
+        self.on_split: Callable[[Resource, int], None] = _nothing_to_do
+        """Told when a resource is seen to have several partitions: each needs a source."""
+        self._turns: Final[dict[tuple[Resource, ...], asyncio.Lock]] = {}
         self._breathed_at = 0.0
         self._settling: Final[list[asyncio.Task[None]]] = []
         self.settlers: Final[dict[Resource, Settler]] = {}
@@ -82,6 +87,16 @@ class Engine:
             return False
         self._breathed_at = now
         return True
+
+    def turn(self, *whole: Resource) -> asyncio.Lock:
+        """In which order the partitions of a resource (of a mapping: its function and its queue) wait in this process
+        for what they share."""
+        return self._turns.setdefault(whole, asyncio.Lock())
+
+    def permit_wait_s(self, function: HandlerFunction) -> float:
+        """For how long to wait at most for a permit of a function, should no wake-up tell of one given back: those of a
+        dead process have run out by then."""
+        return SHARED_S if function.shares_limit else self.core.settings.lease_ms / 1000
 
     async def end_of(self, lease_token: str) -> str | None:
         """Why the process that held a lease under this token ended, where its supervisor saw it."""
@@ -155,3 +170,7 @@ class Engine:
     async def settled(self) -> None:
         """Returns when every verdict handed in so far is in Redis."""
         await asyncio.gather(*(settler.drained() for settler in self.settlers.values()))
+
+
+def _nothing_to_do(_whole: Resource, _count: int) -> None:
+    """Until the worker says what is to be done."""

@@ -51,12 +51,14 @@ class Housekeeping:
     async def round(self) -> None:
         """All chores once."""
         live = await self._workers.all(fresh=True)
+        split = await self._broker.core.partitions.listed()
         served = {name for worker in live if not worker.alone for name in worker.functions}
         declared = {name for worker in live if not worker.alone for name in worker.mappings}
         for name in await self._broker.core.directory.names("function"):  # versions and aliases, too
             if name not in served:
                 await self.expire(name)
-            await self._broker.core.statuses.forget(self._broker.core.resource("function", name))
+            for part in self._broker.core.resource("function", name).parts(split.get(("function", name), 1)):
+                await self._broker.core.statuses.forget(part)
         await self._mark_undeclared(declared)
 
     async def expire(self, name: str) -> int:
@@ -67,8 +69,9 @@ class Housekeeping:
             return 0
         settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         given_up = 0
-        while claim := await self._claim_aged(resource, settings):
-            given_up += await self._give_up(resource, settings, *claim)
+        for part in resource.parts(described.partitions):
+            while claim := await self._claim_aged(part, settings):
+                given_up += await self._give_up(part, settings, *claim)
         if given_up:
             log.warning("events_expired", function=name, count=given_up, reason="no live worker serves the function")
         return given_up

@@ -14,6 +14,7 @@ import msgspec
 from broker.errors import PenstockError
 from broker.log import log
 from broker.mappings import read_mapping
+from broker.names import Resource
 from broker.records import MAPPING_ARROW, MappingSettings
 from broker.store.channels import Listener
 from runtime.engine import Engine
@@ -21,6 +22,7 @@ from runtime.handlers import HandlerFunction
 from runtime.poller import Pollers
 from runtime.sources.invocation import InvocationSource
 from runtime.sources.queue import QueueSource
+from runtime.tally import BatchTally
 from runtime.waiter import Waiter
 
 _SLOW_S: Final = 60.0
@@ -48,7 +50,8 @@ class Mappings:
         self._group: Final = group
         self._names: Final = frozenset(functions)
         self._declared: Final = {each.mapping.name: each.mapping for each in functions.values() if each.mapping}
-        self._polled: Final[dict[str, tuple[QueueSource, Waiter]]] = {}
+        self._polled: Final[dict[str, list[tuple[QueueSource, Waiter]]]] = {}
+        """By name of the mapping: one a partition of its queue."""
         self._changed = anyio.Event()
 
     async def begin(self) -> list[tuple[str, Listener]]:
@@ -86,17 +89,29 @@ class Mappings:
     async def _look(self) -> None:
         stored = await self._engine.core.directory.mappings()
         wanted = {name: mapping for name, text in stored.items() if (mapping := self._wanted(name, text))}
-        for name, (source, _) in tuple(self._polled.items()):
-            if name not in wanted or wanted[name].target != source.target:
+        for name, polled in tuple(self._polled.items()):
+            if name not in wanted or wanted[name].target != polled[0][0].target:
                 await self._end(name)
         for name in wanted.keys() - self._polled.keys():
             if self._pollers.stopping:
                 return
-            source = self._start(wanted[name])
-            for channel, listener in self._listeners(source):
-                await self._engine.core.channels.listen({channel: listener})
-            source.changed(None)  # what has changed since it began to poll may have been missed
+            await self._listen(self._start(wanted[name]))
             log.info("mapping_polled", mapping=name)
+
+    async def _listen(self, source: QueueSource) -> None:
+        for channel, listener in self._listeners(source):
+            await self._engine.core.channels.listen({channel: listener})
+        source.changed(None)  # what has changed since it began to poll may have been missed
+
+    def split(self, queue: Resource, count: int) -> None:
+        """Polls all partitions of a queue, for each mapping of it."""
+        if self._pollers.stopping:
+            return
+        for polled in self._polled.values():
+            first = polled[0][0]
+            for partition in range(len(polled), count if first.resource == queue else 0):
+                source = self._start(first.mapping, partition=partition, tally=first.tally)
+                self._group.start_soon(self._listen, source, name=f"listen {first.mapping.name}")
 
     def _wanted(self, name: str, text: bytes) -> MappingSettings | None:
         if name.rpartition(MAPPING_ARROW)[2] not in self._names:
@@ -106,25 +121,28 @@ class Mappings:
             return None
         return mapping if mapping.origin == "api" or name in self._declared else None
 
-    def _start(self, mapping: MappingSettings) -> QueueSource:
+    def _start(self, mapping: MappingSettings, *, partition: int = 0, tally: BatchTally | None = None) -> QueueSource:
         waiter = self._pollers.waiter()
-        source = QueueSource(self._engine, self._served[mapping.target], mapping, waiter)
+        function = self._served[mapping.target]
+        source = QueueSource(self._engine, function, mapping, waiter, partition=partition, tally=tally)
         self._sources.append(source)
-        self._polled[mapping.name] = source, waiter
+        self._polled.setdefault(mapping.name, []).append((source, waiter))
         self._group.start_soon(self._pollers.poll_queue, source, waiter, name=f"poll {mapping.name}")
         return source
 
     async def _end(self, name: str) -> None:
         """Nothing more is claimed for it; what runs ends as usual."""
-        source, waiter = self._polled.pop(name)
-        source.stop()
-        self._pollers.forget(waiter)
-        self._sources.remove(source)
-        for channel, listener in self._listeners(source):
-            await self._engine.core.channels.unlisten(channel, listener)
+        for source, waiter in self._polled.pop(name):
+            source.stop()
+            self._pollers.forget(waiter)
+            self._sources.remove(source)
+            for channel, listener in self._listeners(source):
+                await self._engine.core.channels.unlisten(channel, listener)
         log.info("mapping_left", mapping=name)
 
     def _listeners(self, source: QueueSource) -> Iterator[tuple[str, Listener]]:
         yield self._engine.core.keys.of(source.resource).wake, source.changed
+        if source.resource.partition:
+            yield self._engine.core.keys.of(source.resource.whole).wake, source.whole_changed
         for channel in source.permit_channels:
             yield channel, source.permit_given_back

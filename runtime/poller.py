@@ -14,7 +14,7 @@ from broker.log import log
 from broker.names import Resource
 from broker.store.addresses import Place
 from broker.store.values import Claim
-from runtime.engine import Engine
+from runtime.engine import SHARED_S, Engine
 from runtime.keeper import RETRY_S
 from runtime.sources.invocation import InvocationSource
 from runtime.sources.queue import QueueSource
@@ -24,8 +24,6 @@ _SLOW_S: Final = 60.0
 _SLOW_PER_SOURCE_S: Final = 0.3
 _BROKEN_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _DUE_SLACK_S: Final = 0.001
-_SHARED_S: Final = 0.2
-"""How soon a version looks again whether permits that it shares with others are free."""
 
 
 class Pollers:
@@ -89,12 +87,15 @@ class Pollers:
             except (StoreError, asyncio.CancelledError):
                 self._engine.give_back(source.resource, token)  # whether it leased anything is unknown
                 raise
+            finally:
+                source.permits.give_back_rest()
             if claim.suspects and not self._engine.alone:
                 self._engine.on_suspects()
+            room = min(room, source.asked_for)
             pause_s = self._pause(claim, room)
             went_without = claim.status == "full" or 0 < len(claim.messages) < room
             if source.shares_limit and went_without:
-                return _SHARED_S if pause_s is None else min(pause_s, _SHARED_S)
+                return SHARED_S if pause_s is None else min(pause_s, SHARED_S)
             return pause_s
 
         await self._poll(source, take, waiter)

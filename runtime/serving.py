@@ -1,5 +1,5 @@
 """What one worker serves: its functions as long as its build is the newest one, and the versions and aliases that its
-build is behind. Both change while it runs; each thing served has a source of its own."""
+build is behind. Both change while it runs; each thing served has a source of its own, each partition of it one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from broker.builds import Catalogue
 from broker.core import Core
 from broker.errors import PenstockError
 from broker.log import log
-from broker.names import LATEST
+from broker.names import LATEST, Resource
 from broker.records import FunctionSettings
 from broker.store.channels import Listener
 from broker.versions import read_catalogues
@@ -25,6 +25,7 @@ from runtime.handlers import HandlerFunction
 from runtime.poller import Pollers
 from runtime.sources.invocation import InvocationSource
 from runtime.sources.queue import QueueSource
+from runtime.tally import Tally
 from runtime.waiter import Waiter
 
 _SLOW_S: Final = 60.0
@@ -117,13 +118,14 @@ class Serving:
         self._group: Final = group
         self._register: Final = register
         self._tell: Final = changed
-        self._polled: Final[dict[str, tuple[InvocationSource, Waiter]]] = {}
+        self._polled: Final[dict[str, list[tuple[InvocationSource, Waiter]]]] = {}
+        """By the name in the store: one a partition."""
         self._changed = anyio.Event()
 
     def begin(self) -> Iterator[tuple[str, Listener]]:
         """Starts what is served; answers all that is to be listened to."""
         for name, function in self._duties.served.items():
-            yield self._listener(self._start(name, function))
+            yield from self._listeners(self._start(name, function))
         yield self._engine.core.keys.versions_channel, self._on_notice
 
     async def run(self) -> None:
@@ -156,30 +158,50 @@ class Serving:
             await self._end(name)
         for name in sorted(new):
             served[name] = wanted[name]
-            source = self._start(name, wanted[name])
-            channel, listener = self._listener(source)
-            await self._engine.core.channels.listen({channel: listener})
-            source.changed(None)  # what has changed since it began to poll may have been missed
+            await self._listen(self._start(name, wanted[name]))
         log.info("served_changed", build=self._duties.build, serves=sorted(new), leaves=sorted(gone))
         await self._tell()
 
-    def _start(self, name: str, function: HandlerFunction) -> InvocationSource:
+    def split(self, whole: Resource, count: int) -> None:
+        """Polls all partitions of a function, as long as it is served."""
+        polled = self._polled.get(whole.name, [])
+        if self._pollers.stopping or not polled:
+            return
+        tally = polled[0][0].tally
+        for partition in range(len(polled), count):
+            source = self._start(whole.name, self._duties.served[whole.name], partition=partition, tally=tally)
+            self._group.start_soon(self._listen, source, name=f"listen {whole.name} {partition}")
+
+    def _start(
+        self, name: str, function: HandlerFunction, *, partition: int = 0, tally: Tally | None = None
+    ) -> InvocationSource:
         waiter = self._pollers.waiter()
-        source = InvocationSource(self._engine, function, waiter)
+        source = InvocationSource(self._engine, function, waiter, partition=partition, tally=tally)
         self._sources.append(source)
-        self._polled[name] = source, waiter
-        self._group.start_soon(self._pollers.poll_invocations, source, waiter, name=f"poll {name}")
+        self._polled.setdefault(name, []).append((source, waiter))
+        self._group.start_soon(self._pollers.poll_invocations, source, waiter, name=f"poll {name} {partition}")
         return source
+
+    async def _listen(self, source: InvocationSource) -> None:
+        await self._engine.core.channels.listen(dict(self._listeners(source)))
+        if source.stopped and source not in self._sources:  # meanwhile
+            await self._unlisten(source)
+        source.changed(None)  # what has changed since it began to poll may have been missed
 
     async def _end(self, name: str) -> None:
         """Nothing more is claimed for it; what runs ends as usual."""
-        source, waiter = self._polled.pop(name)
-        source.stop()
-        waiter.wake()
-        self._pollers.forget(waiter)
-        self._sources.remove(source)
-        channel, listener = self._listener(source)
-        await self._engine.core.channels.unlisten(channel, listener)
+        for source, waiter in self._polled.pop(name):
+            source.stop()
+            waiter.wake()
+            self._pollers.forget(waiter)
+            self._sources.remove(source)
+            await self._unlisten(source)
 
-    def _listener(self, source: InvocationSource) -> tuple[str, Listener]:
-        return self._engine.core.keys.of(source.resource).wake, source.changed
+    async def _unlisten(self, source: InvocationSource) -> None:
+        for channel, listener in self._listeners(source):
+            await self._engine.core.channels.unlisten(channel, listener)
+
+    def _listeners(self, source: InvocationSource) -> Iterator[tuple[str, Listener]]:
+        yield self._engine.core.keys.of(source.resource).wake, source.changed
+        if source.resource.partition:
+            yield self._engine.core.keys.of(source.resource.whole).wake, source.whole_changed

@@ -32,6 +32,7 @@ from runtime.idempotency import use_store
 from runtime.invoker import DEFAULT_THREADS, Invoker
 from runtime.keeper import LeaseKeeper
 from runtime.mappings import Mappings
+from runtime.partitions import Partitions
 from runtime.poller import Pollers
 from runtime.serving import Duties, Serving
 from runtime.sources.calls import CallSource
@@ -199,6 +200,7 @@ class Worker:
                 await self._register(broker, [functions[name] for name in names])
 
             serving = Serving(engine, pollers, self._duties, sources, group, register=register, changed=changed)
+            engine.on_split = Partitions(engine, mappings, serving, group).split
             listeners: dict[str, list[Listener]] = {}
             for channel, listener in (*serving.begin(), *await mappings.begin()):
                 listeners.setdefault(channel, []).append(listener)

@@ -55,7 +55,8 @@ class Clock:
         kinds: tuple[Kind, Kind] = ("queue", "function")
         for kind in kinds:
             for name in await self._core.directory.names(kind):
-                await fetch("PUBLISH", self._core.keys.of(self._core.resource(kind, name)).wake, "")
+                for part in await self._core.partitions.parts(self._core.resource(kind, name)):
+                    await fetch("PUBLISH", self._core.keys.of(part).wake, "")
 
 
 @pytest.fixture(scope="session")

@@ -168,7 +168,8 @@ class _Scope:
         return {seen.resource: seen for seen in found if seen is not None}
 
     async def _repaired(self, resource: Resource) -> Finding:
-        restored = await self._core.repairs.repair(resource)
+        parts = await self._core.partitions.parts(resource)
+        restored = sum([await self._core.repairs.repair(part) for part in parts])
         subject = f'{resource.kind} "{resource.name}"'
         return Finding("ok", "repair", subject, f"{restored} messages were given a place again")
 

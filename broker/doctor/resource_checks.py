@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -12,8 +13,10 @@ from broker.doctor.findings import Finding
 from broker.durability import parse_durability
 from broker.errors import InvalidOption
 from broker.names import Kind, Resource
+from broker.partitions import counts
 from broker.records import Delivery, FunctionSettings, MappingSettings, QueueSettings, StreamSettings
 from broker.store.durable import ServerState
+from broker.store.outbox import OutboxEntry
 from broker.store.values import Counts
 from broker.workers import Serves
 
@@ -25,7 +28,7 @@ _GROWING_PER_S: Final = 1.0
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """One queue or function at a moment."""
+    """One queue or function at a moment, with all its partitions."""
 
     resource: Resource
     settings: bytes
@@ -51,28 +54,31 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 async def see(core: Core, resource: Resource) -> Seen | None:
     """One look; None where it does not exist (any more)."""
     described = await core.directory.describe(resource)
-    counts = await core.messages.counts(resource)
-    if described is None or counts is None:
+    counted = await counts(core, resource)
+    if described is None or counted is None:
         return None
-    now_ms = await core.messages.now_ms()
-    late_ms, deliveries = 0, list[Delivery]()
-    if counts.outbox:
-        late_ms = await core.outbox.late_ms(resource, now_ms)
-        for entry in await core.outbox.entries(resource, _OUTBOX_LOOK):
-            try:
-                deliveries.append(msgspec.msgpack.decode(entry.record, type=Delivery))
-            except (msgspec.MsgspecError, ValueError):  # a message whose receives are used up is in another form
-                continue
+    now_ms, parts = await core.messages.now_ms(), resource.parts(described.partitions)
+    late_ms, entries = 0, list[OutboxEntry]()
+    for part in parts if counted.outbox else ():
+        late_ms = max(late_ms, await core.outbox.late_ms(part, now_ms))
+        entries += await core.outbox.entries(part, _OUTBOX_LOOK)
     return Seen(
         resource=resource,
         settings=described.settings,
-        counts=counts,
+        counts=counted,
         now_ms=now_ms,
         held=described.held,
-        stranded=await core.repairs.stranded_at_least(resource),
+        stranded=sum([await core.repairs.stranded_at_least(part) for part in parts]),
         outbox_late_ms=late_ms,
-        outbox=tuple(deliveries),
+        outbox=tuple(_deliveries(entries)),
     )
+
+
+def _deliveries(entries: Iterable[OutboxEntry]) -> Iterator[Delivery]:
+    for entry in entries:
+        # A message whose receives are used up is in another form.
+        with suppress(msgspec.MsgspecError, ValueError):
+            yield msgspec.msgpack.decode(entry.record, type=Delivery)
 
 
 def resource_findings(first: Seen, last: Seen, *, after_s: float, serving: int | None) -> Iterator[Finding]:

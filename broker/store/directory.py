@@ -11,6 +11,7 @@ from broker.ids import new_nonce
 from broker.names import Kind, Resource
 from broker.store.keys import Keyspace
 from broker.store.scripts import Argument, ScriptRunner
+from broker.store.splits import Splits
 
 ConfigureMode: TypeAlias = Literal["ensure", "create", "replace"]
 _DIRECTORY_OF: Final[dict[Kind, str]] = {"queue": "queues", "function": "functions", "stream": "streams"}
@@ -36,9 +37,13 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     implied: bool
     held: bool
     counters: dict[str, int]
+    partitions: int = 1
+    past: str = ""
+    """How many partitions there were before, as it is stored."""
 
 
 _GONE_REMEMBERED_MS: Final = 600_000
+_PART_GONE_MS: Final = 60_000  # longer than it takes to read settings and write them to a partition
 _COUNTERS: Final = (
     "sent",
     "done",
@@ -59,9 +64,10 @@ _COUNTERS: Final = (
 class DirectoryStore:
     """Creates, lists, describes and deletes. Errors: the StoreError family."""
 
-    def __init__(self, runner: ScriptRunner, keyspace: Keyspace) -> None:
+    def __init__(self, runner: ScriptRunner, keyspace: Keyspace, splits: Splits | None = None) -> None:
         self._runner: Final = runner
         self._keys: Final = keyspace
+        self._splits: Final = Splits() if splits is None else splits
         self._nonces: Final[dict[Resource, int]] = {}
         self._scopes: Final[set[tuple[str, str]]] = set()
 
@@ -123,6 +129,7 @@ class DirectoryStore:
             return None
         nonce = int(found["nonce"])
         self._nonces[resource] = nonce
+        self._splits.heard(resource, found.get("partitions"))
         return Described(
             settings=found["settings"],
             nonce=nonce,
@@ -132,6 +139,8 @@ class DirectoryStore:
             implied=found.get("implied") == b"1",
             held=found.get("held") == b"1",
             counters={name: int(found.get(name, 0)) for name in _COUNTERS},
+            partitions=int(found.get("partitions", 1)),
+            past=found.get("past", b"").decode(),
         )
 
     async def nonce(self, resource: Resource) -> int | None:
@@ -158,9 +167,11 @@ class DirectoryStore:
         self._nonces.pop(resource, None)
 
     async def delete(self, resource: Resource, *, force: bool) -> tuple[Literal["deleted", "unknown", "busy"], int]:
-        """Removes a resource; without ``force`` only an empty one. Answers how many messages it held."""
+        """Removes a resource (its first partition: the others go before, by :meth:`delete_part`); without ``force``
+        only an empty one. Answers how many messages it held.
+        """
         k = self._keys.of(resource)
-        arguments = ("force" if force else "", k.wake, _GONE_REMEMBERED_MS)
+        arguments = ("force" if force else "", k.wake, _GONE_REMEMBERED_MS, "")
         nonce = await self.nonce(resource) if resource.kind == "function" else None
         status, held = await self._runner.run("delete", (*k.every(), k.gone), arguments)
         word: Literal["deleted", "unknown", "busy"] = status.decode()
@@ -170,6 +181,15 @@ class DirectoryStore:
             await self._runner.fetch("HDEL", self._keys.directory(_DIRECTORY_OF[resource.kind]), resource.name)
             self.forget(resource)
         return word, held
+
+    async def delete_part(self, part: Resource, nonce: int, *, force: bool) -> tuple[bool, int]:
+        """Removes a partition that is not the first, so that for a minute nobody makes it anew who has not heard;
+        without ``force`` only an empty one. Answers whether it is gone, and how many messages it held.
+        """
+        k = self._keys.of(part)
+        arguments = ("force" if force else "", k.wake, _PART_GONE_MS, nonce)
+        status, held = await self._runner.run("delete", (*k.every(), k.gone), arguments)
+        return status != b"busy", held
 
     async def hold(self, function: Resource, *, held: bool) -> bool:
         """Pauses a function, or ends that pause; False where it does not exist."""

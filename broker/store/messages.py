@@ -13,6 +13,7 @@ from broker.store.fifo import ClaimOfGroups, FifoStore
 from broker.store.keys import Keyspace, ResourceKeys
 from broker.store.lanes import RunsScripts
 from broker.store.scripts import Argument, Command, ScriptRunner
+from broker.store.splits import Splits
 from broker.store.values import (
     Claim,
     ClaimMode,
@@ -29,6 +30,7 @@ from broker.store.values import (
 )
 
 _TOO_SOON: Final = -2
+_COUNTED: Final = 9
 _NO_ENDS: Final[Mapping[int, End]] = {}
 _MEMBERS_A_CALL: Final = 1_000
 _LOOKED_AT_TO_EXPIRE: Final = 500
@@ -37,9 +39,10 @@ _LOOKED_AT_TO_EXPIRE: Final = 500
 class MessageStore:
     """The messages of every resource. Errors: the StoreError family; methods answer None for an unknown resource."""
 
-    def __init__(self, runner: ScriptRunner, keyspace: Keyspace) -> None:
+    def __init__(self, runner: ScriptRunner, keyspace: Keyspace, splits: Splits | None = None) -> None:
         self._runner: Final = runner
         self._keys: Final = keyspace
+        self._splits: Final = Splits() if splits is None else splits
         self._fifo: Final = FifoStore(runner, keyspace)
 
     async def send(
@@ -52,10 +55,11 @@ class MessageStore:
         urgent: bool = False,
         made_sure_of: str = "",
         runs: RunsScripts | None = None,
-    ) -> Stored | None:
+    ) -> Stored | Literal["split"] | None:
         """Stores up to 1,000 messages in one step. The same token in the same bucket stores them once; in a FIFO queue
-        their deduplication ids see to that. Raises DurabilityRequired unless what the caller has ``made_sure_of`` is
-        what the resource requires; ``runs`` is what confirms it, where something does."""
+        their deduplication ids see to that. ``split`` where the resource has another number of partitions than was
+        known, so that own ids may belong elsewhere. Raises DurabilityRequired unless what the caller has
+        ``made_sure_of`` is what the resource requires; ``runs`` is what confirms it, where something does."""
         runs = runs or self._runner
         if resource.fifo:
             return await self._fifo.send(resource, messages, urgent=urgent, made_sure_of=made_sure_of, runs=runs)
@@ -63,7 +67,7 @@ class MessageStore:
         plain = all(message.plain for message in messages)
         arguments: list[Argument] = [
             *(token, k.wake, limits.SEND_TOKEN_MEMORY_S, limits.OWN_ID_MEMORY_MS),
-            *("urgent" if urgent else "", "plain" if plain else "full", made_sure_of),
+            *("urgent" if urgent else "", "plain" if plain else self._full(resource), made_sure_of),
         ]
         if plain:
             arguments += [message.blob for message in messages]
@@ -79,11 +83,20 @@ class MessageStore:
         reply = await runs.run("send", keys, arguments)
         match reply[0]:
             case b"stored":
+                if reply[4] is not None or self._splits.known:
+                    self._splits.heard(resource, reply[4])
                 return Stored(reply[1].decode(), int(reply[2]), int(reply[3]))
             case b"unknown":
                 return None
+            case b"split":
+                self._splits.heard(resource, reply[1])
+                return "split"
             case _:
                 raise not_sent(resource, reply)
+
+    def _full(self, resource: Resource) -> str:
+        count = self._splits.known.get(resource.whole) if self._splits.known else None
+        return f"full{count or ''}"
 
     async def claim(
         self,
@@ -100,10 +113,12 @@ class MessageStore:
         max_in_flight: int | None = None,
         of_one_group: int | None = None,
         attempt: str | None = None,
+        with_permits: bool = False,
     ) -> Claim:
         """Leases up to ``room`` messages under the token. ``wake`` asks for a wake-up when there is more; without
         ``lease_ms`` the queue's own visibility timeout holds. For FIFO queues alone: at most so many ``of_one_group``,
-        and the id of an ``attempt`` that may be repeated.
+        and the id of an ``attempt`` that may be repeated. ``with_permits`` says
+        that the caller has taken as many permits before, as it must where a function with a limit is split.
         """
         if resource.fifo:
             wanted = ClaimOfGroups(
@@ -119,8 +134,12 @@ class MessageStore:
             *(token, "" if lease_ms is None else lease_ms, room, max_bytes, mode),
             *("" if sent_before_ms is None else sent_before_ms, "1" if wake else "0"),
             *(k.wake, "" if max_crashes is None else max_crashes, "" if max_in_flight is None else max_in_flight),
+            "1" if with_permits else "",
         )
-        return read_claim(await self._runner.run("claim", keys, arguments), token)
+        claim = read_claim(await self._runner.run("claim", keys, arguments), token)
+        if (claim.partitions > 1 or self._splits.known) and claim.status != "unknown":
+            self._splits.heard(resource, claim.partitions)
+        return claim
 
     async def release_claim(self, resource: Resource, token: str) -> int:
         """After a claim whose reply was lost: gives back whatever it leased. Answers how many."""
@@ -222,7 +241,9 @@ class MessageStore:
             reply = await self._runner.run("counts", (*places, k.order, k.open), ())
         if reply[0] == b"unknown":
             return None
-        fresh, due, in_flight, retrying, delayed, suspects, outbox, running, oldest = reply
+        fresh, due, in_flight, retrying, delayed, suspects, outbox, running, oldest = reply[:9]
+        if len(reply) > _COUNTED:  # not of a FIFO queue
+            self._splits.heard(resource, reply[_COUNTED])
         return Counts(
             visible=fresh + due,
             in_flight=in_flight,

@@ -83,12 +83,25 @@ class MoveStore:
             case _:
                 return Lead(status="none")
 
-    async def end(self, source: Resource, owner: str, task_id: str, *, status: MoveStatus, reason: str) -> int | None:
-        """Ends a task; answers how many it has moved, None where it has ended, or is somebody else's to end."""
+    async def end(
+        self, source: Resource, owner: str, task_id: str, *, status: MoveStatus, reason: str, elsewhere: int = 0
+    ) -> int | None:
+        """Ends a task; answers how many it has moved, None where it has ended, or is somebody else's to end.
+
+        ``elsewhere`` is how many of them the other partitions of the source count.
+        """
         k = self._keys.of(source)
-        arguments = (owner, task_id, status, reason, _ENDED_KEPT)
+        arguments = (owner, task_id, status, reason, _ENDED_KEPT, elsewhere)
         moved = int(await self._runner.run("end_move", (k.meta, k.moves), arguments))
         return None if moved < 0 else moved
+
+    async def counted(self, parts: Sequence[Resource]) -> tuple[int, int]:
+        """How many messages were ever moved out of these partitions, and when the newest of them all had come (ms)."""
+        moved = newest_ms = 0
+        for part in parts:
+            count, last_ms = await self._runner.fetch("HMGET", self._keys.of(part).meta, "moved", "last_ms")
+            moved, newest_ms = moved + int(count or 0), max(newest_ms, int(last_ms or 0))
+        return moved, newest_ms
 
     async def all(self, source: Resource) -> list[MoveState] | None:
         """The task that runs and the ten that ended last, newest first; None where there is no such queue."""

@@ -12,6 +12,8 @@ from broker.store.keys import Keyspace
 from broker.store.parcels import ParcelStore
 from broker.store.scripts import ScriptRunner
 
+PERMIT_NOTICE: Final = b"permit"
+"""What is published for whoever went without a permit."""
 CallStatus = Literal["unknown", "paused", "throttled", "absent", "sent"]
 
 

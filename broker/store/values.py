@@ -17,6 +17,7 @@ Refusal: TypeAlias = Literal["fenced", "unknown", "expired"]
 """``fenced``: the message is somebody else's; ``unknown``: it is gone; ``expired`` (FIFO): its time is over."""
 _REFUSALS: Final[dict[bytes, Refusal]] = {b"fenced": "fenced", b"unknown": "unknown", b"expired": "expired"}
 _WITH_TOKEN: Final = 12
+_WITH_PARTITIONS: Final = 13
 
 
 class NewMessage(msgspec.Struct, frozen=True):
@@ -115,6 +116,8 @@ class Claim(msgspec.Struct, frozen=True):
     """The queue's own receive wait."""
     token: str = ""
     """Under which the messages are leased: another than asked for where an attempt was repeated."""
+    partitions: int = 1
+    """Into how many the resource is split."""
 
     def filled(self, room: int, max_bytes: int) -> bool:
         """Whether it brought all that was asked for, by number or by bytes: then there may be more."""
@@ -208,7 +211,8 @@ def read_claim(reply: Sequence[Any], token: str) -> Claim:
         nonce=int(reply[8]),
         messages=messages,
         wait_ms=int(reply[10]),
-        token=token if len(reply) < _WITH_TOKEN else reply[11].decode(),
+        token=token if len(reply) < _WITH_TOKEN else reply[11].decode() or token,
+        partitions=1 if len(reply) < _WITH_PARTITIONS else int(reply[12]),
     )
 
 

@@ -10,6 +10,7 @@ from broker import Broker
 from broker.errors import FunctionNotFound
 from broker.mappings import list_mappings
 from broker.names import Target
+from broker.partitions import counters
 from broker.records import FunctionSettings, MappingSettings
 from broker.workers import LiveWorkers, Serves
 from runtime.cli.options import COMMON, Common
@@ -86,7 +87,7 @@ async def _described(
         "live_workers": len(workers),
         "paused": found.held or settings.paused,
         "durability_in_force": await broker.durability(),
-        "counters": found.counters,
+        "counters": await counters(broker.core, function.resource, found.counters),
         "settings": _shown(settings),
         "versions": await described_versions(broker, name, live),
         "mappings": [mapping for mapping in mappings if mapping["function"] == name],

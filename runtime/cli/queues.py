@@ -12,6 +12,7 @@ from broker import Broker, Message, NotFound, Queue
 from broker.errors import InvalidOption
 from broker.invocation_records import iso_timestamp
 from broker.names import Resource
+from broker.partitions import counters
 from broker.queue_settings import describe_queue
 from broker.queues import RedriveFrom as RedriveSources
 from broker.records import Attribute, DeduplicationScope, QueueSettings, ThroughputLimit
@@ -105,6 +106,7 @@ async def _in_order(broker: Broker, names: list[str], *, must_exist: bool) -> li
 async def _described(broker: Broker, name: str, now_ms: int) -> dict[str, Any]:
     queue = broker.queue(name)
     counts, found = await queue.counts(), await describe_queue(broker.core, queue.resource)
+    counted = await counters(broker.core, queue.resource, found.counters)
     oldest_s = None if counts.oldest_ms is None else max(0, now_ms - counts.oldest_ms) / 1000
     return {
         "queue": name,
@@ -116,7 +118,7 @@ async def _described(broker: Broker, name: str, now_ms: int) -> dict[str, Any]:
         "sending_on": counts.outbox,
         "oldest_age_s": oldest_s,
         "durability_in_force": await broker.durability(),
-        "counters": found.counters,
+        "counters": counted,
         "settings": builtin(found.settings),
     }
 
@@ -164,6 +166,7 @@ async def create(
     redrive_from: RedriveFrom = (),
     durability: Durable = None,
     tag: Tags = (),
+    partitions: Annotated[int, Parameter(help="Over how many cluster slots it is spread.")] = 1,
     common: Common = COMMON,
 ) -> None:
     """Create a queue, and its dead-letter queue where that is missing.
@@ -190,6 +193,7 @@ async def create(
             redrive_from=allowed,
             durability=_level(durability),
             tags=tags,
+            partitions=partitions,
         )
         settings = await target.settings()
     common.output.answer({"queue": queue, "settings": builtin(settings)}, f'queue "{queue}" is there')
@@ -217,6 +221,7 @@ async def configure(
     redrive_from: RedriveFrom = (),
     durability: Durable = None,
     tag: Tags = (),
+    partitions: Annotated[int | None, Parameter(help="More than there are; never fewer.")] = None,
     common: Common = COMMON,
 ) -> None:
     """Change the given settings of a queue; the others stay.
@@ -243,6 +248,7 @@ async def configure(
             redrive_from=allowed,
             durability=_level(durability),
             tags=tags,
+            partitions=partitions,
         )
         settings = await target.settings()
     shown = ", ".join(f"{name} {value}" for name, value in _set(settings).items())

@@ -57,7 +57,8 @@ class CallSource:
             log.warning("notice_unreadable", reason=str(error))
             return
         if notice.kind == "drop":
-            self._on_dropped(self._engine.core.resource("function", notice.function), notice.id)
+            function = self._engine.core.resource("function", notice.function)
+            self._on_dropped(function.part(notice.partition), notice.id)
             return
         if notice.kind == "more":
             self._outlets.taken(notice)

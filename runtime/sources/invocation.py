@@ -20,10 +20,12 @@ from broker.lineage import MAX_INVOCATIONS
 from broker.log import log
 from broker.names import Resource
 from broker.records import FIRST_FACTS, NO_HEADER, Facts, FunctionSettings, Header, unpack
+from broker.store.permits import PERMIT_NOTICE
 from broker.store.values import Claim, Claimed, Deferral, member_of
 from broker.tracing import Trace
 from runtime.context import Context
 from runtime.engine import Engine
+from runtime.event_permits import EventPermits
 from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, failed
@@ -84,12 +86,24 @@ class Event:
 class InvocationSource:
     """Takes the events of one function for this process."""
 
-    def __init__(self, engine: Engine, function: HandlerFunction, waiter: Waiter) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        function: HandlerFunction,
+        waiter: Waiter,
+        *,
+        partition: int = 0,
+        tally: Tally | None = None,
+    ) -> None:
         self._engine: Final = engine
         self._function: Final = function
         self._waiter: Final = waiter
-        self.resource: Final[Resource] = engine.core.resource("function", function.resource_name)
+        self._whole: Final[Resource] = engine.core.resource("function", function.resource_name)
+        self.resource: Final[Resource] = self._whole.part(partition)
         self._arn: Final = self.resource.arn
+        self.permits: Final = EventPermits(engine, function, self._whole, waiter)
+        """Of a function with a limit that is split; else the claims take them."""
+        self.asked_for = 0  # so many events, by the last claim
         self._settler: Final = engine.settler(self.resource)
         self._limit: int | None = function.settings.concurrency
         self._prefetched: Final[deque[Event]] = deque()
@@ -100,14 +114,22 @@ class InvocationSource:
         self._finished_since = 0
         self._measured_at = time.monotonic()
         self._rate = 0.0
-        self._tally: Final = Tally(function.shown_name)
+        self.tally: Final = tally or Tally(function.shown_name)
+        """One for all partitions."""
         self._tracer: Final = engine.tracer(function)
 
     def changed(self, notice: bytes | None) -> None:
         """A wake-up; settings are read again when it says so, or when something may have been missed."""
-        if notice is None or notice:
+        if notice == PERMIT_NOTICE and not self.permits.wanted:
+            return
+        if notice is None or notice not in {b"", PERMIT_NOTICE}:
             self._stale = True
         self._waiter.wake()
+
+    def whole_changed(self, notice: bytes | None) -> None:
+        """A wake-up of the first partition, where this is another: settings, or a permit given back."""
+        if notice != b"" or self.permits.wanted:
+            self.changed(notice)
 
     async def freshen(self) -> bool:
         """Takes over newer settings where there may be some. What was claimed under others is handed back. Answers
@@ -116,7 +138,7 @@ class InvocationSource:
             return False
         self._stale = False  # before the look: what changes during it is announced again
         try:
-            described = await self._engine.core.directory.describe(self.resource)
+            described = await self._engine.core.directory.describe(self._whole)
         except BaseException:
             self._stale = True
             raise
@@ -125,6 +147,8 @@ class InvocationSource:
         self._function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         self._revision = described.revision
         self._engine.on_settings(self._function)
+        if described.partitions > 1:
+            self._engine.on_split(self._whole, described.partitions)
         self._foreign = self._engine.is_foreign(settings)  # an alias that names another version by now
         rests = described.held or settings.paused or self._foreign
         if rests or settings.concurrency != self._limit:
@@ -167,6 +191,13 @@ class InvocationSource:
 
     async def claim(self, room: int, token: str) -> Claim:
         """One claim; the poller keeps the token, to give back what a lost reply may have leased."""
+        with_permits = bool(self._limit) and self.permits.needed
+        if with_permits:
+            taken = await self.permits.take(room, stopped=lambda: self._stopped or self._stale)
+            if isinstance(taken, Claim):
+                return msgspec.structs.replace(taken, revision=self._revision, limit=self._limit)
+            room = taken
+        self.asked_for = room
         return await self._engine.core.messages.claim(
             self.resource,
             token=token,
@@ -174,6 +205,7 @@ class InvocationSource:
             room=room,
             mode="alone" if self._engine.alone else "work",
             wake=True,
+            with_permits=with_permits,
         )
 
     async def accept(self, claim: Claim, token: str) -> None:
@@ -185,9 +217,13 @@ class InvocationSource:
         if claim.revision != self._revision or self._function.settings.concurrency != claim.limit:
             self._stale = True
             resting = await self.freshen()
+            if claim.revision < self._revision and self.resource.partition:
+                self._engine.core.in_background(self._engine.core.partitions.adopt(self._whole), name="adopt")
         self._tracer.look()
         events = [Event(claimed, member_of(claimed.entry, token), claim) for claimed in claim.messages]
-        self._engine.keeper.hold(self.resource, [event.member for event in events])
+        members = [event.member for event in events]
+        self._engine.keeper.hold(self.resource, members)
+        self.permits.assign(members)
         self._prefetched.extend(events)  # from here on a stop finds them there
         if resting or self._stopped:
             self.hand_back()
@@ -211,11 +247,14 @@ class InvocationSource:
     def hand_back(self) -> None:
         """Gives back at once what was claimed and has not started."""
         while self._prefetched:
-            self._settler.defer(Deferral(self._prefetched.popleft().member, 0), counter="released")
+            member = self._prefetched.popleft().member
+            self._settler.defer(Deferral(member, 0), counter="released")
+            self.permits.give_back([member])
 
     def forget(self, members: AbstractSet[str]) -> int:
         """Their leases are somebody else's now: what has not started must not. Answers how many that are."""
         ours = [event for event in self._prefetched if event.member not in members]
+        self.permits.give_back([event.member for event in self._prefetched if event.member in members])
         forgotten = len(self._prefetched) - len(ours)
         self._prefetched.clear()
         self._prefetched.extend(ours)
@@ -228,6 +267,7 @@ class InvocationSource:
         came_before = 0 if event.header is NO_HEADER else self._tracer.invocations(event.header.trace)
         verdict = before_run(settings, event.facts, age_s=event.age_s(), limit=self._limit, invocations=came_before)
         if verdict is not None:
+            self.permits.give_back([event.member])
             self._engine.core.in_background(self._give_up_unrun(event, verdict), name="give_up")
             return
         deadline = time.monotonic() + settings.timeout_s
@@ -244,6 +284,7 @@ class InvocationSource:
         try:
             decoded = self._function.decode(event.body)
         except Unreadable as error:
+            self.permits.give_back([event.member])
             self._settle(event, failed("Runtime.UnmarshalError", str(error), event.request_id, []))
             return
         self._running += 1
@@ -255,7 +296,7 @@ class InvocationSource:
     def _on_outcome(self, call: Call) -> None:
         if call.outcome is not None:
             if call.stuck and self._limit is not None:
-                permits = self._engine.core.keys.of(self.resource).permits
+                permits = self._engine.core.keys.of(self.resource).permits  # of its own, where the claim took it
                 self._engine.keeper.hold_permits(permits, [call.work.member])
             self._settle(call.work, call.outcome, keep_permit=call.stuck, started=call.started)
 
@@ -263,6 +304,8 @@ class InvocationSource:
         self._running -= 1
         if call.stuck:
             self._release_kept_permit(call.work.member)
+        if self.permits.held:  # asked here, as a call costs
+            self.permits.give_back([call.work.member])
         self._measure()
         self._start_prefetched()
         self._waiter.wake()
@@ -296,7 +339,7 @@ class InvocationSource:
 
     def _settle(self, event: Event, outcome: Outcome, *, keep_permit: bool = False, started: float = 0) -> None:
         verdict = after_run(self._function.settings, event.facts, outcome, age_s=event.age_s())
-        self._tally.add(outcome, verdict, event, started)
+        self.tally.add(outcome, verdict, event, started)
         response = _response_of(outcome)
         match verdict:
             case Finish(tries):

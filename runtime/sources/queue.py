@@ -16,6 +16,7 @@ from broker.log import log
 from broker.names import Resource
 from broker.queue_settings import queue_settings
 from broker.records import NO_HEADER, FunctionSettings, MappingSettings
+from broker.store.permits import PERMIT_NOTICE
 from broker.store.values import Claim, Deferral
 from runtime.batch_claims import FULL_BYTES, BatchClaims
 from runtime.batch_permits import BatchPermits
@@ -33,26 +34,35 @@ from runtime.waiter import Waiter
 _CLAIM_AT_MOST: Final = 10_000
 _LOCAL_BATCHES: Final = 16
 _LOCAL_MESSAGES: Final = 1_000
-_SHARED_S: Final = 0.2
-"""How soon to look again whether permits are free that are shared with versions."""
 
 
 class QueueSource:
     """Takes the messages of one mapping for this process."""
 
-    def __init__(self, engine: Engine, function: HandlerFunction, mapping: MappingSettings, waiter: Waiter) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        function: HandlerFunction,
+        mapping: MappingSettings,
+        waiter: Waiter,
+        *,
+        partition: int = 0,
+        tally: BatchTally | None = None,
+    ) -> None:
         self._engine: Final = engine
         self._function: Final = function
         self._mapping = mapping
         self._waiter: Final = waiter
-        self.resource: Final[Resource] = engine.core.resource("queue", mapping.queue)
+        self._whole: Final[Resource] = engine.core.resource("queue", mapping.queue)
+        self.resource: Final[Resource] = self._whole.part(partition)
         self._function_resource: Final = engine.core.resource("function", function.resource_name)
         self._settler: Final = engine.settler(self.resource)
-        self._permits: Final = BatchPermits(engine, function, self.resource)
+        self._permits: Final = BatchPermits(engine, function, self._whole)
         self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
-        self._tally: Final = BatchTally(function.shown_name, mapping.queue)
+        self.tally: Final = tally or BatchTally(function.shown_name, mapping.queue)
+        """One for all partitions."""
         self._tracer: Final = engine.tracer(function)
-        self._claims: Final = BatchClaims(engine, function, self.resource, self._tally, self._tracer)
+        self._claims: Final = BatchClaims(engine, function, self.resource, self.tally, self._tracer)
         self._running = 0
         self._stale = True
         self._held = self._deleted = False
@@ -65,8 +75,21 @@ class QueueSource:
             self._stale = True
         self._waiter.wake()
 
+    def whole_changed(self, notice: bytes | None) -> None:
+        """A wake-up of the first partition, where this is another: its settings, or a permit given back, which a settle
+        there may tell of on that channel alone."""
+        if notice is None or notice or self._permits.wanting:
+            self.changed(notice)
+
+    @property
+    def mapping(self) -> MappingSettings:
+        """Its settings, as they were read last."""
+        return self._mapping
+
     def permit_given_back(self, notice: bytes | None) -> None:
         """A wake-up of another kind: without need for a permit, claiming again would only keep others from theirs."""
+        if notice == PERMIT_NOTICE:
+            notice = b""
         if notice is None or notice or self._permits.wanting:
             self.changed(notice)
 
@@ -130,14 +153,27 @@ class QueueSource:
         wanted = min(room, _CLAIM_AT_MOST)
         if self._function.settings.concurrency is not None:
             wanted = min(wanted, 2 * self._filled + 1)  # permits taken for nothing are refused to callers meanwhile
-        permits = await self._permits.take(wanted, max_concurrency=self._mapping.max_concurrency)
+        permits = await self._take_permits(wanted)
         if not permits:  # a wake-up tells of one given back; at the latest those of a dead process have run out
-            return _SHARED_S if self._function.shares_limit else self._engine.core.settings.lease_ms / 1000
+            return self._engine.permit_wait_s(self._function)
         self._filled = 0
         try:
             return await self._fill(permits)
         finally:
             self._permits.give_back(permits)
+
+    async def _take_permits(self, wanted: int) -> list[str]:
+        """The partitions of a queue wait in turn, so that one with much queued does not keep them from the others."""
+        if self._engine.core.splits.count(self._whole) == 1 or self._engine.alone:
+            return await self._permits.take(wanted, max_concurrency=self._mapping.max_concurrency)
+        async with self._engine.turn(self._function_resource, self._whole):
+            while not (self._stopping or self._resting):
+                permits = await self._permits.take(wanted, max_concurrency=self._mapping.max_concurrency)
+                if permits:
+                    return permits
+                await self._waiter.wait(self._engine.permit_wait_s(self._function))
+                await self.freshen()
+        return []
 
     async def _fill(self, permits: list[str]) -> float | None:
         """Takes from the permits those that it uses."""
@@ -195,7 +231,7 @@ class QueueSource:
         """Waits until there is a permit of the function for what is held, or a stop."""
         try:
             while not self._stopping and not await self._permits.resume(permit):
-                await self._waiter.wait(self._engine.core.settings.lease_ms / 1000)
+                await self._waiter.wait(self._engine.permit_wait_s(self._function))
         except BaseException:
             self._claims.release(held)
             raise
@@ -238,7 +274,9 @@ class QueueSource:
         if described is not None:
             self._function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
             self._held = described.held
-        settings = await queue_settings(core, self.resource)
+        settings = await queue_settings(core, self._whole)
+        if settings.partitions > 1:
+            self._engine.on_split(self._whole, settings.partitions)
         self._visibility_s = settings.visibility_timeout_s
         self._warn_of_window()
 
@@ -342,7 +380,7 @@ class QueueSource:
             if index not in verdict.failed:
                 self._settler.finish(item.member, counter="done")
         self._send_back([batch.held[index] for index in sorted(verdict.failed)])
-        self._tally.add(len(batch.held), outcome, verdict, started)
+        self.tally.add(len(batch.held), outcome, verdict, started)
 
     def _send_back(self, held: list[Held]) -> None:
         """What failed is visible again when the queue's visibility timeout, counted from its claim, is over."""

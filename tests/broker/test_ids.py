@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.ids import TokenSource, entry_of, message_id, message_ids, new_nonce, random_token
+from broker.ids import (
+    TokenSource,
+    entry_of,
+    id_mark,
+    mark_of,
+    message_id,
+    message_ids,
+    new_nonce,
+    nonce_of,
+    partition_of,
+    random_token,
+)
 
 MILLISECONDS = st.integers(0, 2**48 - 1)
 SEQUENCES = st.integers(0, 2**32 - 1)
@@ -50,8 +61,18 @@ def test_a_caller_s_own_id_names_no_entry(text: str) -> None:
     assert entry_of(text, 0) is None
 
 
+@given(MILLISECONDS, SEQUENCES, NONCES, st.integers(0, 1_023))
+def test_an_id_tells_its_partition(milliseconds: int, sequence: int, nonce: int, partition: int) -> None:
+    entry, mark = f"{milliseconds}-{sequence}", mark_of(nonce, partition)
+    identity = message_id(entry, mark)
+    assert id_mark(identity) == mark
+    assert (partition_of(mark), nonce_of(mark)) == (partition, nonce)
+    assert entry_of(identity, mark) == entry
+    assert (entry_of(identity, nonce) is None) == (partition > 0)
+
+
 def test_partitions_keep_ids_apart() -> None:
-    assert message_id("1-1", 7, partition=0) != message_id("1-1", 7, partition=1)
+    assert message_id("1-1", mark_of(7, 0)) != message_id("1-1", mark_of(7, 1))
 
 
 def test_nonces_and_tokens_differ() -> None:

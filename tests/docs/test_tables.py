@@ -132,7 +132,7 @@ def test_settings_of_a_queue_are_listed_with_their_bounds_and_defaults() -> None
             check_settings(partial(queue_settings_with, name + unit, others), bounds[1], bounds[2])
         elif words := re.findall(r"`(\w+)` or `(\w+)`", row["bounds"]):
             check_words(name, *words[0])
-    assert sum(bool(re.match(r"\d", row["bounds"])) for row in rows) == 6
+    assert sum(bool(re.match(r"\d", row["bounds"])) for row in rows) == 7
 
 
 def check_words(name: str, usual: str, other: str) -> None:

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 from broker import Broker, Queue
 from broker.errors import LeaseLost
 from broker.message import Message
+from broker.names import Resource
 from broker.records import unpack
 from broker.settings import Settings
 from broker.store.values import Deferral, member_of
@@ -56,12 +57,15 @@ class _Held(msgspec.Struct, frozen=True):
     body: str
     token: str
     member: str
+    part: Resource
     message_then: ReferenceMessage
     message: Message | None = None
 
 
 class QueueMachine(RuleBasedStateMachine):
     """The operations, each on both sides."""
+
+    partitions = 1
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -78,13 +82,19 @@ class QueueMachine(RuleBasedStateMachine):
         }
         self.queues = {name: self.broker.queue(name) for name in self.models}
         retention = 14 * 86_400
-        self.run(self.queues["dead"].create(retention=retention))
+        self.run(self.queues["dead"].create(retention=retention, partitions=self.partitions))
         self.run(
-            self.queues["orders"].create(dead_letter=Queue("dead"), max_receives=MAX_RECEIVES, retention=retention)
+            self.queues["orders"].create(
+                dead_letter=Queue("dead"), max_receives=MAX_RECEIVES, retention=retention, partitions=self.partitions
+            )
         )
         self.ids: dict[str, str] = {}
         self.held: list[_Held] = []
         self.numbers = itertools.count()
+
+    def parts(self, queue: str) -> list[Resource]:
+        """The partitions of a queue."""
+        return self.core.splits.parts(self.queues[queue].resource)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """One step of the event loop's work, with all that it started."""
@@ -136,7 +146,7 @@ class QueueMachine(RuleBasedStateMachine):
             told[message.body] = Told(message.facts.receives, message.facts.tries, message.facts.crashes)
             token = message.member.partition("|")[2]
             there = self.models[queue].messages[message.body]
-            self.held.append(_Held(queue, message.body, token, message.member, there, message))
+            self.held.append(_Held(queue, message.body, token, message.member, message.queue, there, message))
             assert self.models[queue].fate(message.body, "receive") == "handed out", message
             assert self.models[queue].lease(message.body, token, timeout_s) == told[message.body], message
         assert len(told) == len(messages)
@@ -157,8 +167,7 @@ class QueueMachine(RuleBasedStateMachine):
         if held.message is not None:
             kept = self._keeps(held.message.extend(timeout_s))
         else:
-            resource = self.queues[held.queue].resource
-            kept = self.run(self.core.messages.extend(resource, [held.member], lease_ms=timeout_s * 1_000)) == []
+            kept = self.run(self.core.messages.extend(held.part, [held.member], lease_ms=timeout_s * 1_000)) == []
         assert kept == self.models[held.queue].holds(held.body, held.token)
         if kept:
             self.models[held.queue].extend(held.body, timeout_s)
@@ -172,8 +181,7 @@ class QueueMachine(RuleBasedStateMachine):
         if held.message is not None:
             assert self._keeps(held.message.delete()) == (mine or not there)
         else:
-            resource = self.queues[held.queue].resource
-            settled = self.run(self.core.messages.finish(resource, [held.member], counter="done"))
+            settled = self.run(self.core.messages.finish(held.part, [held.member], counter="done"))
             assert settled.settled == mine
             assert settled.refused == ({} if mine else {0: "fenced" if there else "unknown"})
         if mine:
@@ -191,9 +199,8 @@ class QueueMachine(RuleBasedStateMachine):
                 assert not model.is_leased(held.body)
                 return
         else:
-            resource = self.queues[held.queue].resource
             deferral = Deferral(held.member, delay_s * 1_000, adds_try=failed)
-            kept = self.run(self.core.messages.defer(resource, [deferral])).settled == 1
+            kept = self.run(self.core.messages.defer(held.part, [deferral])).settled == 1
         assert kept == model.holds(held.body, held.token)
         if kept:
             model.release(held.body, delay_s, adds_try=failed)
@@ -207,43 +214,44 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(queue=_QUEUES, mode=_MODES, outcomes=st.lists(_OUTCOMES, min_size=1, max_size=5))
     def work(self, queue: str, mode: Mode, outcomes: list[str]) -> None:
         """A claim whose messages are settled at once, each in its way; some are forgotten."""
-        model, resource = self.models[queue], self.queues[queue].resource
+        model = self.models[queue]
         pairs = list(zip(self._claim(queue, mode, 10), itertools.cycle(outcomes), strict=False))
         done = [one for one, outcome in pairs if outcome == "done"]
-        settled = self.run(self.core.messages.finish(resource, [one.member for one in done], counter="done"))
-        assert (settled.settled, settled.refused) == (len(done), {})
         for one in done:
+            settled = self.run(self.core.messages.finish(one.part, [one.member], counter="done"))
+            assert (settled.settled, settled.refused) == (1, {})
             del model.messages[one.body]
         back = [(one, outcome == "failed") for one, outcome in pairs if outcome in {"failed", "released"}]
-        deferrals = [Deferral(one.member, 0, adds_try=failed) for one, failed in back]
-        settled = self.run(self.core.messages.defer(resource, deferrals))
-        assert (settled.settled, settled.refused) == (len(back), {})
         for one, failed in back:
+            deferral = Deferral(one.member, 0, adds_try=failed)
+            settled = self.run(self.core.messages.defer(one.part, [deferral]))
+            assert (settled.settled, settled.refused) == (1, {})
             model.release(one.body, 0, adds_try=failed)
 
     def _claim(self, queue: str, mode: Mode, lease_s: int) -> list[_Held]:
         token = f"{'s' if mode == 'alone' else 'w'}{len(self.held)}x{next(self.numbers)}"
-        model, resource = self.models[queue], self.queues[queue].resource
+        model = self.models[queue]
         fates = {body: model.fate(body, mode) for body in model.messages}
-        claim = self.run(
-            self.core.messages.claim(resource, token=token, lease_ms=lease_s * 1_000, room=_ROOM, mode=mode)
-        )
-        assert len({item.entry for item in claim.messages}) == len(claim.messages)
-        seen = set()
-        for item in claim.messages:
-            body = unpack(item.blob)[1].decode()
-            seen.add(body)
-            assert fates[body] == "handed out", body
-            expected = model.lease(body, token, lease_s)
-            assert Told(item.facts.receives, item.facts.tries, item.facts.crashes) == expected, body
-            self.held.append(_Held(queue, body, token, member_of(item.entry, token), model.messages[body]))
+        before, seen = len(self.held), set()
+        for part in self.parts(queue):
+            claim = self.run(
+                self.core.messages.claim(part, token=token, lease_ms=lease_s * 1_000, room=_ROOM, mode=mode)
+            )
+            assert len({item.entry for item in claim.messages}) == len(claim.messages)
+            for item in claim.messages:
+                body = unpack(item.blob)[1].decode()
+                seen.add(body)
+                assert fates[body] == "handed out", body
+                expected = model.lease(body, token, lease_s)
+                assert Told(item.facts.receives, item.facts.tries, item.facts.crashes) == expected, body
+                self.held.append(_Held(queue, body, token, member_of(item.entry, token), part, model.messages[body]))
+            self.run(self.broker.deliver(part))
         assert seen == {body for body, fate in fates.items() if fate == "handed out"}
         for body, fate in fates.items():
             if fate == "set apart":
                 model.set_apart(body)
-        self.run(self.broker.deliver(resource))
         self._bury(queue, mode, must={body for body, fate in fates.items() if fate == "dead"})
-        return self.held[len(self.held) - len(claim.messages) :]
+        return self.held[before:]
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
@@ -278,8 +286,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def repair(self) -> None:
-        for queue in self.queues.values():
-            assert self.run(self.core.repairs.repair(queue.resource)) == 0
+        for part in itertools.chain(*map(self.parts, self.queues)):
+            assert self.run(self.core.repairs.repair(part)) == 0
 
     # -- what always holds --------------------------------------------------------------------------------------------
 
@@ -289,10 +297,9 @@ class QueueMachine(RuleBasedStateMachine):
             counts = msgspec.structs.asdict(self.run(queue.counts()))
             expected = self.models[name].counts()
             assert {key: counts[key] for key in expected} == expected, name
-            state = self.run(check_state(self.core, queue.resource))
-            assert {unpack(blob)[1].rpartition(b"m")[2] for blob in state.bodies.values()} == {
-                body[1:].encode() for body in self.models[name].messages
-            }
+            states = [self.run(check_state(self.core, part)) for part in self.parts(name)]
+            held = [unpack(blob)[1].rpartition(b"m")[2] for state in states for blob in state.bodies.values()]
+            assert sorted(held) == sorted(body[1:].encode() for body in self.models[name].messages)
 
     # -- one side -----------------------------------------------------------------------------------------------------
 
@@ -321,7 +328,8 @@ class QueueMachine(RuleBasedStateMachine):
         """Moves to the dead letters what the claim moved there; only what is used up may be."""
         if queue == "dead":
             return
-        self.run(self.broker.deliver(self.queues[queue].resource))
+        for part in self.parts(queue):
+            self.run(self.broker.deliver(part))
         model, dead = self.models["orders"], self.models["dead"]
         there = {message.body: message for message in self.run(self.queues["dead"].peek(1_000))}
         moved = there.keys() - dead.messages.keys()
@@ -335,12 +343,25 @@ class QueueMachine(RuleBasedStateMachine):
             assert moved == must
 
 
+class SplitQueueMachine(QueueMachine):
+    """The same over partitions, of which there are more and more: nobody must see that."""
+
+    partitions = 3
+
+    @precondition(lambda self: len(self.parts("orders")) < 8)
+    @rule(queue=st.sampled_from(["orders", "dead"]), more=st.integers(1, 4))
+    def grow(self, queue: str, more: int) -> None:
+        self.run(self.queues[queue].configure(partitions=len(self.parts(queue)) + more))
+
+
 @pytest.mark.timeout(3_600 if _EXAMPLES else 120)
-def test_queue_behaves_like_its_reference(redis_url: str) -> None:
+@pytest.mark.parametrize("machine", [QueueMachine, SplitQueueMachine])
+def test_queue_behaves_like_its_reference(redis_url: str, machine: type[QueueMachine]) -> None:
+    examples = 100 if machine is QueueMachine else 25  # of several times as many commands
     run_state_machine_as_test(
-        partial(QueueMachine, redis_url),  # type: ignore[arg-type]  # any callable that makes one will do
+        partial(machine, redis_url),  # type: ignore[arg-type]  # any callable that makes one will do
         settings=settings(
-            max_examples=int(_EXAMPLES or 100),
+            max_examples=int(_EXAMPLES or examples),
             stateful_step_count=40,
             derandomize=_EXAMPLES is None,
             # Shrinking a failure takes minutes: only where somebody asked for a long run.

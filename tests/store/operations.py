@@ -290,6 +290,23 @@ async def _rename(s: Situation) -> object:
     return None
 
 
+async def _adopt(s: Situation) -> object:
+    other = s.core.resource("queue", "split")
+    await s.core.directory.configure(other, b'{"split":true}', {"partitions": "2"}, mode="ensure")
+    await s.core.partitions.adopt(other)
+    copy = await s.core.directory.describe(other.part(1))
+    assert copy is not None
+    assert copy.settings == b'{"split":true}'
+    return None
+
+
+async def _adopt_left_over(s: Situation) -> object:
+    """Whatever the partition of an earlier queue holds belongs to nobody."""
+    k = s.core.keys.of(s.core.resource("queue", "split").part(1))
+    await s.core.runner.run("configure", (k.meta, k.gone), ("ensure", "queue", "{}", 1 << 32, "0", k.wake, "", 0))
+    return await _adopt(s)
+
+
 async def _take_turn(s: Situation) -> object:
     await s.core.directory.take_turn("chore", for_ms=LONG_MS)
     return None
@@ -364,6 +381,8 @@ _SENT_FULL: Final = frozenset(
 _EVERYTHING: Final = frozenset({"*"})
 
 OPERATIONS: Final[dict[str, Operation]] = {
+    "adopt, made": Operation(command="adopt", run=_adopt),
+    "adopt, of another that had the name": Operation(command="adopt", run=_adopt_left_over),
     "append": Operation(command="append", run=_append),
     "begin_once": Operation(command="begin_once", run=_begin_once),
     "await_end": Operation(command="await_end", run=_await_end),

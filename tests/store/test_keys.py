@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
+
 from broker import Broker
 from broker.names import Kind, Resource
 from broker.store.keys import Keyspace, ResourceKeys
+from broker.store.slots import slot_of
 from tests.store.situation import Situation
 
 KEYS = Keyspace("penstock", "000000000000", "us-east-1")
@@ -84,3 +89,16 @@ def test_versions_and_aliases_are_in_the_slot_of_their_function_with_its_permits
     assert [name for name, keys in found.items() if keys.permits in keys.every()] == ["orders"]
     assert Resource("function", "1", "a", "orders:live+").arn == "arn:aws:lambda:a:1:function:orders:live"
     assert len({Resource("function", "1", "a", name).tag for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("name", ["orders", "mails", "a", "x" * 64])
+@pytest.mark.parametrize(("partitions", "fewest", "most"), [(8, 2, 3), (16, 5, 6), (64, 21, 22)])
+def test_partitions_are_spread_evenly_over_the_nodes_of_a_cluster(
+    name: str, partitions: int, fewest: int, most: int
+) -> None:
+    parts = Resource("queue", "000000000000", "us-east-1", name).parts(partitions)
+
+    nodes = Counter(slot_of(f"{{{part.slot}}}") * 3 // 16_384 for part in parts)
+
+    assert set(nodes) == {0, 1, 2}
+    assert fewest <= min(nodes.values()) <= max(nodes.values()) <= most

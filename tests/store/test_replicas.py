@@ -109,6 +109,22 @@ async def test_fifo_queues_functions_and_streams_wait_too(pair: Replicated, brok
             await send()
 
 
+async def test_every_partition_of_a_queue_waits(pair: Replicated, broker: Broker) -> None:
+    queue = broker.queue("orders")
+    await queue.create(durability="replica:1", partitions=3)
+    for number in range(3):
+        await queue.send(str(number))
+    pair.stop_replica()
+    for number in range(3):
+        with pytest.raises(WriteNotConfirmed):
+            await queue.send("unconfirmed", id=f"own-{number}")
+    pair.continue_replica()
+    await pair.in_step(broker)
+    for number in range(3):
+        assert await queue.send("unconfirmed", id=f"own-{number}") == f"own-{number}"
+    assert (await queue.counts()).visible == 6
+
+
 async def test_a_dead_letter_stays_in_the_outbox_until_its_target_is_safe(pair: Replicated, broker: Broker) -> None:
     queue, dead = broker.queue("orders"), broker.queue("dead")
     await dead.create(durability="replica:1")

@@ -8,15 +8,16 @@
 --        6 'aged' mode: only what was sent at or before this ms, else ''  7 '1': wake this caller when there is more
 --        8 wake channel: told when a message is set apart
 --        9 crashes after which a message is handed out to be given up ('' = the resource's own, or 3)
---        10 most in flight ('' = no limit)
+--        10 most in flight ('' = no limit)  11 '1': whoever asks has taken permits for as many before
 -- Reply  {status, now, next due ms or -1, revision, limit or -1, suspects, outbox, fence, random number, {entry, blob, facts, …},
---        the queue's own wait ms}
---        status: 'ok' | 'paused' | 'full' (no permit free) | 'over' (too many in flight); or {'unknown'}
+--        the queue's own wait ms, and where there are several: '', the number of partitions}
+--        status: 'ok' | 'paused' | 'full' (no permit free, or none taken where they are another partition's to give) | 'over' (too many in flight); or {'unknown'}
 -- State  ready | delayed | waiting | turn | ended lease -> leased | suspect | outbox (receives used up) | gone (retention)
 local token, room = ARGV[1], tonumber(ARGV[3])
 local max_bytes, mode, aged_ms, wake = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1'
 local m = redis.call('HMGET', KEYS[8], 'kind', 'paused', 'limit', 'cursor', 'max_receives', 'retention_ms',
-  'max_crashes', 'revision', 'fence', 'asleep', 'expired', 'dead', 'nonce', 'held', 'visibility_ms', 'wait_ms', 'turn')
+  'max_crashes', 'revision', 'fence', 'asleep', 'expired', 'dead', 'nonce', 'held', 'visibility_ms', 'wait_ms', 'turn',
+  'partitions')
 if not m[1] then return { 'unknown' } end
 local lease_ms = tonumber(ARGV[2]) or tonumber(m[15] or 30000)
 local limit = tonumber(m[3] or -1)
@@ -29,9 +30,11 @@ local function first_score(key)
 end
 
 local function answer(status, next_due, fence)
-  return { status, string.format('%.0f', now), next_due and string.format('%.0f', next_due) or '-1', m[8] or '0',
+  local reply = { status, string.format('%.0f', now), next_due and string.format('%.0f', next_due) or '-1', m[8] or '0',
     limit, redis.call('ZCARD', KEYS[5]), redis.call('ZCARD', KEYS[9]), fence or '0', m[13], out,
     m[16] or '0' }
+  if m[18] then reply[12], reply[13] = '', m[18] end
+  return reply
 end
 
 if (m[2] == '1' or m[14] == '1') and mode ~= 'receive' then return answer('paused') end
@@ -43,7 +46,8 @@ if ARGV[10] ~= '' then
 end
 
 redis.call('ZREM', KEYS[2], '') -- a first write that needs no memory: what follows passes on a full server
-local needs_permit = limit > 0 and mode ~= 'aged' and mode ~= 'receive'
+local needs_permit = limit > 0 and mode ~= 'aged' and mode ~= 'receive' and ARGV[11] ~= '1'
+if needs_permit and m[18] then return answer('full', now) end -- by whoever does not know yet that it is split
 if needs_permit then
   redis.call('ZREMRANGEBYSCORE', KEYS[11], '-inf', now)
   local free = limit - redis.call('ZCARD', KEYS[11])

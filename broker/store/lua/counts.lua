@@ -1,8 +1,10 @@
 -- Exact numbers of one resource at this moment.
 -- KEYS   1 ready  2 leases  3 waiting  4 delayed  5 suspects  6 bodies  7 outbox  8 permits  9 meta  10 order  11 open
--- Reply  {fresh, due, in flight, retrying, delayed, suspects, outbox, running, oldest fresh ms or -1} | {'unknown'}
+-- Reply  {fresh, due, in flight, retrying, delayed, suspects, outbox, running, oldest fresh ms or -1,
+--        and the number of partitions, where there are several} | {'unknown'}
 --        due counts what may be handed out now besides fresh: waiting and delayed past their time, ended leases
-if redis.call('EXISTS', KEYS[9]) == 0 then return { 'unknown' } end
+local m = redis.call('HMGET', KEYS[9], 'kind', 'partitions')
+if not m[1] then return { 'unknown' } end
 local open = '(' .. string.format('%.0f', now)
 local leases, waiting, delayed = redis.call('ZCARD', KEYS[2]), redis.call('ZCARD', KEYS[3]), redis.call('ZCARD', KEYS[4])
 local suspects, in_turn = redis.call('ZCARD', KEYS[5]), redis.call('ZCARD', KEYS[10])
@@ -28,4 +30,4 @@ if fresh > in_turn then
   if head_ms and (oldest == '-1' or tonumber(head_ms) < tonumber(oldest)) then oldest = head_ms end
 end
 return { fresh, due, in_flight, retrying, not_due, suspects, redis.call('ZCARD', KEYS[7]),
-  redis.call('ZCOUNT', KEYS[8], open, '+inf'), oldest }
+  redis.call('ZCOUNT', KEYS[8], open, '+inf'), oldest, m[2] }

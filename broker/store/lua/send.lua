@@ -3,21 +3,24 @@
 -- ARGV   1 token ('' = not remembered)  2 wake channel  3 seconds a token lives  4 milliseconds an own id is remembered
 --        5 'urgent' lets a full server store it (dead letters and destinations), else ''
 --        6 'plain': a blob each | 'full': seven values each: blob, delay ms ('' = the resource's), own id, facts, size, group ('' = none),
---        '1': its own id is what its sender asks for its status by
+--        '1': its own id is what its sender asks for its status by; 'full8' by whoever takes it to be split into 8 partitions
 --        7 the durability that the caller has made sure of, '' for none  8… the messages
 -- Reply  {'stored', first ms, first sequence, the resource's random number}: message i has sequence first + i, stored or recognised as a repeat
---        {'unknown'} | {'too_large', row, size, limit} | {'durability', what is required, '' for nothing}: not what was made sure of
+--        behind that the number of partitions, where there are several
+--        {'unknown'} | {'too_large', row, size, limit} | {'split', partitions}: in another number, so that own ids may belong elsewhere
+--        {'durability', what is required, '' for nothing}: not what was made sure of
 -- State  -> ready | delayed | in its group's turn
 local m = redis.call('HMGET', KEYS[2], 'kind', 'last_ms', 'last_seq', 'asleep', 'delay_ms', 'max_bytes', 'sent', 'nonce', 'turn', 'keep_ms',
-  'durability')
+  'partitions', 'durability')
 if not m[1] then return { 'unknown' } end
-if (m[11] or '') ~= ARGV[7] then return { 'durability', m[11] or '' } end
+if (m[12] or '') ~= ARGV[7] then return { 'durability', m[12] or '' } end
 local token, plain = ARGV[1], ARGV[6] == 'plain'
+if not plain and string.sub(ARGV[6], 5) ~= (m[11] or '') then return { 'split', m[11] or '1' } end
 if token ~= '' then
   local first = redis.call('HGET', KEYS[3], token)
   if first then
     local ms, seq = string.match(first, '^(%d+)-(%d+)$')
-    return { 'stored', ms, seq, m[8] }
+    return { 'stored', ms, seq, m[8], m[11] }
   end
 end
 
@@ -92,4 +95,4 @@ if token ~= '' then
   redis.call('HSET', KEYS[3], token, ms_text .. '-' .. seq)
   if redis.call('HLEN', KEYS[3]) == 1 then redis.call('EXPIRE', KEYS[3], ARGV[3]) end
 end
-return { 'stored', ms_text, tostring(seq), m[8] }
+return { 'stored', ms_text, tostring(seq), m[8], m[11] }

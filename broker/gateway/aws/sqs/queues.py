@@ -16,6 +16,9 @@ from broker.gateway.aws.sqs.errors import missing, unknown_queue
 from broker.gateway.aws.sqs.paging import page_of
 from broker.gateway.aws.sqs.tags import check_tags
 from broker.names import Resource, check_name
+from broker.partitions import counts as count_all
+from broker.partitions import delete as delete_all
+from broker.partitions import purge as purge_all
 from broker.queue_settings import change_queue, create_queue, describe_queue
 from broker.records import QueueSettings
 
@@ -60,8 +63,9 @@ def _is_name(name: str) -> bool:
 async def delete(call: Call, wanted: shapes.DeleteQueueRequest) -> None:
     """Deletes a queue with all that it holds, at once; dead letters on their way arrive first, where they can."""
     queue = own_queue(call, wanted.queue_url, "DeleteQueue")
-    await call.broker.deliver(queue)
-    status, _ = await core_of(call, queue).directory.delete(queue, force=True)
+    for part in await core_of(call, queue).partitions.parts(queue):
+        await call.broker.deliver(part)
+    status, _ = await delete_all(core_of(call, queue), queue, force=True)
     if status == "unknown":
         raise QueueNotFound(queue.name)
 
@@ -92,7 +96,7 @@ async def list_all(call: Call, wanted: shapes.ListQueuesRequest) -> shapes.ListQ
 async def purge(call: Call, wanted: shapes.PurgeQueueRequest) -> None:
     """Throws all messages of a queue away, at once."""
     queue = await usable_queue(call, wanted.queue_url, "PurgeQueue")
-    held = await call.broker.core.messages.purge(queue, not_within_ms=limits.PURGE_EVERY_S * 1000)
+    held = await purge_all(call.broker.core, queue, not_within_ms=limits.PURGE_EVERY_S * 1000)
     if held is None:
         raise QueueNotFound(queue.name)
     if held == "too soon":
@@ -106,10 +110,7 @@ async def get_attributes(call: Call, wanted: shapes.GetQueueAttributesRequest) -
     queue = await usable_queue(call, wanted.queue_url, "GetQueueAttributes")
     core = call.broker.core
     described = await describe_queue(core, queue)
-    counts = None
-    if wire.counted(asked):
-        await core.messages.expire(queue)
-        counts = await core.messages.counts(queue)
+    counts = await count_all(core, queue, expire=True) if wire.counted(asked) else None
     return shapes.GetQueueAttributesResult(attributes=wire.shown(described, asked, counts) or None)
 
 
