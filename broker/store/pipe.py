@@ -82,6 +82,8 @@ class Pipe:
     async def _connect(self) -> _Line:
         try:
             self._line = _Line(await _open(self._pool), self._timeout_s)
+        except asyncio.CancelledError:  # by close(): nobody who waits for it was cancelled
+            raise failures.ConnectionError(_CLOSED) from None
         finally:
             self._connecting = None
         return self._line
