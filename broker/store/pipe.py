@@ -98,8 +98,8 @@ async def _open(pool: ConnectionPool) -> asyncio.StreamWriter:
     try:
         async with asyncio.timeout(_FIRST_WORDS_S):  # the library's own swallow a cancellation on Python 3.11
             await connection.connect()  # type: ignore[no-untyped-call]
-        writer = connection._writer  # noqa: SLF001 - the library has no public way to it
-        if writer is None:
+        reader, writer = connection._reader, connection._writer  # noqa: SLF001 - the library has no public way to them
+        if reader is None or writer is None or reader.at_eof() or writer.is_closing():  # nobody would tell us later
             raise failures.ConnectionError(_CLOSED)
     except TimeoutError:
         await connection.disconnect(nowait=True)
@@ -142,6 +142,9 @@ class _Line(asyncio.Protocol):
     def send(self, packed: bytes) -> asyncio.Future[Any]:
         """Sends a command with all others of this turn of the loop; the future is its reply."""
         reply: asyncio.Future[Any] = self._loop.create_future()
+        if self.lost:  # since it was connected, and before who waited for that went on
+            reply.set_exception(failures.ConnectionError(_CLOSED))
+            return reply
         self._waiting.append((self._loop.time(), reply))
         if not self._unsent:
             self._loop.call_soon(self._flush)

@@ -120,6 +120,20 @@ async def test_who_waits_for_a_connection_when_it_is_closed_hears_so_and_is_not_
     assert [type(error) for error in found] == [failures.ConnectionError] * 2
 
 
+async def test_a_server_that_closes_behind_its_first_words_is_a_lost_connection() -> None:
+    async def greet_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        words = await reader.read(1_000)
+        writer.write(b"+OK\r\n" * words.count(b"SETINFO"))
+        writer.close()
+
+    async with await asyncio.start_server(greet_and_go, "127.0.0.1", 0) as server:
+        client = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=1)
+        for _ in range(3):
+            with pytest.raises(failures.ConnectionError):
+                await asyncio.wait_for(client.execute("PING"), 10)
+        await client.aclose()
+
+
 async def test_a_server_that_is_not_there_is_everybodys_error() -> None:
     client = connect("redis://127.0.0.1:1")
 
