@@ -155,7 +155,8 @@ class _Line(asyncio.Protocol):
 
     def _flush(self) -> None:
         if not self.lost:
-            self._transport.writelines(self._unsent)
+            # Not writelines: that of Python 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 never asks for a pause.
+            self._transport.write(self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent))
         self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:

@@ -89,6 +89,36 @@ async def test_more_than_the_server_reads_at_once_waits_for_room(client: Client)
     assert [len(reply) for reply in replies] == [3_000_000] * 12 + [4]
 
 
+async def test_what_a_server_does_not_read_stays_with_those_who_send_it() -> None:
+    over = asyncio.Event()
+
+    async def greet_and_read_no_more(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        words = await reader.read(1_000)
+        writer.write(b"+OK\r\n" * words.count(b"SETINFO"))
+        await reader.read(1_000)
+        writer.write(b"+PONG\r\n")
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await over.wait()
+        writer.close()
+
+    async with await asyncio.start_server(greet_and_read_no_more, "127.0.0.1", 0) as server:
+        client = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await client.execute("PING")
+        assert client._pipe._line is not None
+        sending: list[asyncio.Task[Any]] = []
+        for _ in range(64):
+            sending.append(asyncio.create_task(client.execute("ECHO", b"x" * 1_000_000)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        kept_bytes = client._pipe._line._transport.get_write_buffer_size()
+        await client.aclose()
+        await asyncio.gather(*sending, return_exceptions=True)
+        over.set()
+
+    assert 0 < kept_bytes < 4_000_000
+
+
 async def test_who_waits_when_it_is_closed_hears_so(client: Client) -> None:
     await client.execute("PING")
     waiting = asyncio.create_task(client.execute("BLPOP", "never", 0))
