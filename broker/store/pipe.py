@@ -19,6 +19,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
 _MANY_UNREAD: Final = 1024 * 1024
 _FIRST_WORDS_S: Final = 10.0
+_HELD_S: Final = 0.5
 _CLOSED: Final = "the connection was closed"
 
 
@@ -136,6 +137,8 @@ class _Line(asyncio.Protocol):
         self._unsent: Final[list[bytes]] = []
         self._waiting: Final[deque[tuple[float, asyncio.Future[Any]]]] = deque()
         self._watch: asyncio.TimerHandle | None = None
+        self._heard_at = self._loop.time()
+        self._looks_again = False
         self._transport.set_write_buffer_limits(high=_MANY_UNREAD)
         self._transport.set_protocol(self)
 
@@ -162,6 +165,7 @@ class _Line(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Replies, in the order of the commands."""
         reader, waiting = self._reader, self._waiting
+        self._heard_at = self._loop.time()
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
@@ -201,15 +205,21 @@ class _Line(asyncio.Protocol):
             room.set()
 
     def _look_for_silence(self) -> None:
-        """A reply that takes too long is the end of the connection: what follows it could not be told from it."""
+        """A server that says nothing for too long is the end of the connection: what follows could not be told from
+        the reply that is due. A loop that was held by somebody has to read first what has come meanwhile.
+        """
         self._watch = None
         if not self._waiting:
             return
-        silent_s = self._loop.time() - self._waiting[0][0]
-        if silent_s >= self._timeout_s:
-            self.lose(failures.TimeoutError(f"no reply within {self._timeout_s:g} s"))
+        left_s = max(self._waiting[0][0], self._heard_at) + self._timeout_s - self._loop.time()
+        if left_s > 0:
+            self._looks_again = False
+        elif left_s < -_HELD_S and not self._looks_again:
+            self._looks_again, left_s = True, _HELD_S
         else:
-            self._watch = self._loop.call_later(self._timeout_s - silent_s, self._look_for_silence)
+            self.lose(failures.TimeoutError(f"no reply within {self._timeout_s:g} s"))
+            return
+        self._watch = self._loop.call_later(left_s, self._look_for_silence)
 
     def lose(self, error: failures.ConnectionError | failures.TimeoutError) -> None:
         """Ends the connection, and so whatever waits for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -78,6 +79,28 @@ async def test_a_silent_server_is_a_lost_connection(redis_server: EmbeddedRedis)
         await client.execute("BLPOP", "never", 0)
 
     assert await client.execute("CLIENT", "ID") != mine
+    await client.aclose()
+
+
+async def test_one_slow_command_after_another_is_no_silence(redis_server: EmbeddedRedis) -> None:
+    client = connect(redis_server.url, timeout_s=1.5)
+
+    slow = [client.execute("BLPOP", f"never-{number}", "0.9") for number in range(2)]
+
+    assert await asyncio.gather(*slow, client.execute("ECHO", "behind them")) == [None, None, b"behind them"]
+    await client.aclose()
+
+
+async def test_a_large_reply_is_read_to_its_end_after_the_loop_was_held(redis_server: EmbeddedRedis) -> None:
+    client = connect(redis_server.url, timeout_s=0.3)
+    await client.execute("PING")
+    large = asyncio.create_task(client.execute("EVAL", "return string.rep('x', 8000000)", 0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    time.sleep(1)  # noqa: ASYNC251 - as a handler may do
+
+    assert len(await large) == 8_000_000
     await client.aclose()
 
 
