@@ -136,6 +136,8 @@ class Supervisor:
         """Starts new workers and drains the old ones once the new are ready. False: the new ones could not start, and
         the old ones go on."""
         async with self._exchanging:
+            if self._stopping.is_set():  # while it waited for its turn: nobody would stop the new ones
+                return False
             old = [child for child in self._children if not child.retiring]
             return await self._take_over([self._start() for _ in range(self._processes)], old)
 
@@ -292,7 +294,7 @@ class Supervisor:
         try:
             if await self.replace():
                 log.info("workers_renewed", reason="the function's environment or memory has changed")
-            else:
+            elif not self._stopping.is_set():
                 log.error("workers_not_renewed", reason="those with the new environment cannot start; the old go on")
         finally:
             self._renewing = None

@@ -26,14 +26,14 @@ def create_access_keys(path: Path, option: str) -> AccessKey | None:
     The file appears whole, with its key in it, or not at all. Raises InvalidOption, which names the file and why.
     """
     path = path.expanduser()
-    if path.exists():
-        return None
     key = AccessKey(
         _ID_PREFIX + "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH)),
         secrets.token_urlsafe(_SECRET_BYTES),
     )
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        if path.exists():
+            return None
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(f"{_HEADER}{key.id}:{key.secret}\n")
             file.flush()

@@ -19,6 +19,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
 _MANY_UNREAD: Final = 1024 * 1024
 _FIRST_WORDS_S: Final = 10.0
+_HELD_S: Final = 0.5
 _CLOSED: Final = "the connection was closed"
 
 
@@ -82,6 +83,8 @@ class Pipe:
     async def _connect(self) -> _Line:
         try:
             self._line = _Line(await _open(self._pool), self._timeout_s)
+        except asyncio.CancelledError:  # by close(): nobody who waits for it was cancelled
+            raise failures.ConnectionError(_CLOSED) from None
         finally:
             self._connecting = None
         return self._line
@@ -96,8 +99,8 @@ async def _open(pool: ConnectionPool) -> asyncio.StreamWriter:
     try:
         async with asyncio.timeout(_FIRST_WORDS_S):  # the library's own swallow a cancellation on Python 3.11
             await connection.connect()  # type: ignore[no-untyped-call]
-        writer = connection._writer  # noqa: SLF001 - the library has no public way to it
-        if writer is None:
+        reader, writer = connection._reader, connection._writer  # noqa: SLF001 - the library has no public way to them
+        if reader is None or writer is None or reader.at_eof() or writer.is_closing():  # nobody would tell us later
             raise failures.ConnectionError(_CLOSED)
     except TimeoutError:
         await connection.disconnect(nowait=True)
@@ -134,12 +137,17 @@ class _Line(asyncio.Protocol):
         self._unsent: Final[list[bytes]] = []
         self._waiting: Final[deque[tuple[float, asyncio.Future[Any]]]] = deque()
         self._watch: asyncio.TimerHandle | None = None
+        self._heard_at = self._loop.time()
+        self._looks_again = False
         self._transport.set_write_buffer_limits(high=_MANY_UNREAD)
         self._transport.set_protocol(self)
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
         """Sends a command with all others of this turn of the loop; the future is its reply."""
         reply: asyncio.Future[Any] = self._loop.create_future()
+        if self.lost:  # since it was connected, and before who waited for that went on
+            reply.set_exception(failures.ConnectionError(_CLOSED))
+            return reply
         self._waiting.append((self._loop.time(), reply))
         if not self._unsent:
             self._loop.call_soon(self._flush)
@@ -150,12 +158,14 @@ class _Line(asyncio.Protocol):
 
     def _flush(self) -> None:
         if not self.lost:
-            self._transport.writelines(self._unsent)
+            # Not writelines: that of Python 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 never asks for a pause.
+            self._transport.write(self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent))
         self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:
         """Replies, in the order of the commands."""
         reader, waiting = self._reader, self._waiting
+        self._heard_at = self._loop.time()
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
@@ -195,15 +205,21 @@ class _Line(asyncio.Protocol):
             room.set()
 
     def _look_for_silence(self) -> None:
-        """A reply that takes too long is the end of the connection: what follows it could not be told from it."""
+        """A server that says nothing for too long is the end of the connection: what follows could not be told from
+        the reply that is due. A loop that was held by somebody has to read first what has come meanwhile.
+        """
         self._watch = None
         if not self._waiting:
             return
-        silent_s = self._loop.time() - self._waiting[0][0]
-        if silent_s >= self._timeout_s:
-            self.lose(failures.TimeoutError(f"no reply within {self._timeout_s:g} s"))
+        left_s = max(self._waiting[0][0], self._heard_at) + self._timeout_s - self._loop.time()
+        if left_s > 0:
+            self._looks_again = False
+        elif left_s < -_HELD_S and not self._looks_again:
+            self._looks_again, left_s = True, _HELD_S
         else:
-            self._watch = self._loop.call_later(self._timeout_s - silent_s, self._look_for_silence)
+            self.lose(failures.TimeoutError(f"no reply within {self._timeout_s:g} s"))
+            return
+        self._watch = self._loop.call_later(left_s, self._look_for_silence)
 
     def lose(self, error: failures.ConnectionError | failures.TimeoutError) -> None:
         """Ends the connection, and so whatever waits for it."""

@@ -12,6 +12,7 @@ from broker import Broker
 from broker.embedded import EmbeddedRedis
 from broker.settings import Settings
 from runtime.recycling import Recycle, memory_bytes
+from runtime.supervisor import Supervisor
 from tests.faults.scene import assert_nothing_left, judge, read_all, report, until, wait_until_empty
 from tests.faults.service import ROOT, Service
 
@@ -132,3 +133,19 @@ def test_what_is_not_asked_for_is_never_a_reason() -> None:
     assert Recycle(events=5).reason(4) == ""
     assert Recycle(events=5).reason(5) == "events"
     assert Recycle(events=5, memory_mb=1).reason(0) == "memory"
+
+
+async def test_who_waits_for_its_turn_to_exchange_workers_starts_none_after_a_stop(durable: EmbeddedRedis) -> None:
+    supervisor = Supervisor("tests.faults.apps:steady", url=durable.url, grace_s=1, max_calls=1, threads=1)
+    running = asyncio.create_task(supervisor.run())
+    try:
+        await supervisor.ready.wait()
+        async with supervisor._exchanging:
+            exchange = asyncio.create_task(supervisor.replace())
+            await asyncio.sleep(0)
+            supervisor.stop()
+        assert await asyncio.wait_for(running, 60) == 0
+        assert not await exchange
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

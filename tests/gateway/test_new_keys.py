@@ -81,6 +81,7 @@ def test_a_file_that_is_there_stays_as_it_is_even_when_it_is_wrong(tmp_path: Pat
     [
         (None, "needs the file to make"),
         (Path("/nowhere/keys"), "the file cannot be made: No such file or directory"),
+        (Path("/" + "x" * 300), "the file cannot be made: File name too long"),
     ],
 )
 def test_what_cannot_be_made_is_named(path: Path | None, said: str) -> None:

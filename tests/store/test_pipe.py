@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -81,12 +82,64 @@ async def test_a_silent_server_is_a_lost_connection(redis_server: EmbeddedRedis)
     await client.aclose()
 
 
+async def test_one_slow_command_after_another_is_no_silence(redis_server: EmbeddedRedis) -> None:
+    client = connect(redis_server.url, timeout_s=1.5)
+
+    slow = [client.execute("BLPOP", f"never-{number}", "0.9") for number in range(2)]
+
+    assert await asyncio.gather(*slow, client.execute("ECHO", "behind them")) == [None, None, b"behind them"]
+    await client.aclose()
+
+
+async def test_a_large_reply_is_read_to_its_end_after_the_loop_was_held(redis_server: EmbeddedRedis) -> None:
+    client = connect(redis_server.url, timeout_s=0.3)
+    await client.execute("PING")
+    large = asyncio.create_task(client.execute("EVAL", "return string.rep('x', 8000000)", 0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    time.sleep(1)  # noqa: ASYNC251 - as a handler may do
+
+    assert len(await large) == 8_000_000
+    await client.aclose()
+
+
 async def test_more_than_the_server_reads_at_once_waits_for_room(client: Client) -> None:
     large = b"x" * 3_000_000
 
     replies = await asyncio.gather(*(client.execute("ECHO", large) for _ in range(12)), client.execute("ECHO", "last"))
 
     assert [len(reply) for reply in replies] == [3_000_000] * 12 + [4]
+
+
+async def test_what_a_server_does_not_read_stays_with_those_who_send_it() -> None:
+    over = asyncio.Event()
+
+    async def greet_and_read_no_more(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        words = await reader.read(1_000)
+        writer.write(b"+OK\r\n" * words.count(b"SETINFO"))
+        await reader.read(1_000)
+        writer.write(b"+PONG\r\n")
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await over.wait()
+        writer.close()
+
+    async with await asyncio.start_server(greet_and_read_no_more, "127.0.0.1", 0) as server:
+        client = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await client.execute("PING")
+        assert client._pipe._line is not None
+        sending: list[asyncio.Task[Any]] = []
+        for _ in range(64):
+            sending.append(asyncio.create_task(client.execute("ECHO", b"x" * 1_000_000)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        kept_bytes = client._pipe._line._transport.get_write_buffer_size()
+        await client.aclose()
+        await asyncio.gather(*sending, return_exceptions=True)
+        over.set()
+
+    assert 0 < kept_bytes < 4_000_000
 
 
 async def test_who_waits_when_it_is_closed_hears_so(client: Client) -> None:
@@ -98,6 +151,40 @@ async def test_who_waits_when_it_is_closed_hears_so(client: Client) -> None:
 
     with pytest.raises(failures.ConnectionError, match="was closed"):
         await waiting
+
+
+async def test_who_waits_for_a_connection_when_it_is_closed_hears_so_and_is_not_cancelled() -> None:
+    come, over = asyncio.Event(), asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        come.set()
+        await over.wait()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        client = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        waiting = [asyncio.create_task(client.execute("PING")) for _ in range(2)]
+        await come.wait()
+
+        await client.drop()
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        over.set()
+
+    assert [type(error) for error in found] == [failures.ConnectionError] * 2
+
+
+async def test_a_server_that_closes_behind_its_first_words_is_a_lost_connection() -> None:
+    async def greet_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        words = await reader.read(1_000)
+        writer.write(b"+OK\r\n" * words.count(b"SETINFO"))
+        writer.close()
+
+    async with await asyncio.start_server(greet_and_go, "127.0.0.1", 0) as server:
+        client = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=1)
+        for _ in range(3):
+            with pytest.raises(failures.ConnectionError):
+                await asyncio.wait_for(client.execute("PING"), 10)
+        await client.aclose()
 
 
 async def test_a_server_that_is_not_there_is_everybodys_error() -> None:
