@@ -21,14 +21,20 @@ _LIMIT_S: Final = 900.0
 _COPIED: Final = ("broker", "runtime", "tests", "pyproject.toml")
 
 
-class Mutant(msgspec.Struct, frozen=True, kw_only=True):
-    """One safeguard: where it stands, what stands there without it, and which test must notice."""
+class Edit(msgspec.Struct, frozen=True):
+    """What stands in a file, and what stands there without the safeguard."""
 
-    name: str
-    safeguard: str
     file: str
     old: str
     new: str
+
+
+class Mutant(msgspec.Struct, frozen=True, kw_only=True):
+    """One safeguard: how it is switched off, and which test must notice."""
+
+    name: str
+    safeguard: str
+    edits: tuple[Edit, ...]
     test: str
 
 
@@ -44,129 +50,156 @@ MUTATIONS: Final = (
     Mutant(
         name="token-check",
         safeguard="a settle needs the lease that its token names",
-        file=_FINISH,
-        old="  if scores[i] then\n    members[#members + 1]",
-        new="  if true then\n    members[#members + 1]",
+        edits=(
+            Edit(
+                _FINISH, "  if scores[i] then\n    members[#members + 1]", "  if true then\n    members[#members + 1]"
+            ),
+        ),
         test=_STOPPED,
     ),
     Mutant(
         name="count-at-lease",
         safeguard="receives are counted when a lease is given",
-        file=_CLAIM,
-        old="  facts.receives = facts.receives + 1\n",
-        new="",
+        edits=(Edit(_CLAIM, "  facts.receives = facts.receives + 1\n", ""),),
         test=_STOPPED,
     ),
     Mutant(
         name="fence",
         safeguard="every claim raises the fencing token",
-        file=_CLAIM,
-        old="  fence = fence + 1\n",
-        new="  fence = math.max(fence, 1)\n",
+        edits=(Edit(_CLAIM, "  fence = fence + 1\n", "  fence = math.max(fence, 1)\n"),),
         test=_STOPPED,
     ),
     Mutant(
         name="ended-lease",
         safeguard="only a lease that has ended is taken over",
-        file=_CLAIM,
-        old="redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now,",
-        new="redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now + 300,",
-        test="tests/store/test_claim.py",
+        edits=(
+            Edit(
+                _CLAIM,
+                "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now,",
+                "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now + 300,",
+            ),
+        ),
+        test=_STOPPED,
     ),
     Mutant(
         name="renewal",
         safeguard="leases are renewed from a thread",
-        file="runtime/keeper.py",
-        old="self._leases.setdefault(resource, set()).update(members)\n",
-        new="self._leases.setdefault(resource, set())\n",
+        edits=(
+            Edit(
+                "runtime/keeper.py",
+                "self._leases.setdefault(resource, set()).update(members)\n",
+                "self._leases.setdefault(resource, set())\n",
+            ),
+        ),
         test="tests/faults/test_blocked_loop.py",
     ),
     Mutant(
         name="crash-apart",
         safeguard="a worker's lease that ends is a crash, not a try",
-        file=_CLAIM,
-        old="facts.crashes, facts.culprit = facts.crashes + 1, holder",
-        new="facts.tries, facts.culprit = facts.tries + 1, holder",
+        edits=(
+            Edit(
+                _CLAIM,
+                "facts.crashes, facts.culprit = facts.crashes + 1, holder",
+                "facts.tries, facts.culprit = facts.tries + 1, holder",
+            ),
+        ),
         test="tests/store/test_claim.py",
     ),
     Mutant(
         name="request-token",
         safeguard="a send that is repeated under its token is stored once",
-        file="broker/store/lua/send.lua",
-        old="  if first then\n",
-        new="  if false then\n",
+        edits=(Edit("broker/store/lua/send.lua", "  if first then\n", "  if false then\n"),),
         test="tests/faults/test_lost_replies.py",
     ),
     Mutant(
         name="lost-claim",
         safeguard="what a lost claim leased is given back",
-        file="broker/store/lua/release_claim.lua",
-        old="ARGV[1]",
-        new="'nobody'",
+        edits=(Edit("broker/store/lua/release_claim.lua", "ARGV[1]", "'nobody'"),),
         test="tests/faults/test_lost_claims.py",
     ),
     Mutant(
         name="early-due",
         safeguard="nothing is handed out before it is due",
-        file=_CLAIM,
-        old="redis.call('ZRANGEBYSCORE', key, '-inf', now,",
-        new="redis.call('ZRANGEBYSCORE', key, '-inf', '+inf',",
+        edits=(
+            Edit(
+                _CLAIM,
+                "redis.call('ZRANGEBYSCORE', key, '-inf', now,",
+                "redis.call('ZRANGEBYSCORE', key, '-inf', '+inf',",
+            ),
+        ),
         test="tests/broker/test_queues.py::test_a_delayed_message_is_never_early",
     ),
     Mutant(
         name="requeue-on-drain",
-        safeguard="a stop gives back at once what has not started",
-        file="runtime/sources/invocation.py",
-        old="        self._stopped = True\n        self.hand_back()\n",
-        new="        self._stopped = True\n",
+        safeguard="a stop gives back what has not started",
+        edits=(
+            Edit(
+                "runtime/sources/invocation.py",
+                "        while self._prefetched:\n            self._settler",
+                "        while False:\n            self._settler",
+            ),
+        ),
         test=_DRAINED,
     ),
     Mutant(
         name="claim-after-stop",
         safeguard="nothing is claimed after SIGTERM",
-        file="runtime/poller.py",
-        old="        self.stopping = True\n",
-        new="        pass\n",
+        edits=(
+            Edit("runtime/poller.py", "        self.stopping = True\n", "        pass\n"),
+            Edit(
+                "runtime/sources/invocation.py",
+                "        self._stopped = True\n        self.hand_back()\n",
+                "        pass\n",
+            ),
+        ),
         test=_DRAINED,
     ),
     Mutant(
         name="repair",
         safeguard="a worker that starts finds what a broken-off script left",
-        file="broker/store/lua/restore.lua",
-        old="redis.call('ZADD', KEYS[2], 'NX', now, entry)",
-        new="redis.call('TYPE', KEYS[2])",
+        edits=(
+            Edit(
+                "broker/store/lua/restore.lua",
+                "redis.call('ZADD', KEYS[2], 'NX', now, entry)",
+                "redis.call('TYPE', KEYS[2])",
+            ),
+        ),
         test="tests/store/test_repair.py",
     ),
     Mutant(
         name="no-memory-first",
-        safeguard="on a full server settles begin with a write that needs no memory",
-        file=_FINISH,
-        old="redis.call('ZREM', KEYS[2], '') -- a first write that needs no memory\n",
-        new="",
+        safeguard="on a full server work begins with a write that needs no memory",
+        edits=(Edit(_CLAIM, "redis.call('ZREM', KEYS[2], '') -- a first write", "-- a first write"),),
         test="tests/store/test_full_server.py",
     ),
     Mutant(
         name="permits",
         safeguard="a claim takes no more than there are permits",
-        file=_CLAIM,
-        old="  local free = limit - redis.call('ZCARD', KEYS[11])\n",
-        new="  local free = limit\n",
+        edits=(Edit(_CLAIM, "  local free = limit - redis.call('ZCARD', KEYS[11])\n", "  local free = limit\n"),),
         test="tests/store/test_permits.py",
     ),
     Mutant(
         name="quarantine",
         safeguard="what has ended too many processes is given up",
-        file="runtime/policy.py",
-        old="if facts.crashes > settings.max_crashes:",
-        new="if facts.crashes > settings.max_crashes + 3:",
+        edits=(
+            Edit(
+                "runtime/policy.py",
+                "if facts.crashes > settings.max_crashes:",
+                "if facts.crashes > settings.max_crashes + 3:",
+            ),
+        ),
         test="tests/faults/test_poison.py::test_poison_is_quarantined_with_its_cause_and_its_neighbours_go_on",
     ),
     Mutant(
         name="group-lock",
         safeguard="a group of a FIFO queue has one message in flight",
-        file="broker/store/lua/_groups.lua",
-        old="return until_ms and until_ms > now and until_ms or nil, token",
-        new="return nil, token",
+        edits=(
+            Edit(
+                "broker/store/lua/_groups.lua",
+                "return until_ms and until_ms > now and until_ms or nil, token",
+                "return nil, token",
+            ),
+        ),
         test="tests/broker/test_fifo.py",
     ),
 )
@@ -180,13 +213,13 @@ def switch_off(mutant: Mutant, *, commit: str) -> Mutation:
         for part in _COPIED:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
             copy(ROOT / part, tree / part)
-        path = tree / mutant.file
-        text = path.read_text()
-        if mutant.old not in text:
-            return _mutation(
-                mutant, commit, started, noticed=False, detail=f"(not found in {mutant.file}: mend the mutation)"
-            )
-        path.write_text(text.replace(mutant.old, mutant.new))
+        for edit in mutant.edits:
+            path = tree / edit.file
+            text = path.read_text()
+            if edit.old not in text:
+                detail = f"(not found in {edit.file}: mend the mutation)"
+                return _mutation(mutant, commit, started, noticed=False, detail=detail)
+            path.write_text(text.replace(edit.old, edit.new))
         environment = {
             **os.environ,
             "PYTHONPATH": str(tree),

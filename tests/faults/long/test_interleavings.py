@@ -23,9 +23,10 @@ from tests.runtime.scene import serving
 
 CALLS = sized(400, 20_000)
 TOGETHER = 4
-LAST_STEP = 12
+LAST_STEP = 4
 LIVES = sized(10, 200)
-EVENTS = 30
+EVENTS = 200
+ALIVE_S = 0.05
 
 
 async def connections(broker: Broker) -> int:
@@ -98,7 +99,7 @@ async def test_a_worker_that_is_cancelled_in_any_turn_of_its_loop_loses_nothing(
     chance, started, done, runs = random.Random(SEED), time.monotonic(), Counter[str](), 0
     app = App()
 
-    @app.function(max_crashes=1_000_000)
+    @app.function(max_crashes=1_000)
     async def work(event: dict[str, int], context: Context) -> None:
         nonlocal runs
         runs += 1
@@ -110,15 +111,17 @@ async def test_a_worker_that_is_cancelled_in_any_turn_of_its_loop_loses_nothing(
     async with serving(app, redis_url, settings):
         pass  # so that the function is there
     for _ in range(LIVES):
-        ids += await broker.invoke_many("work", [{"turns": chance.randint(0, 3)} for _ in range(EVENTS)])
+        ids += await broker.invoke_many("work", [{"turns": chance.randint(0, 20)} for _ in range(EVENTS)])
         worker = Worker(app, redis_url, settings=settings)
         running = asyncio.create_task(worker.run())
-        for _ in range(chance.randint(1, 400)):
+        await asyncio.sleep(chance.uniform(0, ALIVE_S))
+        for _ in range(chance.randint(1, 200)):
             await asyncio.sleep(0)
         running.cancel()
         await asyncio.wait((running,))
         if not running.cancelled() and (error := running.exception()) is not None:
             assert isinstance(error, StoreError), error
+    done_before = len(done)
     await clock.advance(settings.lease_ms / 1000)
     async with serving(app, redis_url, settings), serving(app, redis_url, settings, alone=True):
 
@@ -134,6 +137,7 @@ async def test_a_worker_that_is_cancelled_in_any_turn_of_its_loop_loses_nothing(
         workers_cancelled=LIVES,
         events=len(ids),
         lost=lost,
+        done_by_those_cancelled=done_before,
         runs=runs,
         connections_before=before,
         connections_after=after,
