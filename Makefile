@@ -18,7 +18,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-compose check format bench lock clean
+.PHONY: help install demo test test-compose faults check format bench lock clean
 
 help:  ## show this list
 	@echo "usage: make TARGET"
@@ -36,6 +36,9 @@ test: $(STAMP)  ## all tests, on a real Redis; ARGS="-k name -n0" goes to pytest
 
 test-compose: $(STAMP)  ## docker-compose.yml for real, as root: brings stacks up, kills containers, takes them down
 	PENSTOCK_TEST_COMPOSE=1 $(BIN)/python -m pytest -n0 tests/compose $(ARGS)
+
+faults: $(STAMP)  ## the fault suite at full size, hours; writes docs/reliability-report.md; ARGS="R1 R3 --resume --list"
+	$(BIN)/python -m tests.faults $(ARGS)
 
 check: $(STAMP)  ## format, lint, strict types, import rules
 	$(BIN)/ruff format --check $(CODE)

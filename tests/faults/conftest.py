@@ -9,8 +9,19 @@ import pytest
 
 from broker.embedded import EmbeddedRedis
 from broker.settings import Settings
+from tests.faults.scene import LARGE
 
 LEASE_MS = 1_000
+SCENARIO_LIMIT_S = 5_400
+
+# What is worth its time in `make faults` alone.
+collect_ignore_glob = [] if LARGE else ["long/*"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """At the large size limits guard against what never ends, no more."""
+    for item in items if LARGE else ():
+        item.add_marker(pytest.mark.timeout(SCENARIO_LIMIT_S), append=False)
 
 
 @pytest.fixture

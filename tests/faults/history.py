@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, cast
 
 Kind: TypeAlias = Literal["start", "effect", "end", "cut"]
 """``cut``: the run was cancelled and has stopped."""
+_TAIL_BYTES: Final = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,21 @@ def read_histories(folder: Path) -> list[Line]:
     return sorted(lines, key=lambda line: line.at_ns)
 
 
+def newest_lines(folder: Path) -> Iterator[Line]:
+    """The last lines of every process: what is going on now, however long the histories are."""
+    for path in folder.glob("*.history"):
+        with path.open("rb") as file:
+            start = max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES)
+            file.seek(start)
+            text = file.read().decode()
+        yield from _parsed(text.splitlines()[1 if start else 0 :])
+
+
 def _lines_of(path: Path) -> Iterator[Line]:
-    for text in path.read_text().splitlines():
+    return _parsed(path.read_text().splitlines())
+
+
+def _parsed(texts: Iterable[str]) -> Iterator[Line]:
+    for text in texts:
         kind, at_ns, pid, event, fence, attempt = text.split(" ")
         yield Line(cast("Kind", kind), int(at_ns), int(pid), event, int(fence), int(attempt))

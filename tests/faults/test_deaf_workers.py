@@ -13,12 +13,12 @@ from broker.embedded import EmbeddedRedis
 from broker.settings import Settings
 from tests.faults import checker
 from tests.faults.conftest import LEASE_MS
-from tests.faults.history import read_histories
+from tests.faults.history import newest_lines
 from tests.faults.proxy import FaultProxy, Rule
-from tests.faults.scene import assert_nothing_left, judge, read_all, report, until, wait_until_empty
+from tests.faults.scene import assert_nothing_left, judge, read_all, report, sized, until, wait_until_empty
 from tests.faults.service import Service
 
-ROUNDS = 10
+ROUNDS = sized(10, 200)
 AGAIN_S = 2.0
 SUBSCRIBING_S = 1.5
 HALF_OPEN_S = 20.0
@@ -30,7 +30,7 @@ async def handled(broker: Broker, folder: Path, *, timeout_s: float, function: s
     started = time.monotonic()
     identity = await broker.invoke(function, {"ms": 0})
     await until(
-        lambda: any(line.event == identity for line in read_histories(folder)),
+        lambda: any(line.event == identity for line in newest_lines(folder)),
         timeout_s=timeout_s,
         what="the event is handled",
     )

@@ -26,13 +26,13 @@ from runtime.child import ChildOptions
 from tests.faults import checker
 from tests.faults.killer import Killer
 from tests.faults.ledger import Granted, Removed
-from tests.faults.scene import SEED, assert_nothing_left, judge, read_all, report, until, wait_until_empty
+from tests.faults.scene import SEED, assert_nothing_left, judge, read_all, report, sized, until, wait_until_empty
 from tests.faults.service import HISTORY_VARIABLE, ROOT, Service
 
-ROUNDS = 20
+ROUNDS = sized(20, 200)
 CALLS = 100
 LONG = 30
-SHORT = 15_000
+SHORT = sized(15_000, 150_000)
 GRACES_S = (0.0, 0.3)
 REACTION_MS = 300
 """A signal is heard when the event loop comes round to it, on a busy machine with two cores."""

@@ -20,14 +20,15 @@ from tests.faults.scene import (
     judge,
     read_all,
     report,
+    sized,
     until,
     wait_until_empty,
 )
 from tests.faults.service import Service
 
-PROCESSES = 2
+PROCESSES = sized(2, 4)
 CALLS = 100
-BURSTS = 200
+BURSTS = sized(200, 1_000)
 BURST_S = 0.04
 
 
@@ -84,6 +85,7 @@ async def test_no_event_is_lost_or_leased_twice_when_workers_are_killed(
         "R1",
         seed=killer.seed,
         events=EVENTS,
+        workers=PROCESSES,
         kills=len(killer.shots),
         redelivered=found.redelivered,
         under_fire_s=under_fire_s,

@@ -14,10 +14,10 @@ from broker.embedded import EmbeddedRedis
 from broker.settings import Settings
 from tests.faults.history import read_histories
 from tests.faults.killer import Killer
-from tests.faults.scene import SEED, assert_nothing_left, read_all, report, until, wait_until_empty
+from tests.faults.scene import SEED, assert_nothing_left, read_all, report, sized, until, wait_until_empty
 from tests.faults.service import Service
 
-HEALTHY = 300
+HEALTHY = sized(300, 10_000)
 MAX_CRASHES = 3
 DEADLY = {"exit": "exit status 3", "segfault": "signal: segmentation fault"}
 FAILING = {

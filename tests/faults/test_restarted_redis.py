@@ -13,7 +13,7 @@ from broker.embedded import EmbeddedRedis
 from broker.errors import StoreUnavailable
 from broker.settings import Settings
 from tests.faults import checker
-from tests.faults.history import read_histories
+from tests.faults.history import newest_lines, read_histories
 from tests.faults.killer import Killer
 from tests.faults.scene import (
     SEED,
@@ -21,13 +21,14 @@ from tests.faults.scene import (
     judge,
     read_all,
     report,
+    sized,
     until,
     wait_until_empty,
 )
 from tests.faults.service import Service
 
 PRODUCERS = 8
-KILLS = 5
+KILLS = sized(5, 40)
 BATCH = 20
 RECOVERY_S = 3.0
 
@@ -80,7 +81,7 @@ async def restart(server: EmbeddedRedis, *, away_s: float) -> float:
 async def works_again(folder: Path, after_ns: int) -> float:
     """How long after that time the first handler was started."""
     return await until(
-        lambda: any(line.kind == "start" and line.at_ns > after_ns for line in read_histories(folder)),
+        lambda: any(line.kind == "start" and line.at_ns > after_ns for line in newest_lines(folder)),
         timeout_s=30,
         what="work flows again",
     )

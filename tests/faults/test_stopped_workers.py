@@ -23,12 +23,13 @@ from tests.faults.scene import (
     judge,
     read_all,
     report,
+    sized,
     until,
     wait_until_empty,
 )
 from tests.faults.service import Service
 
-ROUNDS = 4
+ROUNDS = sized(4, 100)
 WORK_S = 0.5
 EVENTS = 8
 
