@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import msgspec
 
@@ -16,6 +16,8 @@ Place: TypeAlias = tuple[str, int]
 
 _DEFAULT_PORTS: Final = {"cluster": 6379, "sentinel": 26379}
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\[\]:,@/]+)(?::(\d{1,5}))?")
+_SCHEMES: Final = frozenset({"redis", "rediss"})
+_DATABASE: Final = re.compile(r"[0-9]*")
 _MAX_PORT: Final = 65_535
 _SENTINEL_OPTION: Final = "sentinel_"
 
@@ -58,14 +60,29 @@ def read_address(url: str) -> Target:
     """
     scheme, _, kind = url.partition("://")[0].partition("+")
     if not kind:
+        _check_database(url, _split(url).path.removeprefix("/") if scheme in _SCHEMES else "")
         return Target(kind="single", url=url)
-    if scheme not in {"redis", "rediss"} or kind not in {"cluster", "sentinel"}:
+    if scheme not in _SCHEMES or kind not in {"cluster", "sentinel"}:
         raise InvalidOption("url", hidden(url), "begins with redis, rediss, each also with +cluster or +sentinel; unix")
     return _cluster(url, scheme) if kind == "cluster" else _sentinel(url, scheme)
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise InvalidOption("url", hidden(url), str(error)) from error
+
+
+def _check_database(url: str, path: str) -> None:
+    """The client library takes the digits that it finds, and database 0 where it finds none."""
+    named = [path, *(value for name, value in parse_qsl(_split(url).query) if name == "db")]
+    if not all(_DATABASE.fullmatch(each) for each in named):
+        raise InvalidOption("url", hidden(url), "the database is a number: redis://host:6379/0")
+
+
 def _cluster(url: str, scheme: str) -> Target:
-    parts = urlsplit(url)
+    parts = _split(url)
     options = parse_qsl(parts.query)
     if parts.path not in {"", "/", "/0"} or any(name == "db" and value != "0" for name, value in options):
         raise InvalidOption("url", hidden(url), "a cluster has only database 0: leave the path and db= out")
@@ -75,11 +92,12 @@ def _cluster(url: str, scheme: str) -> Target:
 
 
 def _sentinel(url: str, scheme: str) -> Target:
-    parts = urlsplit(url)
+    parts = _split(url)
     service, _, database = parts.path.strip("/").partition("/")
-    if not service or (database and not database.isdigit()):
+    if not service:
         rule = "ends with the name under which the Sentinels know the primary: redis+sentinel://host:26379/service"
         raise InvalidOption("url", hidden(url), rule)
+    _check_database(url, database)
     user, hosts = _split_user(parts.netloc)
     options = parse_qsl(parts.query)
     own = [(name.removeprefix(_SENTINEL_OPTION), value) for name, value in options if name.startswith(_SENTINEL_OPTION)]

@@ -79,6 +79,12 @@ async def test_a_redis_that_is_not_there_is_named_with_what_to_look_at(folder: P
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+async def test_a_database_that_is_no_number_is_not_taken_for_database_0(folder: Path, command: tuple[str, ...]) -> None:
+    line = await refused(folder, "redis://127.0.0.1:1/abc", command)
+    assert "/abc': the database is a number: redis://host:6379/0" in line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 async def test_a_redis_that_wants_a_password_says_where_it_goes_and_never_shows_one(
     folder: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:

@@ -9,7 +9,7 @@ from broker.store.addresses import hidden, read_address
 
 
 def test_a_plain_url_is_left_to_the_client_library() -> None:
-    for url in ("redis://h:1/3", "rediss://h", "unix:///run/redis.sock"):
+    for url in ("redis://h:1/3", "redis://h/", "redis://h?db=2", "rediss://h", "unix:///run/redis.sock?db=1"):
         target = read_address(url)
         assert (target.kind, target.url, target.places) == ("single", url, ())
 
@@ -47,7 +47,17 @@ def test_sentinels_have_a_user_and_a_password_of_their_own() -> None:
         ("redis+cluster://a:port", '"a:port" is none'),
         ("redis+cluster://", '"" is none'),
         ("redis+sentinel://a:1", "the name under which the Sentinels know the primary"),
-        ("redis+sentinel://a:1/name/db", "the name under which the Sentinels know the primary"),
+        ("redis+sentinel://a:1/name/db", "the database is a number"),
+        ("redis+sentinel://a:1/name?db=x", "the database is a number"),
+        ("redis://a:1/abc", "the database is a number"),
+        ("rediss://a:1/1/2", "the database is a number"),
+        ("redis://a:1/-1", "the database is a number"),
+        ("redis://a:1/\u0663", "the database is a number"),
+        ("redis://a:1?db=abc", "the database is a number"),
+        ("redis://a:1/1?db=-1", "the database is a number"),
+        ("unix:///run/redis.sock?db=abc", "the database is a number"),
+        ("redis://[::1:6379/0", "Invalid IPv6 URL"),
+        ("redis+cluster://[::1:6379", "Invalid IPv6 URL"),
         ("unix+cluster:///a", "begins with redis, rediss"),
         ("redis+ring://a", "begins with redis, rediss"),
     ],
