@@ -26,7 +26,7 @@ from tests.servers import RedisCluster
 _EVENTS: Final = 60_000
 _SETTINGS: Final = ((1, 1), (1, 8), (3, 1), (3, 8), (3, 16))
 _FEW: Final = 8  # of which one node of three has three, the next two
-_CHUNK: Final = 1_000
+_CHUNK: Final = 250
 _LOOK_S: Final = 0.02
 _WARM_SHARE: Final = 0.1
 _PATIENCE_S: Final = 120.0

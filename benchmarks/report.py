@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.records import Figure, Machine, Results
+from benchmarks.sizing import sizing
 
 _PACKAGES: Final = (
     "redis",
@@ -112,7 +113,7 @@ def _markdown(results: Results) -> str:
     ]
     lines += [f"| {' | '.join(_cells(one))} |" for one in results.figures]
     notes = [f"- {one.name}: {one.note}" for one in results.figures if one.note]
-    return "\n".join([*lines, "", *notes]).rstrip() + "\n"
+    return "\n".join([*lines, "", *notes, sizing(results.figures)]).rstrip() + "\n"
 
 
 def _cells(one: Figure) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import msgspec
 from benchmarks import apps
 from benchmarks.harness import Bed, Stage, child, reaches
 from benchmarks.records import Figure, Round, Target, figure
+from benchmarks.sizing import STORED_US
 
 _PROCESSES: Final = (1, 2, 4)
 _EVENTS: Final = 60_000
@@ -25,7 +26,9 @@ class _Run(msgspec.Struct, frozen=True):
     rate: float
     """Events a second."""
     redis_us: float
-    """CPU of Redis an event, in microseconds."""
+    """CPU of Redis an event that is claimed and finished, in microseconds."""
+    stored_us: float
+    """The same for one that is stored, a thousand at a time."""
 
 
 async def measure(stage: Stage) -> list[Figure]:
@@ -33,6 +36,7 @@ async def measure(stage: Stage) -> list[Figure]:
     rates: dict[int, list[Round]] = {number: [] for number in _PROCESSES}
     costs: dict[int, list[Round]] = {number: [] for number in _PROCESSES}
     naps: list[Round] = []
+    stored: list[Round] = []
     async with stage.bed() as bed:
         for app in (apps.noop_app(), apps.nap_app()):
             await bed.register(app)
@@ -40,12 +44,14 @@ async def measure(stage: Stage) -> list[Figure]:
             stage.say(f"round {turn + 1} of {stage.rounds}")
             runs = {number: await _run(bed, apps.NOOP, stage.size(_EVENTS), number) for number in _PROCESSES}
             one = runs[1]
+            stored.append(Round(one.stored_us))
             for number, run in runs.items():
                 rates[number].append(Round(run.rate, None if number == 1 else one.rate))
                 costs[number].append(Round(run.redis_us, None if number == 1 else one.redis_us))
             one = await _run(bed, apps.NAP, stage.size(_NAPS), 1)
             naps.append(Round((await _run(bed, apps.NAP, stage.size(_NAPS), 2)).rate, one.rate))
-    return _figures(rates, costs, naps, aof=stage.aof)
+    figures = _figures(rates, costs, naps, aof=stage.aof)
+    return [figure("scaling", STORED_US, unit="us", aof=stage.aof, rounds=stored), *figures]
 
 
 async def _run(bed: Bed, function: str, count: int, processes: int) -> _Run:
@@ -56,13 +62,14 @@ async def _run(bed: Bed, function: str, count: int, processes: int) -> _Run:
             await stack.enter_async_context(child(bed, "worker_process", function))
         await ours.pause()
         before = await bed.done(ours.resource)
+        empty_s = await _redis_cpu_s(bed)
         await bed.fill(ours.resource, count)
         cpu_s = await _redis_cpu_s(bed)
         await ours.resume()
         warm, warm_at = await reaches(bed, ours.resource, before + int(count * _WARM_SHARE))
         ended, ended_at = await reaches(bed, ours.resource, before + count)
         used_s = await _redis_cpu_s(bed) - cpu_s
-    return _Run((ended - warm) / (ended_at - warm_at), 1e6 * used_s / count)
+    return _Run((ended - warm) / (ended_at - warm_at), 1e6 * used_s / count, 1e6 * (cpu_s - empty_s) / count)
 
 
 async def _redis_cpu_s(bed: Bed) -> float:
