@@ -24,13 +24,13 @@ Extrapolated from the figures above, by this arithmetic:
 
 - **A node** works on one core: {busy:.0%} of it / ({stored:.1f} us to store an event + {handled:.1f} us to claim and
   finish it) = **{node:,.0f} events/s**.
-- **A worker process** got {worker:,.0f} events/s done whose handler does nothing, so {processes:.1f} of them keep a node
-  busy. A handler that takes d ms of CPU needs events/s x d / 1,000 cores more.
-- **Memory**: a queued event takes its own bytes and {beside:.0f} more, and a node with {gigabytes} GB of maxmemory takes
-  events until {full_at:.0%} of it.
+- **A worker process** got {worker:,.0f} events/s done whose handler does nothing, so {processes:.1f} of them keep a
+  node busy. A handler that takes d ms of CPU needs events/s x d / 1,000 cores more.
+- **Memory**: a queued event takes its own bytes and {beside:.0f} more, and a node with {gigabytes} GB of maxmemory
+  takes events until {full_at:.0%} of it.
 """
-_SPREAD: Final = """- **Three nodes** with 16 partitions: 3 x {node:,.0f} / {ratio:.2f} (what an event costs there, beside one node) =
-  **{nodes:,.0f} events/s**.
+_SPREAD: Final = """- **Three nodes** with 16 partitions: 3 x {node:,.0f} / {ratio:.2f} (what an event costs there, beside one node)
+  = **{nodes:,.0f} events/s**.
 """
 
 
