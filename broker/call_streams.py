@@ -204,9 +204,8 @@ class ChunkReader:
 
     def _ask_again(self) -> None:
         """For what may have been lost on its way; what was not comes twice at worst."""
-        if self._arrived:
-            self._asked_from = self._arrived + 1
-            self._tell(taken=self._taken, again_from=self._asked_from)
+        self._asked_from = self._arrived + 1
+        self._tell(taken=self._taken, again_from=self._asked_from)
 
     def _tell(self, *, taken: int, again_from: int = 0) -> None:
         if self._call.worker is not None:
