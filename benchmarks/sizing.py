@@ -29,8 +29,8 @@ Extrapolated from the figures above, by this arithmetic:
 - **Memory**: a queued event takes its own bytes and {beside:.0f} more, and a node with {gigabytes} GB of maxmemory
   takes events until {full_at:.0%} of it.
 """
-_SPREAD: Final = """- **Three nodes** with 16 partitions: 3 x {node:,.0f} / {ratio:.2f} (what an event costs there, beside one node)
-  = **{nodes:,.0f} events/s**.
+_SPREAD: Final = """- **Three nodes** with 16 partitions: 3 x {node:,.0f} / {ratio:.2f} (what an event costs
+  there, beside one node) = **{nodes:,.0f} events/s**.
 """
 
 

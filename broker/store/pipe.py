@@ -67,10 +67,11 @@ class Pipe:
             line.close_once_answered()
 
     async def close(self) -> None:
-        """Ends the connection; who still waits for a reply gets a ConnectionError."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        """Ends the connection; who still waits for it, or for a reply, gets a ConnectionError."""
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
         if self._line is not None:
             self._line.lose(failures.ConnectionError(_CLOSED))
 
@@ -78,16 +79,27 @@ class Pipe:
         """One connects for all who wait; a failure is everybody's."""
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect(), name="penstock-connect")
-        return await asyncio.shield(self._connecting)
+        connecting = self._connecting
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            # Its own would end the waiting task, and a task group all of its others, without a word.
+            if connecting.cancelled() and not _is_cancelled():
+                raise failures.ConnectionError(_CLOSED) from None
+            raise
 
     async def _connect(self) -> _Line:
         try:
             self._line = _Line(await _open(self._pool), self._timeout_s)
-        except asyncio.CancelledError:  # by close(): nobody who waits for it was cancelled
-            raise failures.ConnectionError(_CLOSED) from None
         finally:
-            self._connecting = None
+            if self._connecting is asyncio.current_task():
+                self._connecting = None
         return self._line
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _open(pool: ConnectionPool) -> asyncio.StreamWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -193,4 +194,55 @@ async def test_a_server_that_is_not_there_is_everybodys_error() -> None:
     found = await asyncio.gather(*(client.execute("PING") for _ in range(5)), return_exceptions=True)
 
     assert [type(error) for error in found] == [failures.ConnectionError] * 5
+    await client.aclose()
+
+
+@pytest.fixture
+async def mute() -> AsyncIterator[str]:
+    """The address of what takes connections and never says a word."""
+    taken: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: taken.append(writer), "127.0.0.1", 0)
+    yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    for writer in taken:
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("turns", [1, 50])
+async def test_who_waits_for_a_connection_when_it_is_closed_hears_so_and_is_not_cancelled(
+    mute: str, turns: int
+) -> None:
+    client = connect(mute)
+    waiting = [asyncio.create_task(client.execute("PING")) for _ in range(3)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    await client.drop()
+
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in errors] == [failures.ConnectionError] * 3
+    assert not any(task.cancelled() for task in waiting)
+
+
+async def test_one_that_is_cancelled_while_it_waits_for_a_connection_is_cancelled(mute: str) -> None:
+    client = connect(mute)
+    waiting = [asyncio.create_task(client.execute("PING")) for _ in range(2)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    waiting[0].cancel()
+    await client.drop()
+
+    assert isinstance((await asyncio.gather(*waiting, return_exceptions=True))[1], failures.ConnectionError)
+    assert waiting[0].cancelled()
+
+
+async def test_a_connection_that_was_closed_while_it_was_made_is_made_again(redis_server: EmbeddedRedis) -> None:
+    client = connect(redis_server.url)
+    waiting = asyncio.create_task(client.execute("PING"))
+    await asyncio.sleep(0)
+    await client.drop()
+    with pytest.raises(failures.ConnectionError):
+        await waiting
+
+    assert await client.execute("PING") == b"PONG"
     await client.aclose()
