@@ -23,8 +23,8 @@ Layers: TypeAlias = tuple[tuple[str, ...], ...]
 # Names are relative to the package, "" is its __init__, and `sources.*` stands for every module directly inside.
 LAYERS: dict[str, Layers] = {
     "broker": (
-        ("errors", "log", "locks", "event_rules", "lineage"),
-        ("event_patterns", "durability"),
+        ("errors", "log", "locks", "event_rules", "lineage", "figures"),
+        ("event_patterns", "durability", "exposition"),
         ("filter_criteria",),
         ("limits", "names", "ids", "receipts", "embedded", "dev_directory", "store.pipe"),
         ("environment",),
@@ -50,8 +50,9 @@ LAYERS: dict[str, Layers] = {
         ("gateway.asgi", "gateway.sigv4", "gateway.hosts", "gateway.exchange"),
         ("gateway.protocol",),
         ("gateway.access", "gateway.bodies", "gateway.health", "gateway.server"),
-        ("gateway.new_keys",),
+        ("gateway.new_keys", "gateway.metrics_access", "gateway.scaling", "gateway.stored_figures"),
         ("gateway.aws.service", "gateway.aws.wire"),
+        ("gateway.monitoring",),
         (
             "gateway.aws.bounds",
             "gateway.aws.errors",
@@ -136,7 +137,12 @@ LAYERS: dict[str, Layers] = {
 NEVER_IMPORTS = {"broker": "runtime"}
 """A package -> the package that it must not know."""
 
-ONLY_WITHIN = {"redis": "broker.store", "hiredis": "broker.store", "opentelemetry": "broker.spans"}
+ONLY_WITHIN = {
+    "redis": "broker.store",
+    "hiredis": "broker.store",
+    "opentelemetry": "broker.spans",
+    "prometheus_client": "broker.exposition",
+}
 """A library -> the one package, or module, that may import it."""
 
 NEVER_AT_RUN_TIME = ("boto3", "botocore")

@@ -39,7 +39,7 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _GONE_REMEMBERED_MS: Final = 600_000
-_COUNTERS: Final = (
+COUNTERS: Final = (
     "sent",
     "done",
     "failed",
@@ -53,7 +53,9 @@ _COUNTERS: Final = (
     "moved",
     "filtered",
     "cancelled",
+    "throttled",
 )
+"""What scripts count of a resource, and keep with it."""
 
 
 class DirectoryStore:
@@ -131,7 +133,7 @@ class DirectoryStore:
             revision=int(found.get("revision", 0)),
             implied=found.get("implied") == b"1",
             held=found.get("held") == b"1",
-            counters={name: int(found.get(name, 0)) for name in _COUNTERS},
+            counters={name: int(found.get(name, 0)) for name in COUNTERS},
         )
 
     async def nonce(self, resource: Resource) -> int | None:
