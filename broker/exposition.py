@@ -20,7 +20,7 @@ _OPENMETRICS: Final = "application/openmetrics-text"
 
 def families(figures: Figures, gauges: Mapping[Key, float]) -> Iterator[Family]:
     """Everything that was counted, with gauges that were read now. What nothing was counted of has no samples."""
-    values = [*tuple(figures.counts.items()), *gauges.items()]
+    values = [*figures.counts.items(), *gauges.items()]
     for metric in figures.metrics.values():
         if metric.kind == "histogram":
             yield _histogram_family(metric, tuple(figures.histograms.items()))

@@ -79,18 +79,40 @@ class Histogram:
         self.total += total
 
 
+class Tick:
+    """A counter that is raised so often that looking it up would cost more than the addition."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
 class Figures:
     """The counters and histograms of one process, by metric and labels."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self.metrics: Final = {metric.name: metric for metric in metrics}
-        self.counts: Final[dict[Key, float]] = {}
+        self._counts: Final[dict[Key, float]] = {}
+        self._ticks: Final[dict[Key, Tick]] = {}
         self.histograms: Final[dict[Key, Histogram]] = {}
         self._values: Final[dict[Key, set[str]]] = {}
 
     def count(self, *key: str, by: float = 1) -> None:
         """Adds to a counter: its name, then the values of its labels."""
-        self.counts[key] = self.counts.get(key, 0) + by
+        self._counts[key] = self._counts.get(key, 0) + by
+
+    def tick(self, *key: str) -> Tick:
+        """The same counter for keeping where it is used often; one place for each key."""
+        return self._ticks.setdefault(key, Tick())
+
+    @property
+    def counts(self) -> dict[Key, float]:
+        """What the counters are at now."""
+        found = dict(self._counts)
+        for key, tick in tuple(self._ticks.items()):
+            found[key] = found.get(key, 0) + tick.value
+        return found
 
     def histogram(self, *key: str) -> Histogram:
         """The histogram of that name and those labels; for keeping where it is used often."""

@@ -61,6 +61,11 @@ class Pollers:
         if self._active:
             await self._all_ended.wait()
 
+    @property
+    def deaf(self) -> bool:
+        """Whether Redis is lost: nothing can be claimed, and no wake-up comes."""
+        return self._broken_at is not None or self._engine.core.channels.steady_since is None
+
     def _slow_s(self) -> float:
         """A missed wake-up costs at most this; longer with many sources, so that idling stays cheap."""
         return max(_SLOW_S, _SLOW_PER_SOURCE_S * len(self._waiters)) * random.uniform(0.8, 1.2)
