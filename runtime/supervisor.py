@@ -24,6 +24,7 @@ import msgspec
 from broker.client import Broker
 from broker.core import Core
 from broker.errors import StoreError
+from broker.gateway.metrics_access import TOKEN_VARIABLE
 from broker.log import log
 from runtime.child import EXIT_CANNOT_START, EXIT_EXHAUSTED, ChildOptions
 from runtime.lambda_handler import LambdaHandler
@@ -202,7 +203,7 @@ class Supervisor:
             pass_fds=(theirs.fileno(), *(() if tells is None else (tells.fileno(),))),
             start_new_session=True,  # Ctrl-C is for the supervisor, which then drains them
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env={**_environment(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()
         ours.settimeout(0)
@@ -327,6 +328,11 @@ class Supervisor:
     async def _wait_for_children(self) -> None:
         while self._children:
             await next(iter(self._children)).ended.wait()
+
+
+def _environment() -> dict[str, str]:
+    """That of a worker process: user code needs no secret of the supervisor's."""
+    return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
 
 
 async def _hear(monitor: Monitor, pid: int, told: socket.socket) -> None:

@@ -40,6 +40,8 @@ async def job(event, context):
         time.sleep(1.2)
     if event == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if event == "token":
+        return os.environ.get("PENSTOCK_METRICS_TOKEN")
     return os.getpid()
 """
 
@@ -149,7 +151,7 @@ async def test_a_worker_process_that_cannot_poll_makes_it_red(shell: Shell, brok
         await running.is_ready()
 
 
-async def test_metrics_need_the_token_and_health_does_not(shell: Shell) -> None:
+async def test_metrics_need_the_token_and_health_does_not(shell: Shell, broker: Broker) -> None:
     async with workers(shell, "--health-host", "0.0.0.0") as running:  # noqa: S104 - closed without a token
         await running.is_ready()
         closed = await answer_of(running.bound, "/metrics")
@@ -159,6 +161,7 @@ async def test_metrics_need_the_token_and_health_does_not(shell: Shell) -> None:
         assert (await answer_of(running.bound, "/metrics")).status == 401
         await scrape(running.bound, Authorization=f"Bearer {TOKEN}")
         assert (await answer_of(running.bound, "/health/live")).status == 200
+        assert await broker.call("job", "token") is None, "handlers do not see it"
         assert (await answer_of(running.bound, "/health/other")).status == 404
         assert (await asked(running.bound, get("/health/live", method="DELETE"))).status == 405
 
