@@ -23,6 +23,7 @@ from broker import spans
 from broker.client import Broker
 from broker.declarations import declared_anew
 from broker.errors import PenstockError
+from broker.figures import Figures, LoopLag
 from broker.records import FunctionSettings
 from broker.versions import read_catalogue
 from runtime.app import App
@@ -31,7 +32,9 @@ from runtime.lambda_environment import new_log_stream
 from runtime.lambda_handler import LambdaHandler
 from runtime.loading import load_app
 from runtime.logs import configure_logs
-from runtime.recycling import Recycle
+from runtime.metrics import WORKER
+from runtime.recycling import Recycle, memory_bytes
+from runtime.reporting import Reporter, State
 from runtime.worker import Worker
 
 EXIT_CANNOT_START: Final = 78
@@ -57,6 +60,8 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     build: str = ""
     control: int
     """File descriptor of the control socket."""
+    reports: int | None = None
+    """That of the socket for what metrics are made of; None where nobody asked for them."""
 
 
 def main() -> int:
@@ -69,6 +74,7 @@ def main() -> int:
         log_stream = new_log_stream()
         app = _app(options, log_stream)
         options.recycle.check_memory()
+        figures = None if options.reports is None else Figures(WORKER)
         worker = Worker(
             app,
             options.url,
@@ -78,6 +84,7 @@ def main() -> int:
             alone=options.alone,
             build=options.build,
             log_stream=log_stream if isinstance(options.app, LambdaHandler) else None,
+            figures=figures,
             on_suspects=_at_most_every_second(lambda: _say(control, "suspects")),
             on_ready=lambda: _say(control, "ready"),
             on_settings=_when_outdated(app, lambda: _say(control, "renew"))
@@ -85,7 +92,8 @@ def main() -> int:
             else None,
         )
         _say(control, f"hello {worker.process}")
-        anyio.run(_serve, worker, control, options.recycle, backend_options={"use_uvloop": _has_uvloop()})
+        uvloop = {"use_uvloop": _has_uvloop()}
+        anyio.run(_serve, worker, control, options, figures, backend_options=uvloop)
     except* PenstockError as errors:  # a task group's, or one of load_app's own
         problems = errors
     if problems is None:
@@ -146,7 +154,9 @@ def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _serve(worker: Worker, control: socket.socket, recycle: Recycle) -> None:
+async def _serve(worker: Worker, control: socket.socket, options: ChildOptions, figures: Figures | None) -> None:
+    reporter = _reporter(worker, options.reports, figures)
+    recycle = options.recycle
     async with anyio.create_task_group() as group:
         group.start_soon(_obey_signals, worker, name="signals")
         group.start_soon(_notice_orphaning, worker, control, name="supervisor watch")
@@ -154,9 +164,24 @@ async def _serve(worker: Worker, control: socket.socket, recycle: Recycle) -> No
             recycle.watch, lambda: worker.events_ended, lambda words: _say(control, words), name="recycling"
         )
         await worker.run()
-        end(
-            EXIT_EXHAUSTED if worker.exhausted else 0
-        )  # here: on its way out the loop would wait for handlers that do not stop
+        if reporter is not None:
+            reporter.stop()
+        # Here: on its way out the loop would wait for handlers that do not stop.
+        end(EXIT_EXHAUSTED if worker.exhausted else 0)
+
+
+def _reporter(worker: Worker, to: int | None, figures: Figures | None) -> Reporter | None:
+    if to is None or figures is None:
+        return None
+    lag = LoopLag()
+    lag.start()
+
+    def state() -> State:
+        return State(worker.state, worker.running_calls, lag.worst_s(), memory_bytes())
+
+    reporter = Reporter(socket.socket(fileno=to), figures, state)
+    reporter.start()
+    return reporter
 
 
 async def _obey_signals(worker: Worker) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from broker.client import Broker
 from broker.core import Core
 from broker.errors import StoreError
+from broker.figures import Figures
 from broker.ids import TOKEN_OWNER_LENGTH, TokenSource
 from broker.limits import ERROR_MESSAGE_ATTRIBUTE_BYTES as ERROR_TEXT_BYTES
 from broker.names import LATEST, Queue, Resource
@@ -46,6 +47,7 @@ class Engine:
         alone: bool,
         log_stream: str,
         build: str = "",
+        figures: Figures | None = None,
         on_suspects: Callable[[], None],
         on_settings: Callable[[HandlerFunction], None] = lambda _: None,
     ) -> None:
@@ -58,6 +60,8 @@ class Engine:
         self.alone: Final = alone
         self.log_stream: Final = log_stream
         self.build: Final = build
+        self.figures: Final = figures
+        """What metrics are made of; None where nobody asked for them."""
         self.on_suspects: Final = on_suspects
         self.on_settings: Final = on_settings
         self.on_split: Callable[[Resource, int], None] = _nothing_to_do
@@ -155,7 +159,7 @@ class Engine:
         """The settler of a resource; made when it is first asked for."""
         found = self.settlers.get(resource)
         if found is None:
-            found = Settler(self.core, resource, self.keeper, on_onward=self.relays.kick)
+            found = Settler(self.core, resource, self.keeper, on_onward=self.relays.kick, figures=self.figures)
             self.settlers[resource] = found
             self._settling.append(asyncio.create_task(found.run(), name=f"penstock-settle-{resource.name}"))
         return found

@@ -65,6 +65,17 @@ class ResultTooLarge(Exception):
 Outcome: TypeAlias = Completed | Failed | TimedOut | Throttled | Abandoned
 
 
+def response_of(outcome: Outcome) -> bytes | None:
+    """What a call answered, as JSON; None where it did not end by itself."""
+    match outcome:
+        case Completed(result):
+            return result
+        case Failed(error) | TimedOut(error):
+            return error
+        case _:
+            return None
+
+
 def error_json(error_type: str, message: str, request_id: str, stack: list[str] | None = None) -> bytes:
     """Lambda's error object (spec: function error objects); the message is cut at 64 Ki characters."""
     fields: dict[str, object] = {

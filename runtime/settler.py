@@ -9,11 +9,13 @@ from typing import Final, TypeAlias
 from broker.core import Core
 from broker.endings import End
 from broker.errors import StoreError, StoreFault
+from broker.figures import Figures
 from broker.log import log
 from broker.names import Resource
 from broker.sending import chunks
 from broker.store.values import Deferral, Onward, Settlement
 from runtime.keeper import LeaseKeeper
+from runtime.metrics import count_lost
 
 _FAULTS: Final = 5
 _PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -26,12 +28,19 @@ class Settler:
     """Settles the messages of one resource. Nothing is lost when Redis is away: it tries until it is back."""
 
     def __init__(
-        self, core: Core, resource: Resource, keeper: LeaseKeeper, *, on_onward: Callable[[Resource], None]
+        self,
+        core: Core,
+        resource: Resource,
+        keeper: LeaseKeeper,
+        *,
+        on_onward: Callable[[Resource], None],
+        figures: Figures | None = None,
     ) -> None:
         self._core: Final = core
         self._resource: Final = resource
         self._keeper: Final = keeper
         self._on_onward: Final = on_onward
+        self._figures: Final = figures
         self._finished: dict[tuple[str, bool], list[_Ending]] = {}
         self._deferred: dict[tuple[str, bool], list[Deferral]] = {}
         self._waiting: Final = asyncio.Event()
@@ -124,6 +133,7 @@ class Settler:
         refused = [why for why in settlement.refused.values() if why == "fenced" or not failures]
         if refused:
             fenced = refused.count("fenced")
+            count_lost(self._figures, self._resource, len(refused))
             log.warning("lease_lost", resource=self._resource.arn, refused=len(refused), fenced=fenced)
 
 

@@ -24,9 +24,11 @@ import msgspec
 from broker.client import Broker
 from broker.core import Core
 from broker.errors import StoreError
+from broker.gateway.metrics_access import TOKEN_VARIABLE
 from broker.log import log
 from runtime.child import EXIT_CANNOT_START, EXIT_EXHAUSTED, ChildOptions
 from runtime.lambda_handler import LambdaHandler
+from runtime.monitor import Monitor
 from runtime.recycling import Recycle
 
 EXIT_DRAINED: Final = 0
@@ -37,6 +39,7 @@ _RESTART_READY_LAST_S: Final = 1.0
 """One that had been ready was ended by what it ran, or from outside: a longer pause would help nobody."""
 _STEADY_S: Final = 2.0
 _LAST_WORDS_S: Final = 0.5
+_REPORT_BYTES: Final = 16 * 1024 * 1024
 _NEVER: Final = Recycle()
 _SIGNAL_WORDS: Final = {signal.SIGKILL: "killed", signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "aborted"}
 
@@ -68,7 +71,8 @@ class _Child:
 class Supervisor:
     """Keeps ``processes`` workers of one app, or of one existing handler, running until :meth:`stop`.
 
-    With ``keep_going`` an app that cannot be loaded is not the end: the next :meth:`replace` may mend it.
+    With ``keep_going`` an app that cannot be loaded is not the end: the next :meth:`replace` may mend it. ``monitor``
+    is told what they are at.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Supervisor:
         recycle: Recycle = _NEVER,
         build: str = "",
         keep_going: bool = False,
+        monitor: Monitor | None = None,
     ) -> None:
         self._app: Final = app
         self._url: Final = url
@@ -94,6 +99,7 @@ class Supervisor:
         self._exchanging: Final = asyncio.Lock()
         self._build: Final = build
         self._keep_going: Final = keep_going
+        self._monitor: Final = monitor
         self._children: Final[set[_Child]] = set()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._stopping = anyio.Event()
@@ -112,6 +118,8 @@ class Supervisor:
         Redis cannot be used at the start; later workers are started again until they can."""
         async with Broker(self._url) as broker:
             self._core = broker.core
+            if self._monitor is not None:
+                self._monitor.watch(broker)
             try:
                 for child in [self._start() for _ in range(self._processes)]:
                     await _first(child.ready, child.ended)
@@ -179,6 +187,7 @@ class Supervisor:
 
     def _start(self, *, alone: bool = False, deaths: int = 0) -> _Child:
         ours, theirs = socket.socketpair()
+        told, tells = (None, None) if self._monitor is None else socket.socketpair()
         options = ChildOptions(
             app=self._app,
             url=self._url,
@@ -189,19 +198,24 @@ class Supervisor:
             alone=alone,
             build=self._build,
             control=theirs.fileno(),
+            reports=None if tells is None else tells.fileno(),
         )
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "runtime.child", msgspec.json.encode(options).decode()],
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(theirs.fileno(), *(() if tells is None else (tells.fileno(),))),
             start_new_session=True,  # Ctrl-C is for the supervisor, which then drains them
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env={**_environment(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()
         ours.settimeout(0)
         child = _Child(process, ours, alone=alone, deaths=deaths)
         self._children.add(child)
         self._spawn(self._listen(child), f"listen-{process.pid}")
+        if self._monitor is not None and told is not None and tells is not None:
+            tells.close()
+            self._monitor.started(process.pid, alone=alone)
+            self._spawn(_hear(self._monitor, process.pid, told), f"reports-{process.pid}")
         self._spawn(self._watch(child), f"watch-{process.pid}")
         return child
 
@@ -249,6 +263,7 @@ class Supervisor:
             await child.heard.wait()
         self._children.discard(child)
         child.ended.set()
+        self._forget(child)
         if child.retiring or self._stopping.is_set():
             return
         if status == EXIT_CANNOT_START and (self._keep_going or not self.ready.is_set()):
@@ -299,7 +314,12 @@ class Supervisor:
         finally:
             self._renewing = None
 
+    def _forget(self, child: _Child, *, died_of: str | None = None) -> None:
+        if self._monitor is not None:
+            self._monitor.ended(child.process.pid, died_of)
+
     async def _record(self, child: _Child, cause: str) -> None:
+        self._forget(child, died_of=cause)
         if self._core is None or not child.name:
             return
         try:
@@ -310,6 +330,25 @@ class Supervisor:
     async def _wait_for_children(self) -> None:
         while self._children:
             await next(iter(self._children)).ended.wait()
+
+
+def _environment() -> dict[str, str]:
+    """That of a worker process: user code needs no secret of the supervisor's."""
+    return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+
+
+async def _hear(monitor: Monitor, pid: int, told: socket.socket) -> None:
+    """Passes on what a worker process reports, until it is gone."""
+    told.settimeout(0)
+    reader, writer = await asyncio.open_connection(sock=told, limit=_REPORT_BYTES)
+    try:
+        while line := await reader.readline():
+            if line.endswith(b"\n"):  # else it died in the middle
+                monitor.heard(pid, line)
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
 
 
 async def _first(*events: asyncio.Event) -> None:

@@ -1,12 +1,17 @@
-"""What happened, for the log: a line a second and function with the sums, and a line a failure up to a bound."""
+"""What happened: for the log a line a second and function with the sums, and a line a failure up to a bound; and for
+metrics, where somebody asked for them."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from typing import Final, Protocol
 
+from broker.figures import Figures
 from broker.log import log
+from runtime.batches import Held
+from runtime.metrics import BATCH, CallFigures
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut
 from runtime.policy import BatchVerdict, GiveUp, Retry, Verdict
 
@@ -36,12 +41,15 @@ class _Sums:
         self._busy_s = 0.0
         self._due = False
 
-    def call(self, started: float) -> None:
-        """One call ended; ``started`` 0 means that it never ran."""
+    def call(self, started: float) -> float | None:
+        """One call ended; ``started`` 0 means that it never ran. Answers how long it took, in seconds."""
         self._calls += 1
+        took_s = None
         if started:
-            self._busy_s += time.monotonic() - started
+            took_s = time.monotonic() - started
+            self._busy_s += took_s
         self._write_soon()
+        return took_s
 
     def count(self, name: str, by: int = 1) -> None:
         """Adds to one of the sums."""
@@ -70,24 +78,35 @@ class _Sums:
 class Tally:
     """The events of one function."""
 
-    def __init__(self, function: str) -> None:
+    def __init__(self, function: str, figures: Figures | None = None) -> None:
         self._function: Final = function
         self._sums: Final = _Sums("events_settled", function=function)
+        self.figures: Final = None if figures is None else CallFigures(figures, function, "event")
+        """None where nobody asked for metrics."""
 
     def add(self, outcome: Outcome, verdict: Verdict, event: Identified, started: float) -> None:
         """One call ended. No payloads come here."""
-        self._sums.call(started)
+        took_s = self._sums.call(started)
+        if self.figures is not None:
+            self.figures.ended(outcome, took_s)
         match outcome:
             case Completed():
                 self._sums.count("succeeded")
             case Failed() | TimedOut():
                 self._sums.count("failed")
+                self._count_failure(verdict)
                 if isinstance(verdict, GiveUp):
                     self._sums.count("given_up")
                 if self._sums.may_write_failure():
                     self._write_failure(outcome, verdict, event)
             case _:
                 self._sums.count("released")
+
+    def _count_failure(self, verdict: Verdict) -> None:
+        if self.figures is not None and isinstance(verdict, Retry):
+            self.figures.retried()
+        elif self.figures is not None and isinstance(verdict, GiveUp):
+            self.figures.given_up(verdict.condition)
 
     def _write_failure(self, outcome: Failed | TimedOut, verdict: Verdict, event: Identified) -> None:
         log.warning(
@@ -105,10 +124,23 @@ class Tally:
 class BatchTally:
     """The batches of one mapping."""
 
-    def __init__(self, function: str, queue: str) -> None:
+    def __init__(self, function: str, queue: str, figures: Figures | None = None) -> None:
         self._function: Final = function
         self._queue: Final = queue
         self._sums: Final = _Sums("batches_settled", function=function, queue=queue)
+        self.figures: Final = None if figures is None else CallFigures(figures, function, "batch")
+        """None where nobody asked for metrics."""
+        self._sizes: Final = None if figures is None else figures.histogram(BATCH.name, function, queue)
+
+    def waited(self, held: Iterable[Held]) -> None:
+        """They are about to run; counts how long those waited that run for the first time."""
+        if self.figures is None or self.figures.wait is None:
+            return
+        now = time.monotonic()
+        for item in held:
+            if not item.letter.facts.tries:
+                since_claim_s = now - item.claimed_at
+                self.figures.wait.observe((item.claimed_ms - item.letter.sent_ms) / 1000 + since_claim_s)
 
     def filtered(self, messages: int) -> None:
         """So many messages were deleted that the mapping's filters do not want."""
@@ -116,9 +148,12 @@ class BatchTally:
 
     def add(self, messages: int, outcome: Outcome, verdict: BatchVerdict, started: float) -> None:
         """One batch ended. No payloads come here."""
-        self._sums.call(started)
+        took_s = self._sums.call(started)
         self._sums.count("batches")
         self._sums.count("messages", messages)
+        if self.figures is not None and self._sizes is not None:
+            self.figures.ended(outcome, took_s)
+            self._sizes.observe(messages)
         if not verdict.failed:
             return
         self._sums.count("failed", len(verdict.failed))

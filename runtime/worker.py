@@ -15,7 +15,8 @@ import msgspec
 from broker.builds import check_build
 from broker.client import Broker
 from broker.errors import StoreError
-from broker.functions import Registered, register_function
+from broker.figures import Figures
+from broker.functions import register_function
 from broker.ids import TokenSource
 from broker.log import log
 from broker.mappings import register_mapping
@@ -32,8 +33,11 @@ from runtime.idempotency import use_store
 from runtime.invoker import DEFAULT_THREADS, Invoker
 from runtime.keeper import LeaseKeeper
 from runtime.mappings import Mappings
+from runtime.metrics import count_lost
 from runtime.partitions import Partitions
 from runtime.poller import Pollers
+from runtime.registration_log import log_registration
+from runtime.reporting import PollState
 from runtime.serving import Duties, Serving
 from runtime.sources.calls import CallSource
 from runtime.sources.invocation import InvocationSource
@@ -52,7 +56,7 @@ class Worker:
     ``build`` names the code where the app does not. ``max_calls`` and ``threads`` bound what runs at a time in this
     process. ``alone`` makes it the process that runs only events set apart after a crash, one at a time;
     ``on_suspects`` is called when such events were seen, ``on_settings`` when a function's settings were read.
-    Contexts tell ``log_stream``, or a name made of the date and the process.
+    Contexts tell ``log_stream``, or a name made of the date and the process. ``figures`` is what metrics are made of.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Worker:
         alone: bool = False,
         build: str = "",
         log_stream: str | None = None,
+        figures: Figures | None = None,
         on_suspects: Callable[[], None] | None = None,
         on_ready: Callable[[], None] | None = None,
         on_settings: Callable[[HandlerFunction], None] | None = None,
@@ -80,6 +85,7 @@ class Worker:
         self._max_calls: Final = max_calls
         self._threads: Final = threads
         self._alone: Final = alone
+        self._figures: Final = figures
         self._on_suspects: Final = on_suspects or _nobody_to_tell
         self._on_ready: Final = on_ready
         self._on_settings: Final = on_settings or (lambda _: None)
@@ -114,6 +120,20 @@ class Worker:
             return "starting"
         return self._pollers.why_not_polling()
 
+    @property
+    def running_calls(self) -> int:
+        """How many calls run now."""
+        return len(self._engine.invoker.running) if self.ready.is_set() else 0
+
+    @property
+    def state(self) -> PollState:
+        """What it is at; may be asked from another thread."""
+        if self._stop.is_set():
+            return "stopping"
+        if not self.ready.is_set():
+            return "starting"
+        return "deaf" if self.why_not_ready() else "polling"
+
     def stop(self) -> None:
         """Nothing new is claimed; running calls have the grace period. A second time: they are ended now."""
         if self._stop.is_set():
@@ -139,6 +159,7 @@ class Worker:
                 alone=self._alone,
                 log_stream=self._log_stream,
                 build=self._build,
+                figures=self._figures,
                 on_suspects=self._on_suspects,
                 on_settings=self._on_settings,
             )
@@ -172,10 +193,10 @@ class Worker:
             async with limiter:
                 settings = msgspec.structs.replace(function.declared, build=self._build)
                 done = await register_function(broker.core, function.name, settings)
-                _log_registration("function", function.name, done)
+                log_registration("function", function.name, done)
                 if function.mapping is not None:
                     mapped = await register_mapping(broker.core, function.mapping)
-                    _log_registration("mapping", function.mapping.name, mapped)
+                    log_registration("mapping", function.mapping.name, mapped)
 
         try:
             async with anyio.create_task_group() as group:
@@ -290,6 +311,7 @@ class Worker:
     def _lost(self, resource: Resource, members: list[str]) -> None:
         """Leases that somebody else has now: their calls are ended, their results would be refused anyway."""
         affected, lost = self._end_calls(resource, members)
+        count_lost(self._figures, resource, len(lost))
         if affected:
             log.warning("leases_lost", resource=resource.arn, count=len(lost), calls_or_events=affected)
 
@@ -378,26 +400,3 @@ async def _then_cancel(wait: Callable[[], Awaitable[object]], scope: anyio.Cance
 
 def _nobody_to_tell() -> None:
     log.warning("events_set_apart", reason="a worker died over them; they wait for a supervised `penstock runtime`")
-
-
-def _loggable(setting: str, value: object) -> object:
-    """What is in variables may be secret: their names alone."""
-    return sorted(value) if setting == "environment" and isinstance(value, dict) else value
-
-
-def _log_registration(what: str, name: str, done: Registered) -> None:
-    for change in done.changes:
-        why = {"reason": "the code declares another value, which wins over the API's"} if change.over_api else {}
-        before, after = _loggable(change.setting, change.before), _loggable(change.setting, change.after)
-        log.info(f"{what}_changed", name=name, setting=change.setting, before=before, after=after, **why)
-    for change in done.held:
-        log.info(
-            f"{what}_setting_held",
-            name=name,
-            setting=change.setting,
-            declared=_loggable(change.setting, change.before),
-            in_force=_loggable(change.setting, change.after),
-            reason="changed through the API; it holds until the code declares another value",
-        )
-    if done.created:
-        log.info(f"{what}_registered", name=name)

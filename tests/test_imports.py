@@ -23,8 +23,8 @@ Layers: TypeAlias = tuple[tuple[str, ...], ...]
 # Names are relative to the package, "" is its __init__, and `sources.*` stands for every module directly inside.
 LAYERS: dict[str, Layers] = {
     "broker": (
-        ("errors", "log", "locks", "event_rules", "lineage"),
-        ("event_patterns", "durability"),
+        ("errors", "log", "locks", "event_rules", "lineage", "figures"),
+        ("event_patterns", "durability", "exposition"),
         ("filter_criteria",),
         ("limits", "names", "ids", "embedded", "dev_directory", "store.pipe"),
         ("environment",),
@@ -58,8 +58,9 @@ LAYERS: dict[str, Layers] = {
         ("gateway.asgi", "gateway.sigv4", "gateway.hosts", "gateway.exchange"),
         ("gateway.protocol",),
         ("gateway.access", "gateway.bodies", "gateway.health", "gateway.server"),
-        ("gateway.new_keys",),
+        ("gateway.new_keys", "gateway.metrics_access", "gateway.scaling", "gateway.stored_figures"),
         ("gateway.aws.service", "gateway.aws.wire"),
+        ("gateway.monitoring",),
         (
             "gateway.aws.bounds",
             "gateway.aws.errors",
@@ -113,14 +114,14 @@ LAYERS: dict[str, Layers] = {
         ("",),
     ),
     "runtime": (
-        ("context", "outcomes", "logs", "shaping", "waiter", "recycling"),
-        ("yielding",),
+        ("context", "outcomes", "logs", "shaping", "waiter", "recycling", "reporting", "registration_log"),
+        ("yielding", "metrics", "batches"),
         ("handlers", "policy", "call_log", "lambda_environment", "left_tasks"),
         ("tracing",),
         ("app", "invoker", "keeper", "tally", "idempotency", "outlets"),
         ("settler", "loading", "lambda_handler"),
         ("engine",),
-        ("batch_permits", "batches", "event_permits"),
+        ("batch_permits", "event_permits"),
         ("filtering", "recursion"),
         ("batch_claims",),
         ("sources.*",),
@@ -129,10 +130,10 @@ LAYERS: dict[str, Layers] = {
         ("mappings", "serving"),
         ("partitions",),
         ("worker",),
-        ("child",),
-        ("supervisor",),
+        ("child", "monitor"),
+        ("supervisor", "health_port"),
         ("cli.output",),
-        ("cli.options", "cli.handler_options"),
+        ("cli.options", "cli.handler_options", "cli.health_options"),
         ("cli.payloads", "cli.serving", "cli.chunks"),
         ("cli.gateway", "cli.versions"),
         ("cli.*",),
@@ -145,7 +146,12 @@ LAYERS: dict[str, Layers] = {
 NEVER_IMPORTS = {"broker": "runtime"}
 """A package -> the package that it must not know."""
 
-ONLY_WITHIN = {"redis": "broker.store", "hiredis": "broker.store", "opentelemetry": "broker.spans"}
+ONLY_WITHIN = {
+    "redis": "broker.store",
+    "hiredis": "broker.store",
+    "opentelemetry": "broker.spans",
+    "prometheus_client": "broker.exposition",
+}
 """A library -> the one package, or module, that may import it."""
 
 NEVER_AT_RUN_TIME = ("boto3", "botocore")

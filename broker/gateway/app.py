@@ -33,6 +33,8 @@ from broker.gateway.bodies import (
 from broker.gateway.catalogue import Catalogue, Prepared, Routed, check_path
 from broker.gateway.health import PATH_PREFIX, Health
 from broker.gateway.hosts import HostRefused, Hosts
+from broker.gateway.metrics_access import MetricsAccess, MetricsToken
+from broker.gateway.monitoring import METRICS_PATH, SCALING_PREFIX, Asked, GatewayFigures, Monitoring
 from broker.gateway.pieces import StreamedAnswer
 from broker.gateway.protocol import Ending, connection_of
 from broker.gateway.services import SERVICES
@@ -54,14 +56,17 @@ def gateway_app(
     hosts: Hosts | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     budget: ByteBudget | None = None,
+    metrics_token: MetricsToken | None = None,
 ) -> AsgiApp:
     """The application, on an open broker. The first service is that of requests which say nothing of theirs.
 
     ``hosts`` says by which names it is reached; by default localhost and addresses, and any name where requests have
-    to be signed. ``budget`` is for the bodies of all requests together; by default 256 MiB.
+    to be signed. ``budget`` is for the bodies of all requests together; by default 256 MiB. Metrics are for those who
+    have ``metrics_token``; without one for everybody where nothing has to be signed, else for nobody.
     """
     hosts = hosts or Hosts(guarded=not access.verified)
-    return _Gateway(broker, access, Catalogue(services), hosts, max_body_bytes, budget or ByteBudget())
+    watchers = MetricsAccess(metrics_token, hosts, open_to_machine=not access.verified)
+    return _Gateway(broker, access, Catalogue(services), hosts, max_body_bytes, budget or ByteBudget(), watchers)
 
 
 class _Gateway:
@@ -73,6 +78,7 @@ class _Gateway:
         hosts: Hosts,
         max_body_bytes: int,
         budget: ByteBudget,
+        watchers: MetricsAccess,
     ) -> None:
         self._access: Final = access
         self._catalogue: Final = catalogue
@@ -80,6 +86,8 @@ class _Gateway:
         self._max_body_bytes: Final = max_body_bytes
         self._health: Final = Health(broker)
         self._budget: Final = budget
+        self._figures: Final = GatewayFigures()
+        self._monitoring: Final = Monitoring(broker, self._figures, watchers)
         self._within: Final = lru_cache(maxsize=_CACHED_SCOPES)(broker.within)
         self._call: Final = lru_cache(maxsize=_CACHED_CALLERS)(self._new_call)
         self._claimed: Final = lru_cache(maxsize=_CACHED_CALLERS)(self._new_caller)
@@ -92,6 +100,9 @@ class _Gateway:
         if scope["path"].startswith(PATH_PREFIX):
             await self._health(scope, send)
             return
+        if scope["path"] == METRICS_PATH or scope["path"].startswith(SCALING_PREFIX):
+            await self._monitoring(scope, send)
+            return
         try:
             answer = await self._answer(scope, receive)
         except ClientGone:
@@ -102,6 +113,16 @@ class _Gateway:
             await respond(send, *answer)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer | StreamedAnswer:
+        asked = Asked()
+        try:
+            return await self._answer_counted(scope, receive, asked)
+        except ClientGone:
+            asked.code = "ClientGone"
+            raise
+        finally:
+            self._figures.answered(asked)
+
+    async def _answer_counted(self, scope: Scope, receive: Receive, asked: Asked) -> Answer | StreamedAnswer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id, routes = self._request_ids.next(), self._catalogue.with_routes(scope["path"], headers)
         speech: Speech = speech_of(headers) if routes is None else REST
@@ -123,24 +144,26 @@ class _Gateway:
             else:
                 operation, given = _read_routed(service, routed, scope, headers, body, caller)
                 call = msgspec.structs.replace(call, request_id=request_id)
+            asked.service, asked.operation = service.name, operation.name
             del body  # an operation may take its time
             result = await self._run(operation, call, given, scope)
             if self._store_lost_at_s is not None:
                 self._store_is_back()
             return _success(speech, service, operation, result, request_id)
         except _REFUSALS as error:
-            answer = speech.failure(service, self._translated(error, service, request_id, routed), headers, request_id)
+            translated = asked.failed(self._translated(error, service, request_id, routed))
+            answer = speech.failure(service, translated, headers, request_id)
             all_read = held_bytes is not None or (isinstance(error, BodyTooLarge) and error.all_read)
             return answer if all_read else await _without_body(answer, receive, headers)
         except ClientGone:
             raise
         except asyncio.CancelledError:  # the grace period of a stop is over; the task ends with this answer
-            return speech.failure(service, _STOPPING, headers, request_id)
+            return speech.failure(service, asked.failed(_STOPPING), headers, request_id)
         except Exception:  # noqa: BLE001 - the outermost frame of a request: it is answered, and logged with its stack
             log.exception(
                 "request_failed", service=service.name, target=_asked(headers) or scope["path"], request_id=request_id
             )
-            return speech.failure(service, errors.INTERNAL, headers, request_id)
+            return speech.failure(service, asked.failed(errors.INTERNAL), headers, request_id)
         finally:
             if held_bytes:
                 self._budget.give_back(held_bytes)

@@ -13,6 +13,7 @@ import msgspec
 from broker.errors import InvalidOption
 from broker.gateway.access import KEYS_FILE_VARIABLE, KEYS_VARIABLE, AccessKey, access_keys_file, read_access_keys
 from broker.gateway.hosts import PUBLIC_URL_VARIABLE, check_public_url
+from broker.gateway.metrics_access import MetricsToken, read_metrics_token
 from broker.gateway.new_keys import create_access_keys
 from broker.gateway.server import is_loopback
 
@@ -32,6 +33,8 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     """0 is any free one."""
     public_url: str | None = None
     keys: tuple[AccessKey, ...] = ()
+    metrics_token: MetricsToken | None = None
+    """Who has it may see metrics and backlogs."""
     made: Path | None = None
     """The file of access keys, where this start has made it."""
 
@@ -47,15 +50,16 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
         environment: Mapping[str, str] = os.environ,
     ) -> GatewayOptions:
         """What is given, else what the environment says (``PENSTOCK_HOST``, ``_PORT``, ``_PUBLIC_URL``,
-        ``_ACCESS_KEYS``, ``_ACCESS_KEYS_FILE``), else the defaults. Raises InvalidOption; also for an address that
-        other machines reach when there are no access keys. ``create_keys`` makes the file of keys where it is
-        missing, with a random key.
+        ``_ACCESS_KEYS``, ``_ACCESS_KEYS_FILE``, ``_METRICS_TOKEN``), else the defaults.
+        Raises InvalidOption; also for an address that other machines reach when there are no access keys.
+        ``create_keys`` makes the file of keys where it is missing, with a random key.
         """
         chosen = cls(
             host=host or environment.get(HOST_VARIABLE) or DEFAULT_HOST,
             port=_port(port, environment),
             public_url=_public_url(public_url or environment.get(PUBLIC_URL_VARIABLE) or None),
             made=_made_keys(access_keys, environment) if create_keys else None,
+            metrics_token=read_metrics_token(environment),
             keys=tuple(read_access_keys(access_keys, environment)),
         )
         if not chosen.keys and not is_loopback(chosen.host):

@@ -27,7 +27,7 @@ async def run_gateway(
     settings = broker.core.settings
     access = Access(options.keys, account=settings.account, region=settings.region)
     hosts = Hosts(public_url=options.public_url, known=(options.host,), guarded=not access.verified)
-    app = gateway_app(broker, access, hosts=hosts)
+    app = gateway_app(broker, access, hosts=hosts, metrics_token=options.metrics_token)
     async with serve(app, options.host, options.port, grace_s=grace_s) as bound:
         chores = asyncio.create_task(Upkeep(broker).run(), name="penstock-upkeep") if upkeep else None
         log.info("gateway_listening", url=bound.url, public_url=options.public_url, signed=access.verified)

@@ -44,7 +44,7 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
 
 _GONE_REMEMBERED_MS: Final = 600_000
 _PART_GONE_MS: Final = 60_000  # longer than it takes to read settings and write them to a partition
-_COUNTERS: Final = (
+COUNTERS: Final = (
     "sent",
     "done",
     "failed",
@@ -58,7 +58,9 @@ _COUNTERS: Final = (
     "moved",
     "filtered",
     "cancelled",
+    "throttled",
 )
+"""What scripts count of a resource, and keep with it."""
 
 
 class DirectoryStore:
@@ -138,7 +140,7 @@ class DirectoryStore:
             revision=int(found.get("revision", 0)),
             implied=found.get("implied") == b"1",
             held=found.get("held") == b"1",
-            counters={name: int(found.get(name, 0)) for name in _COUNTERS},
+            counters={name: int(found.get(name, 0)) for name in COUNTERS},
             partitions=int(found.get("partitions", 1)),
             past=found.get("past", b"").decode(),
         )

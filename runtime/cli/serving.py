@@ -15,10 +15,12 @@ from broker.builds import check_build
 from broker.errors import PenstockError
 from broker.records import check_range, check_whole
 from runtime.cli.handler_options import NO_HANDLER, HandlerOptions
+from runtime.cli.health_options import NO_HEALTH_PORT, HealthOptions, serving_health
 from runtime.cli.options import COMMON, Common
 from runtime.engine import DEFAULT_CALLS
 from runtime.invoker import DEFAULT_THREADS
 from runtime.logs import FORMAT_VARIABLE, LEVEL_VARIABLE, LogFormat, LogLevel, configure_logs
+from runtime.monitor import Monitor
 from runtime.recycling import Recycle
 from runtime.supervisor import Supervisor
 from runtime.worker import DEFAULT_GRACE_S
@@ -66,6 +68,7 @@ async def runtime(
     log_level: Level = None,
     log_format: Form = None,
     existing: HandlerOptions = NO_HANDLER,
+    health: HealthOptions = NO_HEALTH_PORT,
     common: Common = COMMON,
 ) -> int:
     """Run the functions of an app: workers that claim events and messages from Redis.
@@ -81,6 +84,8 @@ async def runtime(
     check_serving(processes=processes, grace=grace, max_calls=calls, threads=of_threads)
     recycle = _recycle(max_events_per_process, max_memory)
     set_logs(log_level, "json" if common.json else log_format)
+    place = health.read()
+    monitor = None if place is None else Monitor()
     supervisor = Supervisor(
         source,
         url=common.url,
@@ -90,8 +95,10 @@ async def runtime(
         threads=of_threads,
         recycle=recycle,
         build=check_build(os.environ.get(BUILD_VARIABLE, "") if build is None else build),
+        monitor=monitor,
     )
-    return await supervise(supervisor, grace_s=grace)
+    async with serving_health(place, monitor):
+        return await supervise(supervisor, grace_s=grace)
 
 
 def check_serving(*, processes: int, grace: float, max_calls: int, threads: int) -> None:

@@ -18,6 +18,7 @@ from runtime.context import ClientContext, Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
+from runtime.metrics import CallFigures
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, exit_error, failed
 from runtime.outlets import Outlets
 from runtime.policy import in_loop
@@ -45,6 +46,7 @@ class CallSource:
         self._outlets: Final = Outlets(engine.core, on_gone=self._cancel)
         self._latest: Final[deque[str]] = deque(maxlen=_REMEMBERED)
         self._known: Final[set[str]] = set()
+        self._figures: Final[dict[str, CallFigures]] = {}
         self.stopping = False
 
     def on_notice(self, data: bytes | None) -> None:
@@ -92,6 +94,8 @@ class CallSource:
         function = self._functions.get(notice.function)
         if function is None or self.stopping or self._engine.full_for(function):
             self._arriving.discard(notice.id)
+            if figures := self._figures_of(notice.function):
+                figures.throttled("room")
             await self._refuse(notice, "no room, or stopping")
             return
         resource = self._engine.core.resource("function", notice.function)
@@ -144,6 +148,15 @@ class CallSource:
             function.name, self._engine.tracer(function)
         )
 
+    def _figures_of(self, function: str) -> CallFigures | None:
+        """Where somebody asked for metrics; made when it is first needed."""
+        if self._engine.figures is None or function not in self._functions:
+            return None
+        found = self._figures.get(function)
+        if found is None:
+            found = self._figures[function] = CallFigures(self._engine.figures, function, "call")
+        return found
+
     async def _refuse(self, notice: CallNotice, why: str) -> None:
         resource = self._engine.core.resource("function", notice.function)
         await self._free(resource, notice.id)
@@ -170,6 +183,8 @@ class CallSource:
 
     def _on_outcome(self, call: Call) -> None:
         tail = _end_log(call.log, call.outcome, call.function)
+        if figures := self._figures_of(call.function.shown_name):
+            figures.ended(call.outcome, time.monotonic() - call.started)
         match call.outcome:
             case Completed(result):
                 payload = result

@@ -28,7 +28,7 @@ from runtime.engine import Engine
 from runtime.event_permits import EventPermits
 from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
-from runtime.outcomes import Completed, Failed, Outcome, TimedOut, exit_error, failed
+from runtime.outcomes import Outcome, exit_error, failed, response_of
 from runtime.policy import Finish, GiveUp, Release, Retry, after_run, before_run
 from runtime.tally import Tally
 from runtime.tracing import CallTrace
@@ -114,8 +114,9 @@ class InvocationSource:
         self._finished_since = 0
         self._measured_at = time.monotonic()
         self._rate = 0.0
-        self.tally: Final = tally or Tally(function.shown_name)
+        self.tally: Final = tally or Tally(function.shown_name, engine.figures)
         """One for all partitions."""
+        self._figures: Final = self.tally.figures
         self._tracer: Final = engine.tracer(function)
 
     def changed(self, notice: bytes | None) -> None:
@@ -214,6 +215,8 @@ class InvocationSource:
             self._revision = -1
             return
         self._limit, resting = claim.limit, False
+        if claim.status == "full" and self._figures is not None:
+            self._figures.throttled("limit")
         if claim.revision != self._revision or self._function.settings.concurrency != claim.limit:
             self._stale = True
             resting = await self.freshen()
@@ -265,7 +268,8 @@ class InvocationSource:
     def _consider(self, event: Event) -> None:
         settings = self._function.settings
         came_before = 0 if event.header is NO_HEADER else self._tracer.invocations(event.header.trace)
-        verdict = before_run(settings, event.facts, age_s=event.age_s(), limit=self._limit, invocations=came_before)
+        age_s = event.age_s()
+        verdict = before_run(settings, event.facts, age_s=age_s, limit=self._limit, invocations=came_before)
         if verdict is not None:
             self.permits.give_back([event.member])
             self._engine.core.in_background(self._give_up_unrun(event, verdict), name="give_up")
@@ -288,6 +292,8 @@ class InvocationSource:
             self._settle(event, failed("Runtime.UnmarshalError", str(error), event.request_id, []))
             return
         self._running += 1
+        if self._figures is not None and self._figures.wait is not None and not event.facts.tries:
+            self._figures.wait.observe(age_s)
         call = Call(self._function, decoded, context, deadline, self._on_outcome, self._on_free, event)
         if self._tracer.always or event.header is not NO_HEADER:
             call.trace = event.trace = self._tracer.of_event(event.header, context)
@@ -340,7 +346,7 @@ class InvocationSource:
     def _settle(self, event: Event, outcome: Outcome, *, keep_permit: bool = False, started: float = 0) -> None:
         verdict = after_run(self._function.settings, event.facts, outcome, age_s=event.age_s())
         self.tally.add(outcome, verdict, event, started)
-        response = _response_of(outcome)
+        response = response_of(outcome)
         match verdict:
             case Finish(tries):
                 self._finish(event, "Success", tries, response, keep_permit=keep_permit)
@@ -369,6 +375,8 @@ class InvocationSource:
             tries=verdict.tries,
             crashes=event.facts.crashes,
         )
+        if self._figures is not None:
+            self._figures.given_up(verdict.condition)
         self._finish(event, verdict.condition, verdict.tries, response)
 
     def _finish(
@@ -428,13 +436,3 @@ class InvocationSource:
     def _was_stopped(self, event: Event) -> bool:
         """Whether its chain has been stopped here before."""
         return self._tracer.invocations(event.header.trace) > MAX_INVOCATIONS
-
-
-def _response_of(outcome: Outcome) -> bytes | None:
-    match outcome:
-        case Completed(result):
-            return result
-        case Failed(error) | TimedOut(error):
-            return error
-        case _:
-            return None

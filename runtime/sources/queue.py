@@ -59,7 +59,7 @@ class QueueSource:
         self._settler: Final = engine.settler(self.resource)
         self._permits: Final = BatchPermits(engine, function, self._whole)
         self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
-        self.tally: Final = tally or BatchTally(function.shown_name, mapping.queue)
+        self.tally: Final = tally or BatchTally(function.shown_name, mapping.queue, engine.figures)
         """One for all partitions."""
         self._tracer: Final = engine.tracer(function)
         self._claims: Final = BatchClaims(engine, function, self.resource, self.tally, self._tracer)
@@ -326,6 +326,8 @@ class QueueSource:
             self._permits.give_back([batch.permit])
             return
         self._running += 1
+        if self.tally.figures is not None:
+            self.tally.waited(usable.held)
         call = Call(self._function, event, context, deadline, self._on_outcome, self._on_free, usable)
         if self._tracer.always or any(item.letter.header is not NO_HEADER for item in usable.held):
             headers = [(item.letter.id, item.letter.header) for item in usable.held]
@@ -394,6 +396,8 @@ class QueueSource:
             )
             deferral = Deferral(item.member, round(delay_s * 1000), adds_try=True)
             self._settler.defer(deferral, counter="retried")
+        if held and self.tally.figures is not None:
+            self.tally.figures.retried(len(held))
 
 
 def _pause(claim: Claim) -> float | None:

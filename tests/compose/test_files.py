@@ -71,6 +71,14 @@ def test_the_platform_waits_for_longer_than_a_drain_takes(name: str) -> None:
     assert stop_s > grace_s + DRAIN_OVERHEAD_S
 
 
+@pytest.mark.parametrize(("name", "variable"), [("broker", "PENSTOCK_PORT"), ("runtime", "PENSTOCK_HEALTH_PORT")])
+def test_health_is_asked_where_it_is_told(name: str, variable: str) -> None:
+    service = SERVICES[name]
+    assert f"http://127.0.0.1:{service['environment'][variable]}/health/ready" in service["healthcheck"]["test"][-1]
+    assert not service["environment"]["PENSTOCK_METRICS_TOKEN"], "closed unless somebody chooses a token"
+    assert SERVICES["runtime"]["environment"]["PENSTOCK_HEALTH_HOST"] == "127.0.0.1"
+
+
 def test_containers_that_are_scaled_have_neither_names_nor_ports() -> None:
     assert not {"container_name", "ports", "hostname"} & SERVICES["runtime"].keys()
 

@@ -154,26 +154,6 @@ async def test_who_waits_when_it_is_closed_hears_so(client: Client) -> None:
         await waiting
 
 
-async def test_who_waits_for_a_connection_when_it_is_closed_hears_so_and_is_not_cancelled() -> None:
-    come, over = asyncio.Event(), asyncio.Event()
-
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        come.set()
-        await over.wait()
-        writer.close()
-
-    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
-        client = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        waiting = [asyncio.create_task(client.execute("PING")) for _ in range(2)]
-        await come.wait()
-
-        await client.drop()
-        found = await asyncio.gather(*waiting, return_exceptions=True)
-        over.set()
-
-    assert [type(error) for error in found] == [failures.ConnectionError] * 2
-
-
 async def test_a_server_that_closes_behind_its_first_words_is_a_lost_connection() -> None:
     async def greet_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         words = await reader.read(1_000)

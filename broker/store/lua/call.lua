@@ -9,7 +9,10 @@ local limit = tonumber(m[2] or -1)
 if limit >= 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
   local held = redis.call('ZSCORE', KEYS[1], ARGV[1]) -- asked again
-  if not held and redis.call('ZCARD', KEYS[1]) >= limit then return 'throttled' end
+  if not held and redis.call('ZCARD', KEYS[1]) >= limit then
+    redis.call('HINCRBY', KEYS[2], 'throttled', 1)
+    return 'throttled'
+  end
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 end
 if ARGV[3] ~= '' and redis.call('PUBLISH', ARGV[3], ARGV[4]) == 0 then
