@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := $(wildcard broker runtime tests tools examples benchmarks)
 
+# What runs on three primaries with a replica each instead of one server: make test TOPOLOGY=cluster
+TOPOLOGY ?= standalone
+ON_CLUSTER := tests/store tests/broker tests/runtime tests/model tests/cluster
+
 # An environment made with another Python than the one asked for is made anew.
 VERSION := import sys; print(sys.version_info[:2])
 ifneq ($(PYTHON),)
@@ -20,14 +24,15 @@ help:  ## show this list
 	@echo "usage: make TARGET"
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)$$/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo "  PYTHON=python3.12 chooses the interpreter (3.11 or newer), VENV=DIR the environment"
+	@echo "  TOPOLOGY=cluster runs the tests of store, queues and workers on a Redis Cluster of 3+3"
 
 install: $(STAMP)  ## make the environment in .venv, with a redis-server if there is none
 
 demo: $(STAMP)  ## thumbnails of the photographs in the repository, or of PHOTOS=DIR
 	@$(BIN)/python -m examples.thumbnails.demo $(if $(PHOTOS),--photos '$(patsubst ~/%,$(HOME)/%,$(PHOTOS))')
 
-test: $(STAMP)  ## all tests, on a real Redis; ARGS="-k name -n0" goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)  ## all tests, on a real Redis; ARGS="-k name -n0" goes to pytest; TOPOLOGY=cluster
+	PENSTOCK_TEST_TOPOLOGY=$(TOPOLOGY) $(BIN)/python -m pytest $(if $(filter cluster,$(TOPOLOGY)),$(ON_CLUSTER)) $(ARGS)
 
 test-compose: $(STAMP)  ## docker-compose.yml for real, as root: brings stacks up, kills containers, takes them down
 	PENSTOCK_TEST_COMPOSE=1 $(BIN)/python -m pytest -n0 tests/compose $(ARGS)

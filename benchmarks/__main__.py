@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import (
     calls,
+    durability,
     fifo,
     idle,
     invocations,
@@ -47,6 +48,7 @@ _FAMILIES: Final = (
     _Family("calls", calls.measure, aof_matters=False),
     _Family("fifo", fifo.measure, aof_matters=True),
     _Family("wire", wire.measure, aof_matters=False),
+    _Family("durability", durability.measure, aof_matters=False),
     _Family("scaling", scaling.measure, aof_matters=False),
     _Family("starting", starting.measure, aof_matters=False),
     _Family("idle", idle.measure, aof_matters=False),

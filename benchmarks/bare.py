@@ -63,7 +63,7 @@ async def drain(core: Core, resource: Resource) -> None:
 
 async def follow_wake_ups(core: Core, resource: Resource, note: Callable[[int], None]) -> None:
     """Waits for a wake-up, claims what is there, notes how late it is, finishes it; for ever."""
-    pubsub = core.runner.client.pubsub()
+    pubsub = core.runner.link.client_for("").pubsub()
     await pubsub.subscribe(core.keys.of(resource).wake)
     for number in count():
         token = f"wbare{number}"

@@ -254,7 +254,7 @@ class Caller:
                 call.function,
                 call_id=call.id,
                 permit_ms=self._core.settings.lease_ms,
-                inbox=self._core.parcels.inbox(worker.process),
+                process=worker.process,
                 notice=msgspec.msgpack.encode(notice),
             )
             match status:

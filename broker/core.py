@@ -13,12 +13,16 @@ from broker import errors
 from broker.log import log
 from broker.names import Kind, Resource
 from broker.settings import Address, Settings
-from broker.store.channels import Channels
-from broker.store.connection import check_server, connect
+from broker.store.addresses import Place
+from broker.store.channels import REPLACED_PING_S, Channels
+from broker.store.cluster import ClusterLink
+from broker.store.cluster_channels import ClusterChannels
+from broker.store.connection import translated
 from broker.store.directory import DirectoryStore
 from broker.store.durable import DurableWrites
 from broker.store.headroom import Headroom
 from broker.store.keys import Keyspace
+from broker.store.links import SentinelLink, open_link, open_thread_link
 from broker.store.logs import LogStore
 from broker.store.messages import MessageStore
 from broker.store.moves import MoveStore
@@ -28,7 +32,7 @@ from broker.store.parcels import ParcelStore
 from broker.store.partitions import PartitionStore
 from broker.store.permits import PermitStore
 from broker.store.repair import RepairStore
-from broker.store.scripts import ScriptRunner, load_scripts
+from broker.store.scripts import ScriptRunner, ThreadScriptRunner, load_scripts
 from broker.store.splits import Splits
 from broker.store.statuses import StatusStore
 
@@ -40,16 +44,29 @@ class Core:
 
     def __init__(self, address: Address, settings: Settings) -> None:
         self.address: Final = address
-        self._client: Final = connect(address.url)
+        self._link: Final = open_link(address.url)
         self.scripts: Final = load_scripts(test_clock=settings.test_clock)
-        self.runner: Final = ScriptRunner(self._client, self.scripts, url=address.url, chosen_by=address.chosen_by)
-        self.channels: Final = Channels(self._client)
+        self.runner: Final = ScriptRunner(self._link, self.scripts, url=address.url, chosen_by=address.chosen_by)
+        self.channels: Final = self._channels()
         self.splits: Final = Splits()
         self.runner.on_demoted = self.channels.renew
         self._background: Final[set[asyncio.Task[Any]]] = set()
         self._see(settings)
         self.headroom: Final = Headroom(self.runner, full_at_percent=settings.full_at_percent)
         self.durable: Final = DurableWrites(self.runner, self.scripts, self.keys, confirm_ms=settings.confirm_ms)
+
+    def _channels(self) -> Channels | ClusterChannels:
+        if isinstance(self._link, ClusterLink):
+            return ClusterChannels(self._link)
+        if isinstance(self._link, SentinelLink):
+            return Channels(self._link.client, ping_s=REPLACED_PING_S)
+        return Channels(self._link.client)
+
+    def in_thread(self) -> ThreadScriptRunner:
+        """The same commands for a thread, over connections of its own."""
+        address = self.address
+        link = open_thread_link(address.url)
+        return ThreadScriptRunner(link, self.scripts, url=address.url, chosen_by=address.chosen_by)
 
     def _see(self, settings: Settings) -> None:
         self.settings = settings
@@ -73,10 +90,9 @@ class Core:
         return other
 
     async def open(self) -> None:
-        """Checks the server. Errors: the StoreError family, with the address and why it is used."""
-        info = await self.runner.fetch("INFO")
-        check_server(info, self.address.url)
-        self.headroom.note(info)
+        """Checks the server, or every node. Errors: the StoreError family, with the address and why it is used."""
+        with translated(self.address.url, self.address.chosen_by):
+            self.headroom.note(await self._link.check())
 
     async def close(self) -> None:
         """Lets background work end (sends under way, leases given back) for a second, and ends the connections."""
@@ -88,11 +104,15 @@ class Core:
         await self.channels.close()
         await self.headroom.close()
         await self.durable.close()
-        await self._client.aclose()
+        await self._link.close()
 
     def resource(self, kind: Kind, name: str) -> Resource:
         """A resource of this process's account and region."""
         return Resource(kind, self.settings.account, self.settings.region, name)
+
+    def place_of(self, resource: Resource) -> Place | None:
+        """The node of a cluster that serves a resource now; None on one server, or where none does."""
+        return self._link.place_of(self.keys.of(resource).meta)
 
     def in_background(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Starts work that this core owns; a failure in it is logged, for its own retry to mend."""

@@ -51,4 +51,9 @@ def check_durability(text: object) -> None:
 
 def gives(in_force: ServerLevel, required: ServerLevel) -> bool:
     """Whether a server's level is at least the required one."""
-    return _SERVER_LEVELS.index(in_force) >= _SERVER_LEVELS.index(required)
+    return strength(in_force) >= strength(required)
+
+
+def strength(level: ServerLevel) -> int:
+    """A number that is larger for what keeps more."""
+    return _SERVER_LEVELS.index(level)

@@ -54,10 +54,9 @@ class FunctionClient:
 
     async def invoke(self, event: object, *, id: str | None = None) -> str:  # noqa: A002 - the word users know
         """Stores an event for asynchronous invocation; answers the request id. Returning means stored."""
-        message = event_message(self.name, event, id)
         resource = (await route_events(self._core, self.name))(id) if self._qualifier else self.resource
-        with spans.sending(resource) as span:
-            accepted = await self._sender.send(resource, message)
+        with spans.sending(resource) as span:  # the message carries the span
+            accepted = await self._sender.send(resource, event_message(self.name, event, id))
             if span is not None:
                 span.set("messaging.message.id", id or accepted.id)
         return id or accepted.id

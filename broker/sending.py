@@ -17,7 +17,7 @@ from broker.store.values import Accepted, NewMessage, Stored
 
 T = TypeVar("T")
 _Waiting: TypeAlias = tuple[NewMessage, asyncio.Future[Accepted]]
-_RETRY_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 2.0)
+_RETRY_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, *(0.4 for _ in range(12)))  # five seconds: longer than a failover
 _ROUTINGS: Final = 5
 _RETRY_FOR_S: Final = 20.0  # no attempt begins later: with its timeouts it ends while the token is remembered
 _NOT_FOUND: Final[dict[Kind, type[errors.NotFound]]] = {

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 from broker import limits, message, queues
 from broker.moves import MAX_LISTED, MoveTask
 from broker.names import Function, Queue
-from broker.queues import Entry
+from broker.queues import Entry, RedriveFrom
 from broker.records import AttributeValue, DeduplicationScope, PlainValue, QueueSettings, ThroughputLimit
 from broker.store.values import Counts
 
@@ -135,7 +135,7 @@ class QueueClient:
         content_deduplication: bool = False,
         deduplication_scope: DeduplicationScope = "queue",
         throughput_limit: ThroughputLimit = "perQueue",
-        redrive_from: queues.RedriveFrom | None = None,
+        redrive_from: RedriveFrom | None = None,
         durability: str | None = None,
         tags: Mapping[str, str] | None = None,
         partitions: int = 1,
@@ -181,7 +181,7 @@ class QueueClient:
         content_deduplication: bool | None = None,
         deduplication_scope: DeduplicationScope | None = None,
         throughput_limit: ThroughputLimit | None = None,
-        redrive_from: queues.RedriveFrom | None = None,
+        redrive_from: RedriveFrom | None = None,
         durability: str | None = None,
         tags: Mapping[str, str] | None = None,
         partitions: int | None = None,

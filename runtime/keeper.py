@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import FrameType
 from typing import Final
 
@@ -19,9 +20,8 @@ from broker.core import Core
 from broker.errors import StoreError
 from broker.log import log
 from broker.names import Resource
-from broker.store.connection import connect_in_thread
+from broker.store.addresses import Place
 from broker.store.messages import extension
-from broker.store.scripts import ThreadScriptRunner
 
 _PAGE: Final = 1_000
 _LOOK_S: Final = 1.0
@@ -55,12 +55,7 @@ class LeaseKeeper:
         self._asked_at = 0.0
         self._failing = False
         self._thread: Final = threading.Thread(target=self._run, name="penstock-lease-keeper", daemon=True)
-        self._runner: Final = ThreadScriptRunner(
-            connect_in_thread(core.address.url),
-            core.scripts,
-            url=core.address.url,
-            chosen_by=core.address.chosen_by,
-        )
+        self._runner: Final = core.in_thread()
 
     def start(self) -> None:
         """Starts the thread."""
@@ -97,10 +92,11 @@ class LeaseKeeper:
         """The leases of a resource that are being renewed."""
         return frozenset(self._leases.get(resource, ()))
 
-    async def renew_now(self) -> bool:
-        """Renews everything at once; False when Redis is (still) away. After that the leases of this process, which
-        may have run out meanwhile, are no one else's to take."""
-        return await self._loop.run_in_executor(None, self._renew_all)
+    async def renew_now(self, resource: Resource) -> bool:
+        """Renews everything at once; False when Redis, or on a cluster what serves the resource, is (still) away. After
+        that its leases of this process, which may have run out meanwhile, are no one else's to take."""
+        failed = await self._loop.run_in_executor(None, self._renew_all)
+        return not failed or self._runner.link.place_of(self._core.keys.of(resource).leases) not in {None, *failed}
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +113,7 @@ class LeaseKeeper:
             if time.monotonic() >= next_renewal or self._failing:
                 due = time.monotonic()
                 next_renewal = due + renew_every_s
-                if self._renew_all():
+                if not self._renew_all():
                     self._notice_standstill(due)
 
     def _notice_standstill(self, due: float) -> None:
@@ -127,25 +123,33 @@ class LeaseKeeper:
             why = "a C call did not let other threads run, the process was stopped, or Redis was slow"
             self._report("process_stood_still", late_s, reason=why)
 
-    def _renew_all(self) -> bool:
-        """Also at each look after a failure: Redis may be back, and leases are running out."""
+    def _renew_all(self) -> set[Place | None]:
+        """Answers which servers did not: what the others hold is renewed all the same, what these hold is not tried
+        again and again. Also at each look after a failure: Redis may be back, and leases are running out."""
+        failed: set[Place | None] = set()
+        for resource, held in tuple(self._leases.items()):
+            self._try(self._core.keys.of(resource).leases, failed, partial(self._renew, resource, tuple(held)))
+        for key, names in tuple(self._permits.items()):
+            self._try(key, failed, partial(self._renew_permits, key, tuple(names)))
+        if self._failing and not failed:
+            log.info("lease_renewal_back")
+        self._failing = bool(failed)
+        return failed
+
+    def _try(self, key: str, failed: set[Place | None], renew: Callable[[], None]) -> None:
+        place = self._runner.link.place_of(key)
+        if place in failed:
+            return
         try:
-            for resource, held in tuple(self._leases.items()):
-                self._renew(resource, tuple(held))
-            for key, names in tuple(self._permits.items()):
-                held_names = tuple(names)
-                for start in range(0, len(held_names), _PAGE):
-                    page = held_names[start : start + _PAGE]
-                    self._runner.run("renew_permits", (key,), (self._lease_ms, *page))
+            renew()
         except StoreError as error:
-            if not self._failing:
+            if not self._failing and not failed:
                 log.warning("lease_renewal_failed", code=error.code, reason=str(error))
-            self._failing = True
-        else:
-            if self._failing:
-                log.info("lease_renewal_back")
-            self._failing = False
-        return not self._failing
+            failed.add(place)
+
+    def _renew_permits(self, key: str, names: tuple[str, ...]) -> None:
+        for start in range(0, len(names), _PAGE):
+            self._runner.run("renew_permits", (key,), (self._lease_ms, *names[start : start + _PAGE]))
 
     def _renew(self, resource: Resource, members: tuple[str, ...]) -> None:
         keys = self._core.keys.of(resource)

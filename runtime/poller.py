@@ -11,6 +11,8 @@ from typing import Final
 from broker.errors import StoreError, StoreUnavailable
 from broker.limits import CLAIM_BYTES
 from broker.log import log
+from broker.names import Resource
+from broker.store.addresses import Place
 from broker.store.values import Claim
 from runtime.engine import SHARED_S, Engine
 from runtime.keeper import RETRY_S
@@ -25,16 +27,13 @@ _DUE_SLACK_S: Final = 0.001
 
 
 class Pollers:
-    """What all loops of one worker share: whether they go on, and when Redis was last heard of."""
+    """What all loops of one worker share: whether they go on, and when each server was last heard of."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine: Final = engine
         self._waiters: Final[list[Waiter]] = []
         self.stopping = False
-        self._broken_at: float | None = None
-        self._broken_code = ""
-        self._renewed_at = float("-inf")
-        self._recovery: Final = asyncio.Lock()
+        self._servers: Final[dict[Place | None, _Server]] = {}
         self._active = 0
         self._all_ended: Final = asyncio.Event()
         self._turn: Final = asyncio.Lock()
@@ -51,8 +50,9 @@ class Pollers:
 
     def why_not_polling(self) -> str | None:
         """None while work can be claimed; else the code of the error that stands in the way."""
-        if self._broken_code:
-            return self._broken_code
+        for server in self._servers.values():
+            if server.broken_code:
+                return server.broken_code
         # Without wake-ups nothing is heard of for up to a minute, and the connection is lost for a reason.
         return StoreUnavailable.code if self._engine.core.channels.steady_since is None else None
 
@@ -115,19 +115,19 @@ class Pollers:
         try:
             while not self.stopping and not source.stopped:
                 try:
-                    await self._steady()
+                    await self._steady(source.resource)
                     await source.freshen()
                     room = await self._room(source, waiter)
                     if room < 1:
                         continue
                     pause_s = await (self._take_alone(take) if self._engine.alone else take(room))
                 except StoreError as error:
-                    self._lost(error)
+                    self._lost(source.resource, error)
                     await waiter.wait(_BROKEN_S[min(failures, len(_BROKEN_S) - 1)])
                     failures += 1
                     continue
                 failures = 0
-                self._broken_code = ""
+                self._server_of(source.resource).broken_code = ""
                 if pause_s != 0 and not self.stopping:
                     slow_s = self._slow_s()
                     await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
@@ -170,35 +170,55 @@ class Pollers:
 
     # -- the state of the store ---------------------------------------------------------------------------------------
 
-    def _lost(self, error: StoreError) -> None:
-        self._broken_code = error.code
-        if self._broken_at is None:
-            self._broken_at = time.monotonic()
+    def _server_of(self, resource: Resource) -> _Server:
+        place = self._engine.core.place_of(resource)
+        return self._servers.get(place) or self._servers.setdefault(place, _Server())
+
+    def _lost(self, resource: Resource, error: StoreError) -> None:
+        server = self._server_of(resource)
+        server.broken_code = error.code
+        if server.broken_at is None:
+            server.broken_at = time.monotonic()
             log.warning("store_lost", code=error.code, reason=str(error))
 
-    async def _steady(self) -> None:
+    async def _steady(self, resource: Resource) -> None:
         """Before anything is claimed after an outage: leases that ran out meanwhile, of calls that still run here and
         elsewhere, are renewed first, so that nobody takes them for those of dead processes. Raises StoreUnavailable.
         """
-        if self._is_steady():
+        server = self._server_of(resource)
+        if self._is_steady(server, resource):
             return
-        async with self._recovery:
-            if self._is_steady():  # by now
+        async with server.recovery:
+            if self._is_steady(server, resource):  # by now
                 return
-            if not await self._engine.keeper.renew_now():
+            if not await self._engine.keeper.renew_now(resource):
                 raise StoreUnavailable("the leases cannot be renewed")
-            since = self._engine.core.channels.steady_since
+            since, _ = self._steadiness_of(resource)
             await asyncio.sleep(RETRY_S if since is None else max(0.0, since + RETRY_S - time.monotonic()))
-            self._renewed_at = time.monotonic()
-            if self._broken_at is not None:
-                log.info("store_back", after_s=round(self._renewed_at - self._broken_at, 1))
-                self._broken_at, self._broken_code = None, ""
+            server.renewed_at = time.monotonic()
+            if server.broken_at is not None:
+                log.info("store_back", after_s=round(server.renewed_at - server.broken_at, 1))
+                server.broken_at, server.broken_code = None, ""
 
-    def _is_steady(self) -> bool:
+    def _is_steady(self, server: _Server, resource: Resource) -> bool:
         """Whether the connection has held for long enough that the other workers have renewed their leases, too."""
-        if self._broken_at is not None:
+        if server.broken_at is not None:
             return False
-        channels = self._engine.core.channels
-        if channels.steady_since is None:
-            return self._renewed_at > channels.lost_at
-        return time.monotonic() - channels.steady_since >= RETRY_S
+        since, lost_at = self._steadiness_of(resource)
+        if since is None:
+            return server.renewed_at > lost_at
+        return time.monotonic() - since >= RETRY_S
+
+    def _steadiness_of(self, resource: Resource) -> tuple[float | None, float]:
+        core = self._engine.core
+        return core.channels.steadiness_of(core.keys.of(resource).wake)
+
+
+class _Server:
+    """What is known of one server, or one node of a cluster."""
+
+    def __init__(self) -> None:
+        self.broken_at: float | None = None
+        self.broken_code = ""
+        self.renewed_at = float("-inf")
+        self.recovery: Final = asyncio.Lock()

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -13,9 +14,32 @@ from broker import Broker
 from broker.embedded import EmbeddedRedis
 from broker.names import Kind
 from broker.settings import Settings
-from broker.store.keys import CLOCK_OFFSET_KEY
+from broker.store.keys import CLOCK_OFFSET_KEYS
+from broker.store.scripts import ScriptRunner
+from tests.servers import RedisCluster
+
+TOPOLOGY_VARIABLE: Final = "PENSTOCK_TEST_TOPOLOGY"
+ON_CLUSTER: Final = os.environ.get(TOPOLOGY_VARIABLE) == "cluster"
+"""Whether these tests run on three primaries with a replica each (`make test TOPOLOGY=cluster`)."""
 
 _prefixes = itertools.count()
+
+
+async def move_clock(runner: ScriptRunner, milliseconds: int) -> None:
+    """Lets time pass for every script of the test server, and wakes nobody."""
+    for key in CLOCK_OFFSET_KEYS:
+        await runner.fetch("INCRBY", key, milliseconds)
+
+
+async def set_clock(runner: ScriptRunner, offset_ms: int = 0) -> None:
+    """Goes back to the real time, or to so much later."""
+    for key in CLOCK_OFFSET_KEYS:
+        await (runner.fetch("SET", key, offset_ms) if offset_ms else runner.fetch("DEL", key))
+
+
+async def clock_offset_ms(runner: ScriptRunner) -> int:
+    """How far the scripts' time is ahead."""
+    return int(await runner.fetch("GET", CLOCK_OFFSET_KEYS[0]) or 0)
 
 
 class Clock:
@@ -27,7 +51,7 @@ class Clock:
     async def advance(self, seconds: float) -> None:
         """Lets so many seconds pass for Redis's leases, delays, ages and permits, and wakes whoever waits for them."""
         fetch = self._core.runner.fetch
-        await fetch("INCRBY", CLOCK_OFFSET_KEY, round(seconds * 1000))
+        await move_clock(self._core.runner, round(seconds * 1000))
         kinds: tuple[Kind, Kind] = ("queue", "function")
         for kind in kinds:
             for name in await self._core.directory.names(kind):
@@ -36,15 +60,15 @@ class Clock:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    """The test process's own server; it must not be stopped (tests that stop one start their own)."""
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis | RedisCluster]:
+    """The test process's own server, or cluster; it must not be stopped (tests that stop one start their own)."""
     directory: Path = tmp_path_factory.mktemp("redis")
-    with EmbeddedRedis(directory, append_only=False) as server:
+    with RedisCluster(directory) if ON_CLUSTER else EmbeddedRedis(directory, append_only=False) as server:
         yield server
 
 
 @pytest.fixture
-def redis_url(redis_server: EmbeddedRedis) -> str:
+def redis_url(redis_server: EmbeddedRedis | RedisCluster) -> str:
     """Its address."""
     return redis_server.url
 
@@ -59,7 +83,7 @@ def settings() -> Settings:
 async def broker(redis_url: str, settings: Settings) -> AsyncIterator[Broker]:
     """An open broker on the test's own prefix, at the real time."""
     async with Broker(redis_url, settings=settings) as opened:
-        await opened.core.runner.fetch("DEL", CLOCK_OFFSET_KEY)
+        await set_clock(opened.core.runner)
         yield opened
 
 

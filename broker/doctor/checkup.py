@@ -22,6 +22,7 @@ from broker.doctor.server_checks import Rights, ServerFacts, server_findings
 from broker.errors import StoreDenied, StoreFault
 from broker.names import Kind, Resource
 from broker.records import MappingSettings
+from broker.store.connection import Execute
 from broker.store.durable import ServerState
 from broker.store.rights import lacking, may, too_much
 from broker.store.server import read_info
@@ -46,50 +47,37 @@ class Checkup:
     async def run(self) -> AsyncIterator[Finding]:
         """The findings as they are found. Raises the StoreError family where the server cannot be asked at all."""
         self._progress("asking the server")
-        facts = await self._facts()
-        for finding in server_findings(facts):
-            yield finding
-        if facts.info.get("role") == "slave" or facts.rights.lacking:
+        hopeless = False
+        for place, fetch in self._core.runner.servers():
+            facts = await self._facts(place, fetch)
+            for finding in server_findings(facts):
+                yield finding
+            hopeless = hopeless or facts.info.get("role") == "slave" or bool(facts.rights.lacking)
+        if hopeless:
             return  # what would be asked now fails for the same reason
         state = await self._core.durable.look()
         for account, region in await self._core.directory.scopes():
             async for finding in _Scope(self._core.within(account, region), self).run(state):
                 yield finding
 
-    async def _facts(self) -> ServerFacts:
+    async def _facts(self, place: str, fetch: Execute) -> ServerFacts:
         core = self._core
-        info = read_info(await core.runner.fetch("INFO"))
-        pings_ms, clock_off_s = await self._timed()
+        info = read_info(await fetch("INFO"))
+        pings_ms, clock_off_s = await _timed(fetch)
         rights = await self._rights()
         optional = {"config|get", "wait", "pubsub|numsub"}  # only for what not everybody uses
         needed = tuple(name for name in rights.lacking if name not in optional)
         return ServerFacts(
-            place=core.runner.place,
+            place=place,
             info=info,
             in_force=(await core.durable.look()).in_force,
             rights=msgspec.structs.replace(rights, lacking=needed),
             clock_off_s=clock_off_s,
             pings_ms=pings_ms,
-            scripts_loaded=await self._loaded(),
+            scripts_loaded=await self._loaded(fetch),
             scripts=len(core.scripts),
             full_at_percent=core.settings.full_at_percent,
         )
-
-    async def _timed(self) -> tuple[tuple[float, ...], float]:
-        """How long PINGs take, and how far the server's clock is ahead, by the quickest of some looks."""
-        fetch = self._core.runner.fetch
-        pings_ms = []
-        for _ in range(_PINGS):
-            started = time.perf_counter()
-            await fetch("PING")
-            pings_ms.append((time.perf_counter() - started) * 1000)
-        looks = []
-        for _ in range(3):
-            before = time.time()
-            seconds, microseconds = await fetch("TIME")
-            after = time.time()
-            looks.append((after - before, int(seconds) + int(microseconds) / 1e6 - (before + after) / 2))
-        return tuple(pings_ms), min(looks)[1]
 
     async def _rights(self) -> Rights:
         runner = self._core.runner
@@ -97,10 +85,10 @@ class Checkup:
         lacks = await lacking(runner, self._core.keys.prefix)
         return Rights(user, tuple(lacks), tuple(await too_much(runner)))
 
-    async def _loaded(self) -> int | None:
+    async def _loaded(self, fetch: Execute) -> int | None:
         shas = [script.sha for script in self._core.scripts.values()]
         try:
-            loaded: list[int] = await self._core.runner.fetch("SCRIPT", "EXISTS", *shas)
+            loaded: list[int] = await fetch("SCRIPT", "EXISTS", *shas)
         except (StoreDenied, StoreFault):
             return None
         return sum(loaded)
@@ -119,6 +107,22 @@ class Checkup:
     def repair(self) -> bool:
         """Whether what is stranded is given a place again."""
         return self._repair
+
+
+async def _timed(fetch: Execute) -> tuple[tuple[float, ...], float]:
+    """How long PINGs take, and how far the server's clock is ahead, by the quickest of some looks."""
+    pings_ms = []
+    for _ in range(_PINGS):
+        started = time.perf_counter()
+        await fetch("PING")
+        pings_ms.append((time.perf_counter() - started) * 1000)
+    looks = []
+    for _ in range(3):
+        before = time.time()
+        seconds, microseconds = await fetch("TIME")
+        after = time.time()
+        looks.append((after - before, int(seconds) + int(microseconds) / 1e6 - (before + after) / 2))
+    return tuple(pings_ms), min(looks)[1]
 
 
 class _Scope:

@@ -18,6 +18,8 @@ Listener: TypeAlias = Callable[[bytes | None], None]
 """Called with what was published; None after a (re)connection, when something may have been missed."""
 
 _PING_S: Final = 10.0
+REPLACED_PING_S: Final = 3.0
+"""Where another server may take over while a silent one keeps the connection open."""
 _PONG_S: Final = 5.0
 _BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LOST: Final = (failures.RedisError, OSError, EOFError)
@@ -26,8 +28,10 @@ _LOST: Final = (failures.RedisError, OSError, EOFError)
 class Channels:
     """Listens on any number of channels over one connection that is checked, and made again when it is lost."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, ping_s: float = _PING_S, on_lost: Callable[[], None] = lambda: None) -> None:
         self._client: Final = client
+        self._ping_s: Final = ping_s
+        self._on_lost: Final = on_lost
         self._listeners: Final[dict[bytes, list[Listener]]] = {}
         self._confirmed: Final[dict[bytes, asyncio.Event]] = {}
         self._pubsub: Subscription | None = None
@@ -92,6 +96,15 @@ class Channels:
         if self._pubsub is not None:
             self._pubsub.close()  # the reader notices
 
+    def hears(self, channel: str) -> bool:
+        """Whether Redis has confirmed that this channel is listened to."""
+        confirmed = self._confirmed.get(channel.encode())
+        return confirmed is not None and confirmed.is_set()
+
+    def steadiness_of(self, channel: str) -> tuple[float | None, float]:  # noqa: ARG002 - there is one connection
+        """``steady_since`` and ``lost_at`` of the connection on which this channel is heard."""
+        return self.steady_since, self.lost_at
+
     async def close(self) -> None:
         """Ends the connection."""
         if self._reader is not None:
@@ -114,6 +127,7 @@ class Channels:
             except _LOST as error:
                 if self.steady_since is not None:
                     self.steady_since, self.lost_at = None, time.monotonic()
+                self._on_lost()
                 if not failed:
                     log.warning("channels_lost", reason=str(error) or type(error).__name__)
                 await asyncio.sleep(_BACKOFF_S[min(failed, len(_BACKOFF_S) - 1)])
@@ -136,7 +150,7 @@ class Channels:
     async def _read(self, pubsub: Subscription) -> None:
         pinged = False
         while True:
-            message = await pubsub.get_message(timeout=_PONG_S if pinged else _PING_S)
+            message = await pubsub.get_message(timeout=min(_PONG_S, self._ping_s) if pinged else self._ping_s)
             if message is None:
                 if pinged:
                     raise ConnectionError("no answer to PING")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+from weakref import WeakSet
 
 import redis
 import redis.asyncio
@@ -15,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from broker import errors
+from broker.store.addresses import hidden
 from broker.store.pipe import Pipe, Subscription
 
 MIN_VERSION: Final = (6, 2)
@@ -22,54 +24,71 @@ _TIMEOUT_S: Final = 10.0
 _CONNECT_TIMEOUT_S: Final = 5.0
 
 
+Execute: TypeAlias = Callable[..., Awaitable[Any]]
+"""Sends one command, its words one by one, and answers the raw reply."""
+
+
 class Client:
     """Redis for the tasks of one event loop: one connection for commands, and others that listen."""
 
     def __init__(self, pool: redis.asyncio.ConnectionPool, *, timeout_s: float) -> None:
-        self._pool: Final = pool
+        self.pool: Final = pool
+        """Makes the connections; none of its own is used."""
         self._pipe: Final = Pipe(pool, timeout_s=timeout_s)
+        self._subscriptions: Final[WeakSet[Subscription]] = WeakSet()
         self.execute: Final = self._pipe.execute
+        self.together: Final = self._pipe.together
 
     def another_pipe(self, *, waits_s: float) -> Pipe:
         """A connection for commands of its own, which may block it for so long."""
-        return Pipe(self._pool, timeout_s=_TIMEOUT_S + waits_s)
+        return Pipe(self.pool, timeout_s=_TIMEOUT_S + waits_s)
 
     def pubsub(self) -> Subscription:
         """A connection that listens on channels."""
-        return Subscription(self._pool)
+        subscription = Subscription(self.pool)
+        self._subscriptions.add(subscription)
+        return subscription
 
     def leave(self) -> None:
         """The next command takes a new connection, which may lead to another server."""
         self._pipe.leave()
+
+    async def drop(self) -> None:
+        """Ends all connections at once: whoever waits for something hears that it is lost."""
+        await self._pipe.close()
+        for subscription in tuple(self._subscriptions):
+            subscription.close()
 
     async def aclose(self) -> None:
         """Ends the connection for commands."""
         await self._pipe.close()
 
 
-def connect(url: str, *, timeout_s: float = _TIMEOUT_S) -> Client:
+def connect(url: str, *, timeout_s: float | None = None) -> Client:
     """A client that never re-sends a command by itself: after a lost reply the outcome is the caller's to settle."""
+    timeout_s = timeout_s or _TIMEOUT_S
     try:
-        options = _options(url) | {"socket_timeout": None}  # the pipe has its own
+        options = _options(url, timeout_s) | {"socket_timeout": None}  # the pipe has its own
         pool = redis.asyncio.ConnectionPool.from_url(
             url, retry=AsyncRetry(NoBackoff(), 0), retry_on_timeout=False, **options
         )
     except ValueError as error:
-        raise errors.InvalidOption("url", _without_password(url), str(error)) from error
+        raise errors.InvalidOption("url", hidden(url), str(error)) from error
     return Client(pool, timeout_s=timeout_s)
 
 
-def connect_in_thread(url: str) -> redis.Redis:
+def connect_in_thread(url: str, *, timeout_s: float | None = None) -> redis.Redis:
     """A blocking client for a thread of its own."""
-    client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), retry_on_timeout=False, **_options(url))
+    retry = Retry(NoBackoff(), 0)
+    client = redis.Redis.from_url(url, retry=retry, retry_on_timeout=False, **_options(url, timeout_s or _TIMEOUT_S))
     client.response_callbacks.clear()
     return client
 
 
-def _options(url: str) -> dict[str, Any]:
+def _options(url: str, timeout_s: float) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "socket_timeout": _TIMEOUT_S,
-        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": min(timeout_s, _CONNECT_TIMEOUT_S),
         "decode_responses": False,
         "health_check_interval": 0,
         "protocol": 2,
@@ -79,13 +98,9 @@ def _options(url: str) -> dict[str, Any]:
     return options
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url))
-
-
-def place(url: str) -> str:
+def server_at(url: str) -> str:
     """A server as messages name it, without its password."""
-    return f"Redis at {_without_password(url)}"
+    return f"Redis at {hidden(url)}"
 
 
 @contextmanager
@@ -94,36 +109,37 @@ def translated(url: str, chosen_by: str) -> Iterator[None]:
     try:
         yield
     except (failures.AuthenticationError, failures.NoPermissionError) as error:
-        raise errors.StoreDenied(f"Redis at {_without_password(url)} refused: {error}") from error
+        raise errors.StoreDenied(f"Redis at {hidden(url)} refused: {error}") from error
     except failures.ReadOnlyError as error:
-        raise errors.StoreReadOnly(f"Redis at {_without_password(url)} is a read-only replica") from error
+        raise errors.StoreReadOnly(f"Redis at {hidden(url)} is a read-only replica") from error
     except failures.OutOfMemoryError as error:
-        raise errors.StoreFull(
-            f"Redis at {_without_password(url)} has reached its maxmemory; nothing was stored"
-        ) from error
+        raise errors.StoreFull(f"Redis at {hidden(url)} has reached its maxmemory; nothing was stored") from error
     except (failures.ConnectionError, failures.TimeoutError, OSError) as error:
-        # What the server answered to the first words on a new connection comes wrapped as a lost connection.
-        if isinstance(error.__cause__, failures.AuthenticationError | failures.NoPermissionError):
-            raise errors.StoreDenied(f"Redis at {_without_password(url)} refused: {error.__cause__}") from error
-        if isinstance(error, failures.BusyLoadingError):
-            place = f"Redis at {_without_password(url)}"
-            raise errors.StoreUnavailable(f"{place} cannot serve at the moment: {error}") from error
-        raise errors.StoreUnavailable(
-            f"no answer from Redis at {_without_password(url)} ({chosen_by}): {str(error) or type(error).__name__}"
-        ) from error
+        raise _from_lost(error, url, chosen_by) from error
     except failures.InvalidResponse as error:
-        raise errors.StoreUnsuitable(
-            f"what answers at {_without_password(url)} ({chosen_by}) is no Redis: {error}"
-        ) from error
+        raise errors.StoreUnsuitable(f"what answers at {hidden(url)} ({chosen_by}) is no Redis: {error}") from error
     except failures.NoScriptError:
         raise
+    except (failures.ClusterDownError, failures.TryAgainError, failures.AskError) as error:  # AskError: also MOVED
+        raise errors.StoreUnavailable(f"Redis at {hidden(url)} cannot serve at the moment: {error}") from error
     except failures.ResponseError as error:
         raise _from_reply(str(error), url) from error
 
 
+def _from_lost(error: Exception, url: str, chosen_by: str) -> errors.StoreError:
+    # What the server answered to the first words on a new connection comes wrapped as a lost connection.
+    if isinstance(error.__cause__, failures.AuthenticationError | failures.NoPermissionError):
+        return errors.StoreDenied(f"Redis at {hidden(url)} refused: {error.__cause__}")
+    if isinstance(error, failures.BusyLoadingError):
+        return errors.StoreUnavailable(f"Redis at {hidden(url)} cannot serve at the moment: {error}")
+    return errors.StoreUnavailable(
+        f"no answer from Redis at {hidden(url)} ({chosen_by}): {str(error) or type(error).__name__}"
+    )
+
+
 def _from_reply(text: str, url: str) -> errors.StoreError:
     """The error for a reply that reaches us through a script, where redis-py knows only the text."""
-    place = f"Redis at {_without_password(url)}"
+    place = f"Redis at {hidden(url)}"
     if "OOM command not allowed" in text:
         return errors.StoreFull(f"{place} has reached its maxmemory; nothing was stored")
     if "READONLY" in text:
@@ -137,22 +153,42 @@ def _from_reply(text: str, url: str) -> errors.StoreError:
     return errors.StoreFault(f"{place} answered: {text}")
 
 
-def check_server(info: bytes, url: str) -> None:
-    """Raises StoreUnsuitable for a server that is too old or may evict keys, StoreReadOnly for a replica.
+def check_server(info: bytes, url: str, *, mode: str = "standalone") -> None:
+    """Raises StoreUnsuitable for a server that is too old, may evict keys or is not of that mode, StoreReadOnly for a
+    replica (in a cluster these are fine).
 
     ``info`` is the reply of INFO.
     """
     found = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    place = f"Redis at {_without_password(url)}"
+    place = f"Redis at {hidden(url)}"
     version = found.get("redis_version", "0")
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < MIN_VERSION:
         raise errors.StoreUnsuitable(f"{place} is version {version}; Penstock needs 6.2 or newer (or Valkey 7.2)")
+    _check_mode(found.get("redis_mode", "standalone"), mode, url)
     policy = found.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise errors.StoreUnsuitable(
             f"{place} has maxmemory-policy {policy}, which throws events away when memory is short; "
             "set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
         )
-    if found.get("role") == "slave" and found.get("slave_read_only", "1") == "1":
+    replica = found.get("role") == "slave" and found.get("slave_read_only", "1") == "1"
+    if replica and mode != "cluster":
         raise errors.StoreReadOnly(f"{place} is a read-only replica; give the address of the primary")
+
+
+def _check_mode(found: str, wanted: str, url: str) -> None:
+    """The address says what is meant: a single address of a cluster would be a single point at every start."""
+    if found == wanted:
+        return
+    scheme, _, rest = hidden(url).partition("://")
+    match found:
+        case "cluster":
+            what = f"a node of a cluster; write {scheme}+cluster://{rest}, and more nodes after it, with commas between"
+        case "sentinel":
+            what = (
+                f"a Sentinel; write {scheme}+sentinel://{rest.rstrip('/')}/ and the name of the primary that it knows"
+            )
+        case _:
+            what = "not a cluster (cluster-enabled no); write redis:// instead of redis+cluster://"
+    raise errors.StoreUnsuitable(f"Redis at {hidden(url)} is {what}")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
-from broker.durability import Durability, gives, parse_durability
-from broker.errors import DurabilityNotMet, InvalidOption, StoreDenied, StoreFault
+from broker.durability import Durability, gives, parse_durability, strength
+from broker.errors import DurabilityNotMet, InvalidOption, StoreDenied, StoreFault, StoreUnavailable
 from broker.names import Resource
+from broker.store.addresses import Place
 from broker.store.keys import Keyspace
 from broker.store.lanes import Lane, RunsScripts
 from broker.store.scripts import Command, Script, ScriptRunner
@@ -66,7 +67,7 @@ class DurableWrites:
         self._keys: Final = keyspace
         self._confirm_ms: Final = confirm_ms
         self._required: Final[dict[Resource, str]] = {}
-        self._lanes: Final[dict[tuple[int, bool], Lane]] = {}
+        self._lanes: Final[dict[tuple[int, bool, Place | None], Lane]] = {}
         self._state: ServerState | None = None
         self._looked_at_s = float("-inf")
         self._looking: asyncio.Task[ServerState] | None = None
@@ -123,28 +124,53 @@ class DurableWrites:
             raise DurabilityNotMet(text, why_not)
         if not required.replicas:
             return self._runner
-        lane = required.replicas, required.replicas_on_disk
+        meta = self._keys.of(resource).meta
+        lane = required.replicas, required.replicas_on_disk, self._runner.link.place_of(meta)
         if lane not in self._lanes:
-            self._lanes[lane] = Lane(self._runner, self._scripts, required, confirm_ms=self._confirm_ms)
-        return self._lanes[lane].of(self._keys.of(resource).meta)
+            client = self._runner.link.client_for(meta)
+            self._lanes[lane] = Lane(self._runner, client, self._scripts, required, confirm_ms=self._confirm_ms)
+        return self._lanes[lane].of(meta)
 
     async def _look(self) -> ServerState:
         began_s = time.monotonic()
         try:
             self._state = None
-            info = read_info(await self._runner.fetch("INFO"))
-            self._state = ServerState(await self._in_force(info), online_replicas(info), has_waitaof(info))
+            infos = [read_info(info) for info in await self._runner.fetch_everywhere("INFO")]
+            configs = await self._configs(len(infos))
+            self._state = _weakest(
+                [
+                    ServerState(_in_force(info, config), online_replicas(info), has_waitaof(info))
+                    for info, config in zip(infos, configs, strict=True)
+                ]
+            )
             self._looked_at_s = began_s
             return self._state
         finally:
             self._looking = None
 
-    async def _in_force(self, info: dict[str, str]) -> InForce:
+    async def _configs(self, nodes: int) -> Sequence[dict[str, str] | None]:
+        """What each node shows of its settings; None where not all do: a provider's may not know the command."""
         try:
-            config = read_config(await self._runner.fetch("CONFIG", "GET", PERSISTENCE_SETTINGS))
-        except (StoreDenied, StoreFault):  # a provider's server may not know the command
-            without = level_in_force(info, {})
-            if without.level is not None:
-                return without
-            return InForce(None, "the server does not let us read appendfsync: its ACL must allow +config|get")
+            found = await self._runner.fetch_everywhere("CONFIG", "GET", PERSISTENCE_SETTINGS)
+        except (StoreDenied, StoreFault):
+            found = []
+        return [read_config(reply) for reply in found] if len(found) == nodes else [None] * nodes
+
+
+def _in_force(info: dict[str, str], config: dict[str, str] | None) -> InForce:
+    if config is not None:
         return level_in_force(info, config)
+    without = level_in_force(info, {})
+    if without.level is not None:
+        return without
+    return InForce(None, "the server does not let us read appendfsync: its ACL must allow +config|get")
+
+
+def _weakest(states: Sequence[ServerState]) -> ServerState:
+    """What all nodes give."""
+    if not states:
+        raise StoreUnavailable("no node says what it gives")
+    weakest = min(states, key=lambda state: -1 if state.in_force.level is None else strength(state.in_force.level))
+    return ServerState(
+        weakest.in_force, min(state.replicas for state in states), all(state.waitaof for state in states)
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from broker.errors import StoreError, StoreThrottled
@@ -34,9 +35,11 @@ class Headroom:
         self.full = False
         """Whether producers are refused at the moment."""
 
-    def note(self, info: bytes) -> None:
-        """Takes a reply of INFO that somebody asked for anyway."""
-        self._memory, self._sampled_at_s = memory_of(read_info(info)), time.monotonic()
+    def note(self, infos: Sequence[bytes]) -> None:
+        """Takes replies of INFO that somebody asked for anyway, one a node. The fullest decides: whatever is sent may
+        lead there, or its record."""
+        self._sampled_at_s = time.monotonic()
+        self._memory = max((memory_of(read_info(info)) for info in infos), key=_percent, default=Memory(0, 0))
         limit = self._percent * (_AGAIN_BELOW if self.full else 1.0)
         full = self._percent < _OFF and self._memory.percent >= limit
         if full != self.full:
@@ -62,7 +65,7 @@ class Headroom:
     async def look(self) -> None:
         """Finds out how full Redis is now."""
         try:
-            self.note(await self._runner.fetch("INFO", "memory"))
+            self.note(await self._runner.fetch_everywhere("INFO", "memory"))
         except StoreError:  # the send itself finds out, and says so
             self._sampled_at_s, self.full = time.monotonic(), False
         finally:
@@ -77,3 +80,7 @@ class Headroom:
     def _every_s(self) -> float:
         near = self._memory.percent >= self._percent - _SOON_WITHIN_PERCENT
         return _SAMPLE_SOON_S if near else _SAMPLE_EVERY_S
+
+
+def _percent(memory: Memory) -> float:
+    return memory.percent

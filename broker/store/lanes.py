@@ -17,7 +17,7 @@ from redis import exceptions as failures
 
 from broker import errors
 from broker.durability import Durability
-from broker.store.connection import translated
+from broker.store.connection import Client, translated
 from broker.store.scripts import Argument, Command, Script, ScriptRunner
 
 _MOST_SCRIPTS: Final = 256  # of one step
@@ -45,7 +45,13 @@ class Lane:
     """One connection for one level. Whoever comes while a step is under way joins the next."""
 
     def __init__(
-        self, runner: ScriptRunner, scripts: dict[Command, Script], level: Durability, *, confirm_ms: int
+        self,
+        runner: ScriptRunner,
+        client: Client,
+        scripts: dict[Command, Script],
+        level: Durability,
+        *,
+        confirm_ms: int,
     ) -> None:
         self._runner: Final = runner
         self._scripts: Final = scripts
@@ -53,7 +59,7 @@ class Lane:
         self._confirm_ms: Final = confirm_ms
         self._waiting: list[_Waiting] = []
         self._steps: asyncio.Task[None] | None = None
-        self._pipe: Final = runner.client.another_pipe(waits_s=confirm_ms / 1_000)
+        self._pipe: Final = client.another_pipe(waits_s=confirm_ms / 1_000)
 
     def of(self, meta: str) -> RunsScripts:
         """What runs the scripts of the resource with this key."""
@@ -122,6 +128,8 @@ class Lane:
                 each.with_text = True
                 self._waiting.append(each)
             elif isinstance(reply, failures.ResponseError):
+                if isinstance(reply, failures.AskError):  # also MOVED: it did not run, and belongs to another node
+                    self._runner.link.doubt()
                 each.reply.set_exception(_translated(reply, self._runner))
             elif unconfirmed is not None and reply[0] == _STORED:
                 each.reply.set_exception(unconfirmed)

@@ -30,9 +30,18 @@ class ParcelStore:
 
     async def tell(self, process: str, notice: bytes) -> int:
         """Publishes to an inbox; answers how many were listening."""
-        return int(await self._runner.fetch("PUBLISH", self._keys.inbox(process), notice))
+        heard = int(await self._runner.fetch("PUBLISH", self._keys.inbox(process), notice))
+        return heard or int(await self._listening_elsewhere(process))
 
     async def listening(self, process: str) -> bool:
         """Whether anybody listens at an inbox."""
         reply = await self._runner.fetch("PUBSUB", "NUMSUB", self._keys.inbox(process))
-        return bool(reply[1])
+        return bool(reply[1]) or await self._listening_elsewhere(process)
+
+    async def _listening_elsewhere(self, process: str) -> bool:
+        """Whether a listener of an inbox whose slot has just moved is still at another node. There, too, it hears what
+        is published."""
+        if not self._runner.link.spread:
+            return False
+        replies = await self._runner.fetch_everywhere("PUBSUB", "NUMSUB", self._keys.inbox(process))
+        return any(count for _, count in replies)

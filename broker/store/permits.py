@@ -9,6 +9,7 @@ import msgspec
 
 from broker.names import Resource
 from broker.store.keys import Keyspace
+from broker.store.parcels import ParcelStore
 from broker.store.scripts import ScriptRunner
 
 PERMIT_NOTICE: Final = b"permit"
@@ -30,6 +31,7 @@ class PermitStore:
     def __init__(self, runner: ScriptRunner, keyspace: Keyspace) -> None:
         self._runner: Final = runner
         self._keys: Final = keyspace
+        self._parcels: Final = ParcelStore(runner, keyspace)
 
     async def take_of_function(self, function: Resource, names: Sequence[str], *, permit_ms: int) -> Grant:
         """Permits of a function, under its registered concurrency limit."""
@@ -55,11 +57,21 @@ class PermitStore:
         channel = k.mapping_wake(function)
         await self._runner.run("release_permits", (k.mapping_permits(function), k.meta), (channel, *names))
 
-    async def call(self, function: Resource, *, call_id: str, permit_ms: int, inbox: str, notice: bytes) -> CallStatus:
-        """Takes the permit of a synchronous call and tells the worker's inbox, in one step."""
+    async def call(
+        self, function: Resource, *, call_id: str, permit_ms: int, process: str, notice: bytes
+    ) -> CallStatus:
+        """Takes the permit of a synchronous call and tells the worker's inbox: in one step, where both are on one
+        server."""
         k = self._keys.of(function)
-        reply: bytes = await self._runner.run("call", (k.permits, k.meta), (call_id, permit_ms, inbox, notice))
-        return reply.decode()  # type: ignore[return-value]  # the script answers these words only
+        inbox = "" if self._runner.link.spread else self._keys.inbox(process)
+        reply: bytes = await self._runner.run(
+            "call", (k.permits, k.meta), (call_id, permit_ms, inbox, b"" if self._runner.link.spread else notice)
+        )
+        status: CallStatus = reply.decode()  # type: ignore[assignment]  # the script answers these words only
+        if status == "sent" and not inbox and not await self._parcels.tell(process, notice):
+            await self.release_of_function(function, [call_id])
+            return "absent"
+        return status
 
 
 def _grant(reply: list[int | bytes]) -> Grant:

@@ -8,12 +8,12 @@ from importlib import resources
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
-import redis
 from redis.exceptions import NoScriptError
 
 from broker.errors import StoreReadOnly
-from broker.store.connection import Client, place, translated
-from broker.store.keys import CLOCK_OFFSET_KEY
+from broker.store.connection import Execute, server_at, translated
+from broker.store.keys import CLOCK_OFFSET_KEYS
+from broker.store.links import Link, ThreadLink
 
 Command: TypeAlias = Literal[
     "adopt", "append", "await_end", "begin_once", "call", "cancel", "cancel_move", "claim", "configure", "counts",
@@ -25,7 +25,12 @@ Command: TypeAlias = Literal[
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 
-_TEST_CLOCK: Final = f"\nnow = now + (tonumber(redis.call('GET', '{CLOCK_OFFSET_KEY}') or 0))\n"
+_TEST_CLOCK: Final = f"""
+for _, key in ipairs({{ '{"', '".join(CLOCK_OFFSET_KEYS)}' }}) do
+  local offset = redis.pcall('GET', key) -- on a cluster, an error for what is not on this node
+  if type(offset) ~= 'table' then now = now + (tonumber(offset or 0)) break end
+end
+"""
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -36,7 +41,7 @@ class Script(msgspec.Struct, frozen=True):
 
 
 def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
-    """All commands. With ``test_clock`` their time can be moved by the key that tests set."""
+    """All commands. With ``test_clock`` their time can be moved by the keys that tests set."""
     folder = resources.files(__package__) / "lua"
     clock = (folder / "_clock.lua").read_text() + (_TEST_CLOCK if test_clock else "")
     facts = (folder / "_facts.lua").read_text()
@@ -55,16 +60,16 @@ def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
 class ScriptRunner:
     """Runs commands on the event loop's connections. Errors: the StoreError family."""
 
-    def __init__(self, client: Client, scripts: dict[Command, Script], *, url: str, chosen_by: str) -> None:
-        self.client: Final = client
+    def __init__(self, link: Link, scripts: dict[Command, Script], *, url: str, chosen_by: str) -> None:
+        self.link: Final = link
         self.url: Final = url
         self.chosen_by: Final = chosen_by
-        self.place: Final = place(url)
+        self.place: Final = server_at(url)
         """The server as messages name it."""
         self.on_demoted: Callable[[], None] | None = None
         """Called when the server has turned out to be a replica."""
         self._scripts: Final = scripts
-        self._execute: Final = client.execute
+        self._execute: Final = link.execute
 
     async def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command, as the client decodes it: bytes, integers and lists of them."""
@@ -81,7 +86,7 @@ class ScriptRunner:
 
     def _leave(self) -> None:
         """After a failover: a new connection may lead to the new primary, those that are there never will."""
-        self.client.leave()
+        self.link.leave()
         if self.on_demoted is not None:
             self.on_demoted()
 
@@ -90,16 +95,32 @@ class ScriptRunner:
         with translated(self.url, self.chosen_by):
             return await self._execute(*command)
 
+    def servers(self) -> list[tuple[str, Execute]]:
+        """Every server that has keys, as messages name it, and what :meth:`fetch` is for it alone."""
+        return [(name, self._asking(execute)) for name, execute in self.link.servers()]
+
+    def _asking(self, execute: Execute) -> Execute:
+        async def fetch(*command: Argument) -> Any:
+            with translated(self.url, self.chosen_by):
+                return await execute(*command)
+
+        return fetch
+
+    async def fetch_everywhere(self, *command: Argument) -> list[Any]:
+        """The same from every server that has keys, as far as it answers."""
+        with translated(self.url, self.chosen_by):
+            return await self.link.everywhere(*command)
+
 
 class ThreadScriptRunner:
     """The same for a thread with a blocking connection of its own."""
 
-    def __init__(self, client: redis.Redis, scripts: dict[Command, Script], *, url: str, chosen_by: str) -> None:
-        self._client: Final = client
+    def __init__(self, link: ThreadLink, scripts: dict[Command, Script], *, url: str, chosen_by: str) -> None:
+        self.link: Final = link
         self._scripts: Final = scripts
         self._url: Final = url
         self._chosen_by: Final = chosen_by
-        self._execute: Final[Callable[..., Any]] = client.execute_command
+        self._execute: Final[Callable[..., Any]] = link.execute
 
     def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The reply of one command. Errors: the StoreError family."""
@@ -111,9 +132,9 @@ class ThreadScriptRunner:
                 except NoScriptError:
                     return self._execute("EVAL", script.text, len(keys), *keys, *arguments)
         except StoreReadOnly:
-            self._client.connection_pool.disconnect()  # see ScriptRunner
+            self.link.leave()  # see ScriptRunner
             raise
 
     def close(self) -> None:
         """Ends the connection."""
-        self._client.close()
+        self.link.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from runtime.tracing import Tracer
 
 _PARCEL_TTL_MS: Final = 60_000
 _MAX_TEXT: Final = 300
+_REMEMBERED: Final = 1_000
 _CALLER_GRACE_S: Final = 1.0
 """A caller whose time is over says so; this much later its call ends all the same, as the caller may be dead."""
 
@@ -41,6 +43,8 @@ class CallSource:
         self._running: Final[dict[str, Call]] = {}
         self._arriving: Final[set[str]] = set()
         self._outlets: Final = Outlets(engine.core, on_gone=self._cancel)
+        self._latest: Final[deque[str]] = deque(maxlen=_REMEMBERED)
+        self._known: Final[set[str]] = set()
         self.stopping = False
 
     def on_notice(self, data: bytes | None) -> None:
@@ -63,6 +67,8 @@ class CallSource:
             self._outlets.close(notice.id)
             self._cancel(notice.id)
             return
+        if not self._is_new(notice.id):
+            return
         self._arriving.add(notice.id)
         self._engine.core.in_background(self._take(notice, time.monotonic()), name="call")
 
@@ -71,6 +77,16 @@ class CallSource:
         if call is not None:
             self._engine.invoker.abandon(call)
         self._arriving.discard(call_id)
+
+    def _is_new(self, call_id: str) -> bool:
+        """On a cluster an inbox that moves to another node is heard at both for a moment."""
+        if call_id in self._known:
+            return False
+        if len(self._latest) == _REMEMBERED:
+            self._known.discard(self._latest[0])
+        self._latest.append(call_id)
+        self._known.add(call_id)
+        return True
 
     async def _take(self, notice: CallNotice, received: float) -> None:
         function = self._functions.get(notice.function)

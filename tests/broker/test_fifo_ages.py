@@ -8,9 +8,8 @@ import pytest
 
 from broker import Broker, Queue
 from broker.queues import QueueClient
-from broker.store.keys import CLOCK_OFFSET_KEY
 from tests.broker.fifo import bodies, send, take
-from tests.conftest import Clock
+from tests.conftest import Clock, move_clock
 from tests.runtime.scene import eventually
 
 
@@ -217,7 +216,7 @@ async def test_what_stands_behind_a_message_that_expired_wakes_a_receiver(queue:
         return bool(await queue.core.runner.fetch("HGET", meta, "asleep") == b"1")
 
     await eventually(asleep, what="the receiver sleeps")
-    await queue.core.runner.fetch("INCRBY", CLOCK_OFFSET_KEY, 31_000)  # nobody is told of the time
+    await move_clock(queue.core.runner, 31_000)  # nobody is told of the time
     assert await queue.core.messages.expire(queue.resource) == 1
     async with asyncio.timeout(4):  # less than until the receiver looks by itself
         assert [message.body for message in await receiving] == ["a2"]

@@ -245,6 +245,11 @@ async def test_a_destination_that_is_deleted_fails_the_task(broker: Broker, cloc
     await start_move(broker.core, of(broker, "dead"), destination=of(broker, "other"), max_per_s=5)
     async with upkeep(broker) as keeping:
         await moving(broker, "dead", clock, keeping)
+
+        async def arrived() -> bool:
+            return (await broker.queue("other").counts()).visible > 0
+
+        await eventually(arrived, what="something has arrived")
         await broker.queue("other").delete(force=True)
         keeping.kick(of(broker, "dead"))
         task = await ended(broker, "dead")

@@ -14,6 +14,7 @@ from broker.queue_settings import ensure_queue
 from broker.queues import QueueClient
 from broker.records import FunctionSettings
 from tests.conftest import Clock
+from tests.store.audit import names_under
 
 
 @pytest.fixture
@@ -645,7 +646,7 @@ async def test_deletion_leaves_no_key_behind(broker: Broker, queue: QueueClient)
     await queue.send("x", id="mine")
     await (await received(queue)).release(5)
     await queue.delete(force=True)
-    keys = await broker.core.runner.fetch("KEYS", f"{broker.core.settings.prefix}:*")
+    keys = await names_under(broker.core, broker.core.settings.prefix)
     expiring = (b":tokens:", b":gone", b"{upkeep}:scopes")
     assert [key for key in keys if not any(word in key for word in expiring)] == []
 

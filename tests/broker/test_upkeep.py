@@ -121,7 +121,7 @@ async def test_every_account_and_region_with_something_in_it_is_known(broker: Br
 
 async def test_a_task_begins_at_once_in_every_account_and_region(broker: Broker) -> None:
     async with running(Upkeep(broker, look_every_s=3_600)):
-        await eventually(lambda: broker.core.channels._confirmed, what="it listens")
+        await eventually(lambda: broker.core.channels.hears(broker.core.keys.hints), what="it listens")
         for scope in (("000000000000", "us-east-1"), ("111111111111", "eu-west-1")):
             within = broker.within(*scope)
             await within.queue("other").create()
@@ -164,7 +164,7 @@ async def test_who_is_not_the_one_takes_over_when_its_time_is_over(broker: Broke
 
 async def test_hints_that_name_no_queue_are_passed_over(broker: Broker) -> None:
     async with running(Upkeep(broker, look_every_s=3_600)):
-        await eventually(lambda: broker.core.channels._confirmed, what="it listens")
+        await eventually(lambda: broker.core.channels.hears(broker.core.keys.hints), what="it listens")
         for hint in (b"", b"\xff", b"nonsense"):
             await broker.core.runner.fetch("PUBLISH", broker.core.keys.hints, hint)
         await broker.queue("dead").create()

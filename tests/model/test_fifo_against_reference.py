@@ -24,8 +24,8 @@ from broker.errors import LeaseLost
 from broker.message import Message
 from broker.records import unpack
 from broker.settings import Settings
-from broker.store.keys import CLOCK_OFFSET_KEY
 from broker.store.values import Deferral, member_of
+from tests.conftest import move_clock, set_clock
 from tests.model.fifo_reference import FifoMessage, FifoReference
 from tests.model.reference import Mode, Time, Told
 from tests.store.audit import check_state
@@ -63,7 +63,7 @@ class FifoMachine(RuleBasedStateMachine):
         self.broker = Broker(url, settings=Settings(prefix=prefix, test_clock=True))
         self.run(self.broker.__aenter__())
         self.core = self.broker.core
-        self.run(self.core.runner.fetch("DEL", CLOCK_OFFSET_KEY))
+        self.run(set_clock(self.core.runner))
         self.time = Time()
         self.model = FifoReference(self.time, max_receives=_MAX_RECEIVES, retention_s=_RETENTION_S, delay_s=delay_s)
         self.queue, self.dead = self.broker.queue("orders.fifo"), self.broker.queue("dead.fifo")
@@ -94,7 +94,7 @@ class FifoMachine(RuleBasedStateMachine):
         return self.runner.run(whole())
 
     def teardown(self) -> None:
-        self.run(self.core.runner.fetch("DEL", CLOCK_OFFSET_KEY))
+        self.run(set_clock(self.core.runner))
         self.run(self.broker.__aexit__())
         self.runner.close()
 
@@ -271,7 +271,7 @@ class FifoMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([10, 10, 20, 30, 200, 300]))
     def advance(self, seconds: int) -> None:
-        self.run(self.core.runner.fetch("INCRBY", CLOCK_OFFSET_KEY, seconds * 1_000))
+        self.run(move_clock(self.core.runner, seconds * 1_000))
         self.time.now_s += seconds
 
     @rule(seconds=st.sampled_from([10, 30, 400]), count=st.integers(1, 6))

@@ -31,8 +31,8 @@ from broker.message import Message
 from broker.names import Resource
 from broker.records import unpack
 from broker.settings import Settings
-from broker.store.keys import CLOCK_OFFSET_KEY
 from broker.store.values import Deferral, member_of
+from tests.conftest import move_clock, set_clock
 from tests.model.reference import Mode, ReferenceMessage, ReferenceQueue, Time, Told
 from tests.store.audit import check_state
 
@@ -74,7 +74,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.broker = Broker(url, settings=Settings(prefix=prefix, test_clock=True))
         self.run(self.broker.__aenter__())
         self.core = self.broker.core
-        self.run(self.core.runner.fetch("DEL", CLOCK_OFFSET_KEY))
+        self.run(set_clock(self.core.runner))
         self.time = Time()
         self.models = {
             "orders": ReferenceQueue(self.time, max_receives=MAX_RECEIVES),
@@ -108,7 +108,7 @@ class QueueMachine(RuleBasedStateMachine):
         return self.runner.run(whole())
 
     def teardown(self) -> None:
-        self.run(self.core.runner.fetch("DEL", CLOCK_OFFSET_KEY))
+        self.run(set_clock(self.core.runner))
         self.run(self.broker.__aexit__())
         self.runner.close()
 
@@ -257,7 +257,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([10, 10, 20, 30, 300]))
     def advance(self, seconds: int) -> None:
-        self.run(self.core.runner.fetch("INCRBY", CLOCK_OFFSET_KEY, seconds * 1_000))
+        self.run(move_clock(self.core.runner, seconds * 1_000))
         self.time.now_s += seconds
 
     @rule()

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import redis.asyncio
 
 from broker import Broker, FunctionError
 from broker.calls import Caller, CallNotice
@@ -30,6 +29,7 @@ from broker.errors import (
 from broker.settings import Settings
 from runtime import App, Context, Record
 from tests.runtime.scene import Gauge, Serve, empty, eventually
+from tests.store.audit import in_transaction, names_under
 
 
 class Order(msgspec.Struct):
@@ -105,7 +105,7 @@ async def test_large_events_and_results_go_through(broker: Broker, serve: Serve,
     event = "x" * 5_000_000
     async with serve(desk.app):
         assert await broker.call("echo", event) == event
-    assert await broker.core.runner.fetch("KEYS", f"{broker.core.keys.prefix}:{{parcel*") == []
+    assert not any(b":{parcel" in name for name in await names_under(broker.core, broker.core.keys.prefix))
 
 
 async def test_a_failed_call_raises_lambdas_error_and_is_never_tried_again(
@@ -284,13 +284,8 @@ async def test_a_call_whose_caller_has_gone_before_its_payload_came_does_not_run
         await parcels.put("gone", b"1", ttl_ms=10_000)
         inbox = parcels.inbox(worker.process)
         # In one transaction, so that they arrive together.
-        async with (
-            redis.asyncio.Redis.from_url(broker.core.runner.url) as client,
-            client.pipeline(transaction=True) as together,
-        ):
-            for notice in (call, cancel):
-                together.publish(inbox, msgspec.msgpack.encode(notice))
-            await together.execute()
+        commands = [("PUBLISH", inbox, msgspec.msgpack.encode(notice)) for notice in (call, cancel)]
+        await in_transaction(broker.core.runner.link.client_for(inbox), commands)
 
         async def taken() -> bool:
             return await parcels.take("gone") is None

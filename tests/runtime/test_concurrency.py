@@ -11,6 +11,7 @@ from broker import Broker, Queue
 from broker.errors import CallThrottled
 from runtime import App, Context
 from tests.runtime.scene import Gauge, Serve, empty, eventually, received
+from tests.store.audit import command_calls
 
 
 def gauged(gauge: Gauge, work_s: float = 0.005, **options: Any) -> App:
@@ -81,9 +82,7 @@ async def test_an_idle_limited_mapping_does_not_keep_itself_or_others_awake(brok
         return made
 
     async def commands() -> int:
-        info: bytes = await broker.core.runner.fetch("INFO", "commandstats")
-        stats = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-        return int(stats["cmdstat_evalsha"].split(",")[0].removeprefix("calls="))
+        return await command_calls(broker.core, "evalsha")
 
     async with serve(app()), serve(app()):
         await broker.queue("orders").send(1)

@@ -21,6 +21,7 @@ from tests.cli.shell import eventually as eventually_elsewhere
 from tests.conftest import Clock
 from tests.runtime.scene import Serve, empty, eventually, lines, serving
 from tests.runtime.taken_over import TakeOver, take_over
+from tests.store.audit import names_under
 
 __all__ = ["take_over"]
 
@@ -234,8 +235,8 @@ async def test_the_lease_is_renewed_while_the_handler_runs(
     till = Till(place=place, key="id", payload="id")
     async with serving(till.app, redis_url, msgspec.structs.replace(settings, lease_ms=1_000)):
         first = asyncio.ensure_future(call(broker, {"id": 1, "waits": True}))
-        pattern = f"{broker.core.keys.of(broker.core.resource('function', 'charge')).base}once:*"
-        (key,) = await eventually(lambda: broker.core.runner.fetch("KEYS", pattern))
+        begun = f"{broker.core.keys.of(broker.core.resource('function', 'charge')).base}once"
+        (key,) = await eventually(lambda: names_under(broker.core, begun))
         before = await broker.core.runner.fetch("HGET", key, "until")
 
         async def renewed() -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from broker import Broker, FunctionError
 from tests.cli.shell import eventually
+from tests.conftest import ON_CLUSTER
 from tests.runtime.taken_over import TakeOver, take_over
 
 __all__ = ["take_over"]
@@ -277,6 +278,7 @@ def handler(event, context):
 """
 
 
+@pytest.mark.skipif(ON_CLUSTER, reason="Powertools' store is given the address of one server")
 async def test_idempotency_keeps_its_records_in_our_redis(broker: Broker, take_over: TakeOver) -> None:
     async with take_over("app.handler", IDEMPOTENT) as running:
         order = {"order": {"id": broker.core.settings.prefix, "cents": 5}}

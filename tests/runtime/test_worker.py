@@ -197,7 +197,7 @@ async def test_a_call_whose_lease_is_lost_is_ended_and_cannot_settle(
         await broker.invoke("job", 1)
         await eventually(lambda: shop.gauge.now, what="it runs")
         member = await take_over(broker, worker, clock)
-        assert await worker._engine.keeper.renew_now()
+        assert await worker._engine.keeper.renew_now(broker.core.resource("function", "job"))
         await eventually(lambda: shop.cancelled, what="the call is ended")
         await worker._engine.settled()
         assert lines(logs, "leases_lost")[0]["count"] == 1

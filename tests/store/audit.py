@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
-import redis.asyncio
 
 from broker.core import Core
 from broker.names import Resource
+from broker.store.connection import Client
+from broker.store.links import SingleLink
+from broker.store.slots import slot_of
 
 Place: TypeAlias = Literal["fresh", "leased", "waiting", "delayed", "suspect", "in turn"]
 
@@ -160,13 +162,56 @@ def _held(entry: str, token_of: dict[str, str], holders: dict[str, bytes]) -> bo
 
 
 async def at_once(core: Core, *commands: Sequence[str | bytes | int]) -> list[Any]:
-    """The raw replies of several commands, all as of the same moment."""
-    async with redis.asyncio.Redis.from_url(core.runner.url, protocol=2) as client:
-        client.response_callbacks.clear()
-        async with client.pipeline(transaction=True) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute()
+    """The raw replies of several commands; those on one resource all as of the same moment."""
+    by_slot: dict[int, list[int]] = {}
+    for index, command in enumerate(commands):
+        by_slot.setdefault(slot_of(_text(command[1])) if core.runner.link.spread else 0, []).append(index)
+    replies: list[Any] = [None] * len(commands)
+    for indexes in by_slot.values():
+        client = core.runner.link.client_for(_text(commands[indexes[0]][1]))
+        found = await in_transaction(client, [commands[index] for index in indexes])
+        for index, reply in zip(indexes, found, strict=True):
+            replies[index] = reply
+    return replies
+
+
+async def in_transaction(client: Client, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
+    """The raw replies of commands that nothing comes between."""
+    *_, replies = await client.together([("MULTI",), *(tuple(command) for command in commands), ("EXEC",)])
+    assert isinstance(replies, list), replies
+    return replies
+
+
+def _text(word: str | bytes | int) -> str | bytes:
+    return str(word) if isinstance(word, int) else word
+
+
+async def command_calls(core: Core, *names: str) -> int:
+    """How often the servers have run these commands, or any where none is named; in scripts, too."""
+    reports = await core.runner.fetch_everywhere("INFO", "commandstats")
+    lines = [line.partition(":") for report in reports for line in report.decode().splitlines() if ":calls=" in line]
+    wanted = {f"cmdstat_{name}" for name in names}
+    return sum(
+        int(figures.removeprefix("calls=").partition(",")[0])
+        for command, _, figures in lines
+        if not wanted or command in wanted
+    )
+
+
+async def names_under(core: Core, prefix: str) -> list[bytes]:
+    """Every key under a prefix, on all servers, sorted."""
+    link = core.runner.link
+    clients = [link.client] if isinstance(link, SingleLink) else [node.client for node in link.primaries()]
+    names: list[bytes] = []
+    for client in clients:
+        cursor = b"0"
+        while True:
+            page = ("SCAN", cursor, "MATCH", f"{prefix}:*", "COUNT", 10_000)
+            cursor, found = await client.execute(*page)
+            names += found
+            if cursor == b"0":
+                break
+    return sorted(names)
 
 
 async def check_state(core: Core, resource: Resource) -> State:

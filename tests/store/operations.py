@@ -217,8 +217,7 @@ async def _renew_permits(s: Situation) -> object:
 
 
 async def _call(s: Situation) -> object:
-    inbox = s.core.keys.inbox("here")
-    return await s.core.permits.call(s.queue, call_id="c1", permit_ms=LONG_MS, inbox=inbox, notice=b"notice")
+    return await s.core.permits.call(s.queue, call_id="c1", permit_ms=LONG_MS, process="here", notice=b"notice")
 
 
 # -- what runs once --------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from broker import Broker
 from broker.ids import random_token
 from broker.names import Resource
 from broker.records import Facts, pack, unpack
-from broker.store.keys import CLOCK_OFFSET_KEY
 from broker.store.values import Claim, ClaimMode, Deferral, NewMessage, Onward, member_of
-from tests.store.audit import at_once
+from tests.conftest import clock_offset_ms, move_clock, set_clock
+from tests.store.audit import at_once, names_under
 
 LIMIT: Final = 100
 MAX_RECEIVES: Final = 3
@@ -120,7 +120,7 @@ class Situation:
 
     async def advance(self, seconds: float) -> None:
         """Lets time pass."""
-        await self.core.runner.fetch("INCRBY", CLOCK_OFFSET_KEY, round(seconds * 1000))
+        await move_clock(self.core.runner, round(seconds * 1000))
 
     # -- the whole ----------------------------------------------------------------------------------------------------
 
@@ -221,23 +221,18 @@ class Situation:
         for index, name in enumerate(names):
             self._dumps[name] = replies[index], max(0, replies[index + len(names)])
         self._held_at_first = dict(self.held)
-        self._offset = await self.core.runner.fetch("GET", CLOCK_OFFSET_KEY)
+        self._offset_ms = await clock_offset_ms(self.core.runner)
 
     async def go_back(self) -> None:
         """Makes everything as it was when the situation was built, the clock included."""
         self.held = dict(self._held_at_first)
         commands: list[tuple[str | bytes | int, ...]] = [("DEL", name) for name in await self._names()]
         commands += [("RESTORE", name, ttl_ms, dump) for name, (dump, ttl_ms) in self._dumps.items()]
-        await at_once(self.core, *commands, ("SET", CLOCK_OFFSET_KEY, self._offset))
+        await at_once(self.core, *commands)
+        await set_clock(self.core.runner, self._offset_ms)
 
     async def _names(self) -> list[bytes]:
-        cursor, names = b"0", list[bytes]()
-        while True:
-            pattern = f"{self.core.settings.prefix}:*"
-            cursor, found = await self.core.runner.fetch("SCAN", cursor, "MATCH", pattern, "COUNT", 10_000)
-            names += found
-            if cursor == b"0":
-                return names
+        return await names_under(self.core, self.core.settings.prefix)
 
     async def contents(self) -> dict[str, object]:
         """Every key of the test with its contents in plain form: to compare two moments."""

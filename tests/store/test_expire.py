@@ -9,7 +9,7 @@ from broker.ids import random_token
 from broker.records import Facts, pack
 from broker.store.values import NewMessage
 from tests.conftest import Clock
-from tests.store.audit import check_state
+from tests.store.audit import check_state, names_under
 from tests.store.desk import LEASE_MS, Desk, bodies
 
 RETENTION_S = 100
@@ -58,7 +58,7 @@ async def test_every_place_is_cleared_of_what_is_old_and_keeps_what_is_young(des
     assert await expired(desk) == 4
     assert await expired(desk) == 0
     assert await counter(desk) == 7
-    left = {name.decode() for name in await desk.core.runner.fetch("KEYS", f"{desk.keys.base}*")}
+    left = {name.decode() for name in await names_under(desk.core, desk.keys.base.removesuffix(":"))}
     assert left <= {desk.keys.meta, desk.keys.ready, desk.keys.tokens("1")}
 
 
@@ -110,7 +110,7 @@ async def test_a_moved_message_goes_by_its_first_sending_wherever_it_stands(
 async def test_without_retention_or_resource_nothing_happens(broker: Broker, clock: Clock) -> None:
     function = Desk(broker.core)
     assert await expired(function) == 0
-    assert await broker.core.runner.fetch("KEYS", f"{function.keys.base}*") == []
+    assert await names_under(broker.core, function.keys.base.removesuffix(":")) == []
     await function.configure()
     await function.send("event")
     await clock.advance(365 * 86_400)

@@ -6,6 +6,7 @@ import pytest
 
 from broker import Broker
 from broker.queues import Entry, QueueClient
+from tests.store.audit import command_calls
 
 _MESSAGES = 1_000
 _BATCH = 10
@@ -14,10 +15,7 @@ _SMALL_FACTOR = 2.5  # a batch of one group is looked up once, one of ten groups
 
 async def _commands(queue: QueueClient) -> int:
     """How many commands the server has run, those in scripts included."""
-    stats = await queue.core.runner.fetch("INFO", "commandstats")
-    return sum(
-        int(line.partition("calls=")[2].partition(",")[0]) for line in stats.decode().splitlines() if "calls=" in line
-    )
+    return await command_calls(queue.core)
 
 
 async def _cost(queue: QueueClient, *, groups: int, waiting: int) -> float:

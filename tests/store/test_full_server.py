@@ -13,8 +13,8 @@ from broker.errors import StoreFull
 from broker.mover import Mover
 from broker.moves import list_moves, start_move
 from broker.settings import Settings
-from broker.store.keys import CLOCK_OFFSET_KEY
 from broker.store.values import Claim, Onward
+from tests.conftest import clock_offset_ms
 from tests.store.audit import State, check_state
 from tests.store.desk import Desk, bodies, members
 
@@ -182,7 +182,7 @@ async def test_sends_work_again_once_it_is_drained(full: _Full) -> None:
     assert len(handed_out) == full.sent - 60
     await full.queue.send("works again")
     assert bodies(await full.desk.claim("w3")) == ["works again"]
-    assert await full.broker.core.runner.fetch("GET", CLOCK_OFFSET_KEY) is None
+    assert await clock_offset_ms(full.broker.core.runner) == 0
 
 
 async def test_a_move_task_begins_works_and_ends(full: _Full) -> None:

@@ -89,17 +89,17 @@ async def test_permit_that_ran_out_is_free_and_not_renewed(desk: Desk, clock: Cl
 async def test_call_takes_a_permit_only_when_somebody_listens(desk: Desk) -> None:
     permits = desk.core.permits
     heard: list[bytes | None] = []
-    await desk.core.channels.listen({"here": heard.append})
+    await desk.core.channels.listen({desk.core.keys.inbox("here"): heard.append})
     call = {"permit_ms": 1_000, "notice": b"notice"}
-    assert await permits.call(desk.resource, call_id="1", inbox="nowhere", **call) == "absent"  # type: ignore[arg-type]
+    assert await permits.call(desk.resource, call_id="1", process="nowhere", **call) == "absent"  # type: ignore[arg-type]
     assert (await desk.counts()).running == 0
     for number in range(LIMIT):
-        assert await permits.call(desk.resource, call_id=f"c{number}", inbox="here", **call) == "sent"  # type: ignore[arg-type]
-    assert await permits.call(desk.resource, call_id="more", inbox="here", **call) == "throttled"  # type: ignore[arg-type]
+        assert await permits.call(desk.resource, call_id=f"c{number}", process="here", **call) == "sent"  # type: ignore[arg-type]
+    assert await permits.call(desk.resource, call_id="more", process="here", **call) == "throttled"  # type: ignore[arg-type]
     await desk.configure({"limit": "0"})
-    assert await permits.call(desk.resource, call_id="more", inbox="here", **call) == "throttled"  # type: ignore[arg-type]
+    assert await permits.call(desk.resource, call_id="more", process="here", **call) == "throttled"  # type: ignore[arg-type]
     await desk.configure({"paused": "1"})
-    assert await permits.call(desk.resource, call_id="more", inbox="here", **call) == "paused"  # type: ignore[arg-type]
+    assert await permits.call(desk.resource, call_id="more", process="here", **call) == "paused"  # type: ignore[arg-type]
 
 
 async def test_function_without_a_limit_needs_none(desk: Desk) -> None:

@@ -54,11 +54,11 @@ async def test_claim_whose_reply_was_lost_is_given_back_once_and_is_no_crash(sit
 
 
 async def test_repeated_call_holds_one_permit_also_at_the_limit(situation: Situation) -> None:
-    core, inbox = situation.core, situation.core.keys.inbox("here")
+    core = situation.core
     await core.runner.fetch("DEL", situation.keys.permits)
     await core.runner.fetch("HSET", situation.keys.meta, "limit", 1)
     answers = [
-        await core.permits.call(situation.queue, call_id=call_id, permit_ms=60_000, inbox=inbox, notice=b"n")
+        await core.permits.call(situation.queue, call_id=call_id, permit_ms=60_000, process="here", notice=b"n")
         for call_id in ("c", "c", "d")
     ]
     assert answers == ["sent", "sent", "throttled"]

@@ -13,8 +13,7 @@ from broker.gateway.access import AccessKey
 from broker.gateway.options import GatewayOptions
 from broker.gateway.running import run_gateway
 from broker.settings import Settings
-from broker.store.keys import CLOCK_OFFSET_KEY
-from tests.conftest import Clock
+from tests.conftest import Clock, clock_offset_ms, set_clock
 from tests.wire.clients import REGION
 
 T = TypeVar("T")
@@ -41,14 +40,13 @@ class Gateway:
 
         async def read(broker: Broker) -> int:
             seconds, microseconds = await broker.core.runner.fetch("TIME")
-            offset = await broker.core.runner.fetch("GET", CLOCK_OFFSET_KEY)
-            return int(seconds) * 1000 + int(microseconds) // 1000 + int(offset or 0)
+            return int(seconds) * 1000 + int(microseconds) // 1000 + await clock_offset_ms(broker.core.runner)
 
         return self._portal.call(read, self._broker)
 
     def reset_clock(self) -> None:
         """Goes back to the real time."""
-        self._portal.call(self._broker.core.runner.fetch, "DEL", CLOCK_OFFSET_KEY)
+        self._portal.call(set_clock, self._broker.core.runner)
 
 
 class WireClock:

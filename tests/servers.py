@@ -1,0 +1,303 @@
+"""Redis as a cluster and as a primary with Sentinels, on loopback ports, for tests that need more than one server."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import redis
+
+from broker.embedded import EmbeddedRedis, EmbeddedRedisFailed
+
+NODE_TIMEOUT_MS: Final = 1_500
+_SLOTS: Final = 16_384
+_READY_S: Final = 30.0
+_LOOK_S: Final = 0.02
+_PORTS: Final = (11_000, 22_000)  # a node's bus is at 10,000 more; both lie below the ports that clients are given
+_TRIES: Final = 5
+_ASK_S: Final = 10.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens at, nor at those 10,000 above."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(*_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+            found += [port] if port not in found else []
+    return found
+
+
+def ask(server: EmbeddedRedis, *command: str | int | bytes, password: str | None = None) -> Any:
+    """The reply of one server to one command, over its unix socket."""
+    client = redis.Redis.from_url(server.url, socket_timeout=_ASK_S, protocol=2, password=password)
+    client.response_callbacks.clear()
+    try:
+        return client.execute_command(*command)  # type: ignore[no-untyped-call]
+    finally:
+        client.close()
+
+
+def until(done: Callable[[], bool], what: str) -> None:
+    """Waits until it is so."""
+    deadline = time.monotonic() + _READY_S
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not in {_READY_S:.0f} s: {what}")
+        time.sleep(_LOOK_S)
+
+
+class Member(EmbeddedRedis):
+    """One server of several, also at a port."""
+
+    def __init__(self, directory: Path, port: int, options: Mapping[str, str]) -> None:
+        always = {"port": str(port), "bind": "127.0.0.1", "repl-diskless-sync-delay": "0"}
+        super().__init__(directory, append_only=False, options={**always, **options})
+        self.port = port
+        self._password = options.get("requirepass")
+
+    def ask(self, *command: str | int | bytes) -> Any:
+        """The reply to one command, over its own unix socket."""
+        return ask(self, *command, password=self._password)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the server itself, which must be this one."""
+        os.kill(self.pid, number)
+
+
+class RedisCluster:
+    """Primaries with all slots between them, and so many replicas of each; a context manager."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        primaries: int = 3,
+        replicas: int = 1,
+        options: Mapping[str, str] | None = None,
+        slots: int = _SLOTS,
+    ) -> None:
+        self._directory = directory
+        self._primaries = primaries
+        self._replicas = replicas
+        self._options = dict(options or {})
+        self._slots = slots
+        self.members: list[Member] = []
+
+    @property
+    def url(self) -> str:
+        """Its address, by all nodes."""
+        return f"redis+cluster://{','.join(f'127.0.0.1:{member.port}' for member in self.members)}"
+
+    def __enter__(self) -> Self:
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self._start(self._directory / str(attempt))
+            except EmbeddedRedisFailed:  # somebody else took a port meanwhile
+                self._stop()
+                if attempt == _TRIES:
+                    raise
+            else:
+                break
+        try:
+            until(lambda: all(self._is_ready(member) for member in self.members), "the cluster is whole")
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _start(self, directory: Path) -> None:
+        """Every node knows the others from the first moment, by the file that it would have written itself."""
+        ports = free_ports(self._primaries * (1 + self._replicas))
+        ids = [hashlib.sha1(str(port).encode(), usedforsecurity=False).hexdigest() for port in ports]
+        for index, port in enumerate(ports):
+            folder = directory / str(port)
+            folder.mkdir(parents=True)
+            lines = [self._line(ids, ports, other, myself=other == index) for other in range(len(ports))]
+            epochs = f"vars currentEpoch {len(ports)} lastVoteEpoch 0"
+            (folder / "nodes.conf").write_text("\n".join([*lines, epochs, ""]))
+            options = {
+                "cluster-enabled": "yes",
+                "cluster-config-file": "nodes.conf",
+                "cluster-node-timeout": str(NODE_TIMEOUT_MS),
+                "cluster-replica-validity-factor": "0",
+                **self._options,
+            }
+            member = Member(folder, port, options)
+            self.members.append(member)
+            member.start()
+
+    def _line(self, ids: list[str], ports: list[int], index: int, *, myself: bool) -> str:
+        port, me = ports[index], "myself," if myself else ""
+        place = f"{ids[index]} 127.0.0.1:{port}@{port + 10_000}"
+        if index >= self._primaries:
+            of = ids[index % self._primaries]
+            return f"{place} {me}slave {of} 0 0 {index % self._primaries + 1} connected"
+        first = self._slots * index // self._primaries
+        last = self._slots * (index + 1) // self._primaries - 1
+        return f"{place} {me}master - 0 0 {index + 1} connected {first}-{last}"
+
+    def _stop(self) -> None:
+        for member in self.members:
+            if member.running:
+                member.kill()
+            member.stop()
+        self.members.clear()
+
+    def _is_ready(self, member: Member) -> bool:
+        if self._slots == _SLOTS and b"cluster_state:ok" not in member.ask("CLUSTER", "INFO"):
+            return False
+        role = member.ask("ROLE")
+        return bool(role[0] == b"master" and len(role[2]) == self._replicas) or bool(role[3:4] == [b"connected"])
+
+    def heal(self) -> None:
+        """Brings back what was killed or stopped, and waits until the cluster is whole."""
+        for member in self.members:
+            if member.running:
+                member.signal(signal.SIGCONT)
+            else:
+                member.start()
+        until(lambda: all(self._is_ready(member) for member in self.members), "the cluster is whole again")
+
+    # -- who is what ---------------------------------------------------------------------------------------------------
+
+    def primary_of(self, slot: int) -> Member:
+        """Who serves a slot, as a running node says."""
+        for first, last, primary, *_ in self._running().ask("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return self.at(primary[1])
+        raise LookupError(f"nobody serves slot {slot}")
+
+    def replica_of(self, primary: Member) -> Member:
+        """A replica of a primary."""
+        for _, _, main, *replicas in self._running(without=primary).ask("CLUSTER", "SLOTS"):
+            if main[1] == primary.port:
+                return self.at(replicas[0][1])
+        raise LookupError(f"the node at port {primary.port} has no replica")
+
+    def at(self, port: int) -> Member:
+        """The node at a port."""
+        return next(member for member in self.members if member.port == port)
+
+    def serving(self) -> list[Member]:
+        """The primaries that have slots."""
+        return [self.at(port) for port in {shard[2][1] for shard in self._running().ask("CLUSTER", "SLOTS")}]
+
+    def _running(self, *, without: Member | None = None) -> Member:
+        return next(member for member in self.members if member.running and member is not without)
+
+    # -- resharding ----------------------------------------------------------------------------------------------------
+
+    def move_slot(self, slot: int, target: Member, *, keys_at_once: int = 10) -> Iterator[int]:
+        """Moves a slot as ``redis-cli --cluster reshard`` does; yields the keys moved so far, before each step."""
+        source = self.primary_of(slot)
+        source_id, target_id = source.ask("CLUSTER", "MYID").decode(), target.ask("CLUSTER", "MYID").decode()
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        moved = 0
+        while True:
+            yield moved
+            names = source.ask("CLUSTER", "GETKEYSINSLOT", slot, keys_at_once)
+            if not names:
+                break
+            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *names)
+            moved += len(names)
+        for member in (target, source, *self.serving()):
+            member.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+
+class Sentinel(EmbeddedRedis):
+    """One Sentinel that watches a primary."""
+
+    def __init__(self, directory: Path, port: int, *, service: str, primary: int, quorum: int) -> None:
+        super().__init__(directory, append_only=False)
+        self.port = port
+        self._watched = (
+            f"sentinel monitor {service} 127.0.0.1 {primary} {quorum}",
+            f"sentinel down-after-milliseconds {service} {NODE_TIMEOUT_MS}",
+            f"sentinel failover-timeout {service} 5000",
+        )
+
+    def _arguments(self) -> list[str]:
+        """A Sentinel wants a file that it can write."""
+        own = {"port": str(self.port), "bind": "127.0.0.1", "unixsocket": str(self._socket), "logfile": '""'}
+        own |= {"dir": str(self.directory), "pidfile": str(self._pid_file)}
+        file = self.directory / "sentinel.conf"
+        if not file.exists():
+            lines = [*(f"{name} {value}" for name, value in own.items()), *self._watched, ""]
+            file.write_text("\n".join(lines))
+        return [str(file), "--sentinel"]
+
+
+class SentinelGroup:
+    """One primary, replicas and Sentinels that watch them; a context manager."""
+
+    SERVICE: Final = "events"
+
+    def __init__(self, directory: Path, *, replicas: int = 2, sentinels: int = 3) -> None:
+        self._directory = directory
+        self._replicas = replicas
+        self._sentinels = sentinels
+        self.members: list[Member] = []
+        self.sentinels: list[Sentinel] = []
+
+    @property
+    def url(self) -> str:
+        """Its address, by all Sentinels."""
+        places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{places}/{self.SERVICE}"
+
+    def __enter__(self) -> Self:
+        ports = free_ports(1 + self._replicas + self._sentinels)
+        members, sentinels = ports[: 1 + self._replicas], ports[1 + self._replicas :]
+        for port in members:
+            options = {} if port == members[0] else {"replicaof": f"127.0.0.1 {members[0]}"}
+            self.members.append(Member(self._directory / str(port), port, options))
+        for port in sentinels:
+            folder, quorum = self._directory / str(port), self._sentinels // 2 + 1
+            found = Sentinel(folder, port, service=self.SERVICE, primary=members[0], quorum=quorum)
+            self.sentinels.append(found)
+        for server in (*self.members, *self.sentinels):
+            server.start()
+        until(self._is_whole, "the Sentinels know the replicas and each other")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in (*self.sentinels, *self.members):
+            if server.running:
+                server.kill()
+            server.stop()
+
+    def _is_whole(self) -> bool:
+        return all(
+            (fields := self._seen_by(sentinel)).get("num-slaves") == str(self._replicas)
+            and fields.get("num-other-sentinels") == str(self._sentinels - 1)
+            for sentinel in self.sentinels
+        )
+
+    def _seen_by(self, sentinel: Sentinel) -> dict[str, str]:
+        flat = ask(sentinel, "SENTINEL", "MASTER", self.SERVICE)
+        return {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+
+    def primary(self) -> Member:
+        """Who is the primary, as the first Sentinel says."""
+        _, port = ask(self.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.SERVICE)
+        return next(member for member in self.members if member.port == int(port))
