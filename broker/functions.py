@@ -14,7 +14,7 @@ from broker.declarations import Change, changed_by_api, declared_anew, held, ove
 from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy, StoreFault, VersionNotFound
 from broker.names import LATEST, SPARE, Function, Queue, Resource, Stream, Target, check_name, split_function
 from broker.outgoing import event_message, event_messages
-from broker.partitions import counts, delete, follow, growth_fields, purge
+from broker.partitions import counts, delete, follow, growth_fields, purge, together
 from broker.queue_settings import ensure_queue
 from broker.records import FunctionSettings
 from broker.routing import Relay
@@ -90,7 +90,7 @@ class FunctionClient:
         found = [each for place in self._places() if (each := await counts(self._core, place)) is not None]
         if not found:
             raise FunctionNotFound(self.name)
-        return found[0] if len(found) == 1 else found[0].plus(found[1])
+        return together(found)
 
     def _places(self) -> list[Resource]:
         """What holds its events: of an alias two, one for each of its versions."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
+
+import msgspec
 
 from broker.core import Core
 from broker.errors import InvalidOption
@@ -12,6 +14,7 @@ from broker.store.directory import Described
 from broker.store.partitions import grown
 from broker.store.values import Counts
 
+_SUMMED: Final = ("visible", "in_flight", "retrying", "delayed", "set_apart", "outbox")
 _NOTHING: Final = Counts(
     visible=0, in_flight=0, retrying=0, delayed=0, set_apart=0, outbox=0, running=0, oldest_ms=None
 )
@@ -24,7 +27,7 @@ async def counts(core: Core, whole: Resource, *, expire: bool = False) -> Counts
     if first is None or not core.splits.known:
         return first
     others = core.splits.parts(whole)[1:]
-    return _sum([first, *[await _counts_of(core, part, expire=expire) or _NOTHING for part in others]])
+    return together([first, *[await _counts_of(core, part, expire=expire) or _NOTHING for part in others]])
 
 
 async def _counts_of(core: Core, part: Resource, *, expire: bool) -> Counts | None:
@@ -33,18 +36,11 @@ async def _counts_of(core: Core, part: Resource, *, expire: bool) -> Counts | No
     return await core.messages.counts(part)
 
 
-def _sum(found: list[Counts]) -> Counts:
+def together(found: Sequence[Counts]) -> Counts:
+    """Of several places of one function or queue; only the first one's ``running`` counts, as that has the permits."""
     oldest = [one.oldest_ms for one in found if one.oldest_ms is not None]
-    return Counts(
-        visible=sum(one.visible for one in found),
-        in_flight=sum(one.in_flight for one in found),
-        retrying=sum(one.retrying for one in found),
-        delayed=sum(one.delayed for one in found),
-        set_apart=sum(one.set_apart for one in found),
-        outbox=sum(one.outbox for one in found),
-        running=sum(one.running for one in found),
-        oldest_ms=min(oldest, default=None),
-    )
+    summed = {name: sum(getattr(one, name) for one in found) for name in _SUMMED}
+    return msgspec.structs.replace(found[0], **summed, oldest_ms=min(oldest, default=None))
 
 
 async def counters(core: Core, whole: Resource, of_first: Mapping[str, int]) -> dict[str, int]:

@@ -169,13 +169,6 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         """All messages, wherever they are, without what is being sent on."""
         return self.visible + self.in_flight + self.retrying + self.delayed + self.set_apart
 
-    def plus(self, other: Counts) -> Counts:
-        """Of two places of one function together; ``running`` is the same for both."""
-        summed = ("visible", "in_flight", "retrying", "delayed", "set_apart", "outbox")
-        oldest = [each for each in (self.oldest_ms, other.oldest_ms) if each is not None]
-        together = {name: getattr(self, name) + getattr(other, name) for name in summed}
-        return msgspec.structs.replace(self, **together, oldest_ms=min(oldest, default=None))
-
 
 class Peeked(msgspec.Struct, frozen=True):
     """A message that was looked at, not leased."""

@@ -163,9 +163,9 @@ async def test_order_is_kept_also_beside_other_things_in_the_outbox(broker: Brok
     dead = broker.queue("dead.fifo")
     await dead.create(content_deduplication=True, dead_letter=Queue("gone.fifo"), max_receives=1)
     await dead.send("stuck", group="x")
+    await broker.queue("gone.fifo").delete(force=True)
     for _ in range(2):
         await dead.receive(visibility_timeout=0)
-    await broker.queue("gone.fifo").delete(force=True)
     await broker.deliver(dead.resource)
     assert (await dead.counts()).outbox == 1
     await dead.configure(remove_dead_letter=True)

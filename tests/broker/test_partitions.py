@@ -63,10 +63,13 @@ async def received_all(queue: QueueClient) -> list[Message]:
 
 
 async def commands(broker: Broker) -> int:
-    """How many commands the server has run for clients."""
-    info: bytes = await broker.core.runner.fetch("INFO", "commandstats")
-    stats = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    return int(stats["cmdstat_evalsha"].split(",")[0].removeprefix("calls="))
+    """How many scripts the server, or all of a cluster, has run."""
+    total = 0
+    for _, fetch in broker.core.runner.servers():
+        info: bytes = await fetch("INFO", "commandstats")
+        stats = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        total += int(stats["cmdstat_evalsha"].split(",")[0].removeprefix("calls=")) if "cmdstat_evalsha" in stats else 0
+    return total
 
 
 # -- sending ----------------------------------------------------------------------------------------------------------
