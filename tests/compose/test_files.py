@@ -88,6 +88,27 @@ def test_the_cluster_is_of_six_and_in_its_profile() -> None:
     assert profiled == {*(f"cluster-{number}" for number in range(1, 7)), "cluster-keeper"}
 
 
+NODES = [f"cluster-{number}" for number in range(1, 7)]
+
+
+@pytest.mark.parametrize("page", ["deploying.md", "cluster.md"])
+def test_the_command_for_a_cluster_names_all_six_and_leaves_the_one_redis_out(page: str) -> None:
+    said = (ROOT / "docs" / "operations" / page).read_text()
+    seeds = f"PENSTOCK_REDIS_URL=redis+cluster://{','.join(NODES)}"
+    assert f"\n{seeds} docker compose --profile cluster up --scale redis=0\n" in said
+    assert SERVICES["cluster-keeper"]["command"] == NODES
+
+
+def test_the_nodes_have_the_settings_that_the_page_on_clusters_asks_for() -> None:
+    page = (ROOT / "docs" / "operations" / "cluster.md").read_text()
+    wanted = re.findall(r"^(maxmemory-policy|appendonly|cluster-[a-z-]+) (\w+)", page, re.MULTILINE)
+    assert len(wanted) == 5
+    for node in NODES:
+        command = " ".join(SERVICES[node]["command"].split())
+        for name, value in wanted:
+            assert f"--{name} {value}" in command
+
+
 def test_images_are_pinned_to_a_release() -> None:
     for image in base_images():
         assert re.fullmatch(r"(python|redis):\d+\.\d+\.\d+-(slim-)?bookworm", image), image

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,9 +12,9 @@ from urllib.request import urlopen
 
 import msgspec
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.compose.stack import ROOT, Stack, docker, until
+from tests.compose.stack import PROJECT_LABEL, ROOT, Stack, docker, until
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -198,22 +199,133 @@ def test_your_own_app_and_keys_take_the_place_of_the_example(own_folder: Path) -
     assert own.left() == []
 
 
-def test_the_cluster_of_six_is_made_and_found_together_again() -> None:
-    nodes = [f"cluster-{number}" for number in range(1, 7)]
+NODES = [f"cluster-{number}" for number in range(1, 7)]
+SIX = {"PENSTOCK_REDIS_URL": f"redis+cluster://{','.join(NODES)}"}
+UP = ("--profile", "cluster", "up", "--build", "--detach", "--scale", "redis=0")
+TOGETHER = "test:{fn:000000000000:us-east-1:thumbnail}"
+"""A key that is on the same node as all of the example's function."""
 
-    def ask(*words: str) -> str:
-        return six.inside("cluster-1", "redis-cli", "-c", *words)
 
-    with Stack("cluster") as six:
-        six.compose("--profile", "cluster", "up", "--detach", *nodes, "cluster-keeper")
-        until(lambda: six.is_healthy("cluster-keeper"), within_s=120, what="the cluster is made")
-        roles = [line.split()[2].rpartition(",")[2] for line in ask("cluster", "nodes").splitlines()]
-        assert (roles.count("master"), roles.count("slave")) == (3, 3)
-        assert ask("set", "kept", "here").strip() == "OK"
-        containers = {node: six.containers(node)[0] for node in (*nodes, "cluster-keeper")}
-        docker("stop", "-t", "5", *containers.values())
-        for node in (*reversed(nodes), "cluster-keeper"):  # in another order they get other addresses
-            docker("start", containers[node])
-        until(lambda: "cluster_state:ok" in ask("cluster", "info"), within_s=90, what="it is one cluster again")
-        assert ask("get", "kept").strip() == "here"
-    assert six.left() == []
+@pytest.fixture(scope="module")
+def six() -> Iterator[Stack]:
+    """The stack on a cluster of six, without the one Redis."""
+    with Stack("cluster", environment=SIX) as made:
+        made.compose(*UP)
+        until(lambda: is_whole(made), within_s=180, what="the cluster is made")
+        until(lambda: is_ready(made), within_s=120, what="the gateway answers")
+        yield made
+    assert made.left() == []
+
+
+def is_whole(six: Stack) -> bool:
+    check = f"sh /keep-cluster.sh --check {' '.join(NODES)} && echo whole"
+    return six.compose("exec", "-T", "cluster-keeper", "sh", "-c", check, check=False).strip() == "whole"
+
+
+def roles(six: Stack, asked: str) -> dict[str, str]:
+    """Which service of the six is what now: ``primary`` or ``replica``, as that one tells; without those that fail."""
+    lines = [line.split() for line in six.inside(asked, "redis-cli", "cluster", "nodes").splitlines()]
+    services = {at: node for node, at in addresses(six).items()}
+    flags = {services.get(line[1].partition(":")[0], ""): line[2].removeprefix("myself,") for line in lines}
+    names = {"master": "primary", "slave": "replica"}
+    return {node: names[each] for node, each in flags.items() if node and each in names}
+
+
+def addresses(six: Stack) -> dict[str, str]:
+    """Where each of the six is now; "" where it does not run."""
+    project = ("--filter", f"label={PROJECT_LABEL}={six.project}")
+    found = msgspec.json.decode(docker("inspect", *docker("ps", "--all", "--quiet", *project).split()))
+    return {
+        service: next(iter(each["NetworkSettings"]["Networks"].values()))["IPAddress"]
+        for each in found
+        if (service := each["Config"]["Labels"]["com.docker.compose.service"]) in NODES
+    }
+
+
+def serves(six: Stack, key: str) -> str:
+    """The primary that has this key; a write to it waits until its replica has it, and all that was before."""
+    commands = f"SET {key} 1\nWAIT 1 60000\n"
+    for node in (node for node, role in roles(six, NODES[0]).items() if role == "primary"):
+        said = six.inside(node, "sh", "-c", f"printf '{commands}' | redis-cli").split()
+        if said == ["OK", "1"]:
+            return node
+    msg = f"no primary has {key}, with a replica"
+    raise AssertionError(msg)
+
+
+def send_in(client: Any, folder: str) -> None:
+    """All photographs, for one folder each time; a gateway that cannot store them at the moment is asked again."""
+    for photo in PHOTOS:
+        event = {"source": f"/app/examples/thumbnails/photos/{photo}", "target_dir": f"/out/{folder}"}
+        payload = msgspec.json.encode(event)
+
+        def stored(payload: bytes = payload) -> bool:
+            try:
+                answer = client.invoke(FunctionName="thumbnail", InvocationType="Event", Payload=payload)
+            except (ClientError, BotoCoreError):
+                return False
+            return bool(answer["StatusCode"] == 202)
+
+        until(stored, within_s=90, what=f"{photo} is taken for {folder}")
+
+
+def are_made(six: Stack, folders: Sequence[str]) -> bool:
+    """Whether the thumbnails of all photographs are in all of these."""
+    there = six.inside("runtime", "find", "/out", "-name", "*.thumb.jpg").split()
+    return {f"/out/{folder}/{photo}.thumb.jpg" for folder in folders for photo in PHOTOS} <= set(there)
+
+
+def test_gateway_and_workers_go_on_when_a_primary_of_the_cluster_is_killed(six: Stack) -> None:
+    assert six.containers("redis") == []
+    lambda_, sqs = (six.client(service, six.access_key()) for service in ("lambda", "sqs"))
+    queues = [sqs.create_queue(QueueName=f"letters-{number}")["QueueUrl"] for number in range(12)]
+    for queue in queues:
+        sqs.send_message(QueueUrl=queue, MessageBody=f"before {queue}")
+    until(lambda: described(six)["live_workers"] == 1, within_s=120, what="the worker is there")
+
+    docker("pause", *six.containers("runtime"))
+    before = [f"before-{number}" for number in range(ROUNDS)]
+    for folder in before:
+        send_in(lambda_, folder)
+    held = serves(six, TOGETHER)
+    others = [node for node in NODES if node != held]
+    docker("kill", six.containers(held)[0])
+    docker("unpause", *six.containers("runtime"))
+
+    send_in(lambda_, "after")
+    until(lambda: are_made(six, (*before, "after")), within_s=300, what="every photograph has its thumbnail")
+    until(
+        lambda: Counter(roles(six, others[0]).values()) == {"primary": 3, "replica": 2}, within_s=60, what="five go on"
+    )
+    assert held not in roles(six, others[0])
+    told = described(six)
+    assert told["counters"]["done"] >= (ROUNDS + 1) * len(PHOTOS)
+    assert told["counters"]["failed"] == 0
+    assert "worker_died" not in docker("logs", *six.containers("runtime"))
+    for queue in queues:
+        (message,) = sqs.receive_message(QueueUrl=queue)["Messages"]
+        assert message["Body"] == f"before {queue}"
+
+    docker("start", six.containers(held)[0])
+    until(lambda: roles(six, others[0]).get(held) == "replica", within_s=90, what="the killed one is a replica")
+
+
+def test_a_cluster_that_was_stopped_is_found_together_again_at_other_addresses(six: Stack) -> None:
+    sqs = six.client("sqs", six.access_key())
+    queues = [sqs.create_queue(QueueName=f"kept-{number}")["QueueUrl"] for number in range(12)]
+    for queue in queues:
+        sqs.send_message(QueueUrl=queue, MessageBody=f"still here, {queue}")
+    containers = {node: six.containers(node)[0] for node in NODES}
+    before = addresses(six)
+    docker("stop", "-t", "5", *containers.values())
+    for node in reversed(NODES):
+        docker("start", containers[node])
+    assert addresses(six) != before
+    until(lambda: is_whole(six), within_s=180, what="it is one cluster again")
+    until(lambda: is_ready(six), within_s=120, what="the gateway has found it")
+    for queue in queues:
+        (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=1)["Messages"]
+        assert message["Body"] == f"still here, {queue}"
+    lambda_ = six.client("lambda", six.access_key())
+    send_in(lambda_, "again")
+    until(lambda: are_made(six, ["again"]), within_s=120, what="the worker has found it")
