@@ -203,6 +203,48 @@ async def mixed(event: dict[str, int], context: Context) -> None:
     _note("end", context)
 
 
+# -- large events, some of which fail for good: for a Redis that is full ----------------------------------------------
+
+heavy = App()
+
+
+@heavy.function(retries=0, max_crashes=1_000, dead_letter=Queue("dead"))
+async def carry(event: dict[str, Any], context: Context) -> None:
+    """Takes as many milliseconds as the event says, and fails if it says so."""
+    _note("start", context)
+    await asyncio.sleep(event["ms"] / 1000)
+    if event["fails"]:
+        raise ValueError("no")
+    _note("end", context)
+
+
+# -- groups whose order counts ----------------------------------------------------------------------------------------
+
+ordered = App()
+
+
+@ordered.queue("steps.fifo", name="step", batch_size=10, partial_failures=True, max_crashes=1_000)
+async def step(event: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Notes each record as `group:number`; one that says so fails, and with it what stands behind it in its group."""
+    failed: set[str] = set()
+    names = []
+    for record in event["Records"]:
+        group, _, number = record["body"].partition(":")
+        attempt = int(record["attributes"]["ApproximateReceiveCount"])
+        if group in failed:
+            names.append(record["messageId"])
+            continue
+        _recorder().write("start", record["body"], fence=context.fencing_token, attempt=attempt)
+        await asyncio.sleep(0.001)
+        if number.endswith("!") or (number.endswith("?") and attempt == 1):
+            failed.add(group)
+            names.append(record["messageId"])
+        _recorder().write(
+            "cut" if group in failed else "end", record["body"], fence=context.fencing_token, attempt=attempt
+        )
+    return {"batchItemFailures": [{"itemIdentifier": name} for name in names]}
+
+
 # -- an app that loads and cannot be registered -----------------------------------------------------------------------
 
 impossible = App()
