@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from broker import partitions
 from broker.client import Broker
 from broker.core import Core
 from broker.errors import FunctionNotFound, QueueNotFound
@@ -37,7 +38,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 async def work_of_queue(broker: Broker, name: str) -> Work:
     """Raises QueueNotFound, InvalidName, StoreError."""
-    counts = await broker.core.messages.counts(broker.core.resource("queue", check_name("queue", name)))
+    counts = await partitions.counts(broker.core, broker.core.resource("queue", check_name("queue", name)))
     if counts is None:
         raise QueueNotFound(name)
     return _work(counts, await broker.core.messages.now_ms())
@@ -74,7 +75,7 @@ async def work_of_function(broker: Broker, name: str) -> Work:
 
 async def _work_of_mapping(core: Core, mapping: MappingSettings, now_ms: int, *, rests: bool) -> Work | None:
     resource: Resource = core.resource("queue", mapping.queue)
-    counts = await core.messages.counts(resource)
+    counts = await partitions.counts(core, resource)
     if counts is None:
         return None
     return _work(counts, now_ms, rests=rests or not mapping.enabled, queue=mapping.queue)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
+from broker import partitions
 from broker.client import Broker
 from broker.core import Core
 from broker.errors import PenstockError
 from broker.figures import Key, Metric
 from broker.names import SPARE, Kind, Resource
-from broker.store.directory import Described
 from broker.store.values import Counts
 
 PER_PAGE: Final = 1_000
@@ -130,10 +131,12 @@ class StoredFigures:
 
         async def read(core: Core, resource: Resource) -> None:
             async with limit:
-                counts = await core.messages.counts(resource)
+                counts = await partitions.counts(core, resource)
                 described = await core.directory.describe(resource)
-            if counts is not None and described is not None:  # None: deleted meanwhile
-                gathered.add(resource, counts, described)
+                if counts is None or described is None:  # deleted meanwhile
+                    return
+                counters = await partitions.counters(core, resource, described.counters)
+            gathered.add(resource, counts, counters)
 
         await asyncio.gather(*(read(core, resource) for core, resource in resources))
         return gathered.sorted()
@@ -146,7 +149,7 @@ class _Samples:
         self._now_ms: Final = now_ms
         self._found: Final[dict[str, dict[Key, float]]] = {metric.name: {} for metric in STORED}
 
-    def add(self, resource: Resource, counts: Counts, described: Described) -> None:
+    def add(self, resource: Resource, counts: Counts, counters: Mapping[str, int]) -> None:
         """Everything of one resource."""
         whose = (resource.kind, resource.name.removesuffix(SPARE), resource.account, resource.region)
         for state in STATES:
@@ -158,7 +161,7 @@ class _Samples:
             self._add(IN_USE, whose, counts.running)
         for counter in COUNTERS:
             if resource.kind in counter.kinds:
-                self._add(counter.metric, whose, described.counters[counter.field])
+                self._add(counter.metric, whose, counters[counter.field])
 
     def _add(self, metric: Metric, labels: Key, value: float) -> None:
         samples = self._found[metric.name]

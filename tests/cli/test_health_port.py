@@ -61,7 +61,7 @@ class Workers:
             assert self.process.poll() is None, self.err.read_text()
             return re.search(r'"health_listening","url":"http://[^"]*:(\d+)"', self.err.read_text())
 
-        return Bound("127.0.0.1", int((await eventually(look))[1]))
+        return Bound("127.0.0.1", int((await eventually(look, within_s=40))[1]))
 
     async def is_ready(self, *, status: int = 200) -> str:
         """Returns when it says so; what it says."""
@@ -79,7 +79,7 @@ class Workers:
             found = await scrape(self.bound)
             return found if found.sum(metric, **labels) >= value else None
 
-        found: Scraped = await eventually(look)
+        found: Scraped = await eventually(look, within_s=40)
         return found
 
 
@@ -158,6 +158,7 @@ async def test_metrics_need_the_token_and_health_does_not(shell: Shell, broker: 
         assert (closed.status, "PENSTOCK_METRICS_TOKEN" in closed.json["reason"]) == (403, True)
     shell.environment["PENSTOCK_METRICS_TOKEN"] = TOKEN
     async with workers(shell) as running:
+        await running.is_ready()
         assert (await answer_of(running.bound, "/metrics")).status == 401
         await scrape(running.bound, Authorization=f"Bearer {TOKEN}")
         assert (await answer_of(running.bound, "/health/live")).status == 200

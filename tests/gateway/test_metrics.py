@@ -265,3 +265,16 @@ def test_a_token_is_read_from_a_file_and_does_not_show(tmp_path: Path) -> None:
     assert options.metrics_token.is_in(f"Bearer {TOKEN}".encode())
     assert TOKEN not in repr(options)
     assert read_metrics_token({}) is None
+
+
+async def test_partitions_are_one_queue_in_metrics_and_for_scaling(broker: Broker) -> None:
+    queue = broker.queue("split")
+    await queue.create(partitions=4)
+    for number in range(8):
+        await queue.send_many([number])
+    async with gateway(broker) as bound:
+        found = await scrape(bound)
+        work = (await answer_of(bound, "/scaling/queue/split")).json
+    assert found.one("penstock_messages", kind="queue", name="split", state="visible") == 8
+    assert found.one("penstock_messages_sent_total", kind="queue", name="split") == 8
+    assert work["backlog"] == 8
