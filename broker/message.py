@@ -34,7 +34,8 @@ class Message:
         self.facts: Final[Facts] = claimed.facts
         self.id: Final[str] = header.id or message_id(claimed.entry, claim.nonce)
         """Unique; the caller's own where one was given."""
-        self.body: Final[str] = body.decode()
+        # Damaged text is handed out all the same: it must not keep back what was received with it.
+        self.body: Final[str] = body.decode(errors="replace")
         """The stored text."""
         self.sent_ms: Final[int] = self.facts.sent_ms or int(claimed.entry.partition("-")[0])
         """When it was first sent, in milliseconds of Redis's clock."""

@@ -188,16 +188,21 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, text: bytes) -> Facts:
-        """Facts from their stored form; empty text is a message that is handed out for the first time."""
+        """Facts from their stored form; empty text is a message that is handed out for the first time. What is damaged
+        is forgotten, as in the scripts."""
         if not text:
             return FIRST_FACTS
-        receives, tries, crashes, first, sent, culprit = text.decode().split(",", 5)
+        try:
+            receives, tries, crashes, first, sent, culprit = text.decode().split(",", 5)
+            numbers = [int(word) for word in (receives, tries, crashes, first, sent)]
+        except ValueError:
+            return FIRST_FACTS
         return cls(
-            receives=int(receives),
-            tries=int(tries),
-            crashes=int(crashes),
-            first_receive_ms=int(first),
-            sent_ms=int(sent),
+            receives=numbers[0],
+            tries=numbers[1],
+            crashes=numbers[2],
+            first_receive_ms=numbers[3],
+            sent_ms=numbers[4],
             culprit=culprit,
         )
 

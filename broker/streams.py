@@ -92,7 +92,7 @@ class StreamClient:
 
 
 def _record(entry: LogEntry) -> StreamRecord:
-    return StreamRecord(entry.position, entry.id, entry.body.decode())
+    return StreamRecord(entry.position, entry.id, entry.body.decode(errors="replace"))
 
 
 async def _configure(core: Core, resource: Resource, settings: StreamSettings, *, implied: bool) -> None:

@@ -79,7 +79,7 @@ MUTATIONS: Final = (
                 "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now + 300,",
             ),
         ),
-        test=_STOPPED,
+        test=_KILLED,
     ),
     Mutant(
         name="renewal",
@@ -131,7 +131,13 @@ MUTATIONS: Final = (
     ),
     Mutant(
         name="requeue-on-drain",
-        safeguard="a stop gives back what has not started",
+        safeguard="a stop gives back what runs on after its grace period",
+        edits=(Edit("runtime/worker.py", "        await self._abandon_calls(engine)\n", ""),),
+        test=_DRAINED,
+    ),
+    Mutant(
+        name="hand-back",
+        safeguard="a stop gives back at once what has not started",
         edits=(
             Edit(
                 "runtime/sources/invocation.py",
@@ -139,7 +145,7 @@ MUTATIONS: Final = (
                 "        while False:\n            self._settler",
             ),
         ),
-        test=_DRAINED,
+        test="tests/runtime/test_worker.py",
     ),
     Mutant(
         name="claim-after-stop",

@@ -68,7 +68,9 @@ def _no_previous() -> str:
 
 
 def _no_soak() -> str:
-    return "" if os.environ.get("PENSTOCK_FAULT_SOAK_S") else "only by PENSTOCK_FAULT_SOAK_S=7200: it takes that long"
+    return (
+        "" if os.environ.get("PENSTOCK_FAULT_SOAK_S") else "only where PENSTOCK_FAULT_SOAK_S says for how many seconds"
+    )
 
 
 _HERE: Final = "tests/faults/"

@@ -27,7 +27,7 @@ _READY_S: Final = 20.0
 
 
 class Service:
-    """Started on entering, when its workers are ready; drained on leaving."""
+    """Started on entering, when its workers are ready; drained on leaving. ``root`` is the tree whose code it runs."""
 
     def __init__(
         self,
@@ -41,7 +41,9 @@ class Service:
         max_calls: int = 1_000,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        root: Path = ROOT,
     ) -> None:
+        self._root: Final = root
         self.folder: Final = folder
         self._log: Final = folder / "log.jsonl"
         self._processes: Final = processes
@@ -55,7 +57,7 @@ class Service:
             "PENSTOCK_PREFIX": settings.prefix,
             "PENSTOCK_LEASE_MS": str(settings.lease_ms),
             HISTORY_VARIABLE: str(folder),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(root),
             **(environment or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,7 +78,7 @@ class Service:
         """Returns when all its workers are ready."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=ROOT, stdout=log, stderr=log, env=self._environment, start_new_session=True
+                self._command, cwd=self._root, stdout=log, stderr=log, env=self._environment, start_new_session=True
             )
         ready_before = len(list(self.lines("worker_ready")))
         deadline = time.monotonic() + _READY_S

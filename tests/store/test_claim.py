@@ -367,3 +367,17 @@ async def test_memory_is_given_back_when_all_but_a_few_are_finished_and_those_wa
     assert (await desk.counts()).retrying == 3_000
     assert full > 10_000_000
     assert after < empty + 20_000
+
+
+# -- damaged data -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damaged", ["", "1,0", "one,0,0,0,0,", b"\xff\xfe,,"])
+async def test_damaged_counters_are_forgotten_and_stop_nobody(desk: Desk, clock: Clock, damaged: str | bytes) -> None:
+    stored = await desk.send("damaged", delay_ms=1_000)
+    await desk.core.runner.fetch("HSET", desk.keys.facts, stored.entry(0), damaged)
+    await desk.send("sound")
+    await clock.advance(1)
+    claim = await desk.claim()
+    assert sorted(bodies(claim)) == ["damaged", "sound"]
+    assert {item.facts.tries for item in claim.messages} == {0}

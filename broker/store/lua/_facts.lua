@@ -4,6 +4,8 @@ local function read_facts(text)
   if not text then return nil end
   local receives, tries, crashes, first, sent, culprit =
     string.match(text, '^(%d+),(%d+),(%d+),(%d+),(%d+),(.*)$')
+  -- Damaged: one message's past is forgotten, rather than that it stops its queue.
+  if not receives then return { receives = 1, tries = 0, crashes = 0, first = 0, sent = 0, culprit = '' } end
   return { receives = tonumber(receives), tries = tonumber(tries), crashes = tonumber(crashes),
            first = tonumber(first), sent = tonumber(sent), culprit = culprit }
 end
