@@ -14,6 +14,7 @@ from broker import Broker
 from broker.embedded import EmbeddedRedis
 from broker.outgoing import event_message
 from broker.settings import Settings
+from broker.store.values import Stored
 from tests.faults.history import read_histories
 from tests.faults.scene import SEED, assert_nothing_left, judged, report, sized, until, wait_until_empty
 from tests.faults.service import Service
@@ -60,7 +61,7 @@ async def test_what_is_damaged_is_set_aside_and_the_rest_flows(
         late = msgspec.structs.replace(event_message("swallow", {"do": "well"}), delay_ms=DELAY_MS)
         for kind in KINDS:
             stored = await broker.core.messages.send(resource, [late] * OF_A_KIND, token=kind, bucket="damage")
-            assert stored is not None
+            assert isinstance(stored, Stored)
             for number in range(OF_A_KIND):
                 kinds[stored.id(number)] = kind
                 await damage(broker, kind, stored.entry(number), chance)
