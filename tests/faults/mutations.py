@@ -132,7 +132,7 @@ MUTATIONS: Final = (
     Mutant(
         name="requeue-on-drain",
         safeguard="a stop gives back what runs on after its grace period",
-        edits=(Edit("runtime/worker.py", "        await self._abandon_calls(engine)\n", ""),),
+        edits=(Edit("runtime/worker.py", "                engine.invoker.abandon(call)\n", "                pass\n"),),
         test=_DRAINED,
     ),
     Mutant(
