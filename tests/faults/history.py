@@ -55,7 +55,8 @@ def newest_lines(folder: Path) -> Iterator[Line]:
             start = max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES)
             file.seek(start)
             text = file.read().decode()
-        yield from _parsed(text.splitlines()[1 if start else 0 :])
+        whole = text[: text.rfind("\n") + 1]  # the last line may be only half written
+        yield from _parsed(whole.splitlines()[1 if start else 0 :])
 
 
 def _lines_of(path: Path) -> Iterator[Line]:

@@ -188,9 +188,10 @@ def test_as_a_program_with_nothing_but_the_environment(gateway: Gateway, account
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:awscli")
 def test_lambda_is_configured_from_the_command(gateway: Gateway, environment: None, control: LambdaClient) -> None:
     aws = Cli(gateway.url, "lambda")
-    arn = control.register()
+    arn = control.register(build="7f3a2c")
     mappings_of(aws, control)
     settings_of_functions(aws)
+    versions_of_functions(aws)
     aws("tag-resource", resource=arn, tags="team=a,stage=b")
     aws("untag-resource", resource=arn, tag_keys="team")
     assert aws("list-tags", resource=arn) == {"Tags": {"stage": "b"}}
@@ -233,3 +234,18 @@ def settings_of_functions(aws: Cli) -> None:
     assert (found["MaximumRetryAttempts"], found["MaximumEventAgeInSeconds"]) == (1, 60)
     assert len(aws("list-function-event-invoke-configs", **work)["FunctionEventInvokeConfigs"]) == 1
     aws("delete-function-event-invoke-config", **work)
+
+
+def versions_of_functions(aws: Cli) -> None:
+    work = {"function_name": "work"}
+    assert aws("publish-version", **work)["Version"] == "1"
+    assert [each["Version"] for each in aws("list-versions-by-function", **work)["Versions"]] == ["$LATEST", "1"]
+    live = {**work, "name": "live"}
+    assert aws("create-alias", **live, function_version="1")["FunctionVersion"] == "1"
+    assert aws("update-alias", **live, description="what customers use")["Description"] == "what customers use"
+    assert aws("get-alias", **live)["FunctionVersion"] == "1"
+    assert [each["Name"] for each in aws("list-aliases", **work)["Aliases"]] == ["live"]
+    aws("delete-alias", **live)
+    aws("delete-function", **work, qualifier="1")
+    aws("put-function-recursion-config", **work, recursive_loop="Allow")
+    assert aws("get-function-recursion-config", **work) == {"RecursiveLoop": "Allow"}

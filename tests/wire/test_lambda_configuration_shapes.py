@@ -126,7 +126,7 @@ NEVER_ANSWERED: Final[dict[str, set[str]]] = {
         "StartingPosition", "StartingPositionTimestamp", "Topics", "TumblingWindowInSeconds",
     },
     "FunctionConfiguration": {
-        "AcceleratorConfig", "Architectures", "CapacityProviderConfig", "ConfigSha256", "DurableConfig", "Environment",
+        "AcceleratorConfig", "Architectures", "CapacityProviderConfig", "ConfigSha256", "DurableConfig",
         "EphemeralStorage", "FileSystemConfigs", "Handler", "ImageConfigResponse", "KMSKeyArn",
         "LastUpdateStatusReason", "LastUpdateStatusReasonCode", "Layers", "LoggingConfig", "MasterArn", "Role",
         "Runtime", "RuntimeConfig", "RuntimeVersionConfig", "SigningJobArn", "SigningProfileVersionArn", "SnapStart",
@@ -135,6 +135,7 @@ NEVER_ANSWERED: Final[dict[str, set[str]]] = {
     "GetFunctionResponse": {"TagsError"},
     "FunctionCodeLocation": {"Error", "ImageUri", "Location", "RepositoryType", "ResolvedImageUri", "SourceKMSKeyArn"},
     "DeadLetterConfig": set(),
+    "EnvironmentResponse": {"Error"},
     "ProvisionedPollerConfig": {"PollerGroupName"},
 }  # fmt: skip
 """By shape: what is of other kinds of sources, of code and networks that are elsewhere, or of failures that cannot
