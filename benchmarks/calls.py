@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from itertools import repeat
 from typing import Final
@@ -18,7 +18,7 @@ import msgspec
 from benchmarks import apps, bare
 from benchmarks.harness import Bed, Stage, child, event
 from benchmarks.records import Figure, Round, Target, figure
-from benchmarks.wire_client import Requests, Script, run_scripts
+from benchmarks.wire_client import Requests, each_of, run_scripts, timed
 
 _CALLERS: Final = 100
 _CONNECTIONS: Final = 64
@@ -96,7 +96,7 @@ async def _round(stage: Stage, bed: Bed, ports: _Ports, echoes: bare.Echoes, fou
     invoke = Requests(ports.gateway, service="lambda").invoke
     request = invoke(apps.NOOP, "RequestResponse", packed)
     took_ms: list[float] = []
-    await run_scripts(ports.gateway, [_timed(repeat(request, samples), took_ms)])
+    await run_scripts(ports.gateway, [timed(repeat(request, samples), took_ms)])
     found.late("HTTP", sorted(took_ms), bare_ms)
     found.rate("HTTP", await _wire_rate(ports.gateway, request, calls, _CALLERS), bare_rate)
 
@@ -130,20 +130,7 @@ async def _rate(one: Callable[[], Awaitable[object]], calls: int) -> float:
 
 async def _wire_rate(port: int, request: bytes, requests: int, connections: int) -> float:
     left = repeat(request, requests)
-    return requests / await run_scripts(port, [_each(left) for _ in range(connections)])
-
-
-def _each(requests: Iterator[bytes]) -> Script:
-    """Sends what nobody else has sent yet: all connections share the iterator."""
-    for request in requests:  # noqa: UP028 - it has no `send`, which `yield from` would pass the answers to
-        yield request
-
-
-def _timed(requests: Iterator[bytes], took_ms: list[float]) -> Script:
-    for request in requests:
-        started = time.perf_counter()
-        yield request
-        took_ms.append(1e3 * (time.perf_counter() - started))
+    return requests / await run_scripts(port, [each_of(left) for _ in range(connections)])
 
 
 def _at(ordered: list[float], share: float) -> float:

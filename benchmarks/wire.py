@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count, cycle, islice
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -18,7 +18,7 @@ import msgspec
 
 from benchmarks.harness import Bed, Stage, child, event
 from benchmarks.records import Figure, Round, Target, figure
-from benchmarks.wire_client import KEY_ID, REGION, SECRET, Requests, Script, run_scripts
+from benchmarks.wire_client import KEY_ID, REGION, SECRET, Requests, Script, each_of, run_scripts, timed
 
 CONNECTIONS: Final = 64
 _BATCH: Final = 10
@@ -118,7 +118,7 @@ class _Lane:
             took_s = await run_scripts(self.port, [self._receive_and_delete(made) for _ in range(CONNECTIONS)])
             return next(made) / took_s
         work = islice(cycle(self._prepared[action]), requests)
-        return requests / await run_scripts(self.port, [_each(work) for _ in range(CONNECTIONS)])
+        return requests / await run_scripts(self.port, [each_of(work) for _ in range(CONNECTIONS)])
 
     def _receive_and_delete(self, made: Iterator[int]) -> Script:
         """Until nothing is left; draws a number for each request, but not for the last receive, which is empty."""
@@ -131,7 +131,7 @@ class _Lane:
     async def latency_ms(self, samples: int) -> float:
         """The median time of a send by one connection."""
         took_ms: list[float] = []
-        await run_scripts(self.port, [_timed(islice(cycle(self._prepared["send"]), samples), took_ms)])
+        await run_scripts(self.port, [timed(islice(cycle(self._prepared["send"]), samples), took_ms)])
         return statistics.median(took_ms)
 
     async def boto3_rate(self, calls: int) -> float:
@@ -230,19 +230,6 @@ def _figures(found: _Findings, *, aof: bool) -> list[Figure]:
 
 def _body(number: int) -> str:
     return msgspec.json.encode(event(number)).decode()
-
-
-def _each(requests: Iterator[bytes]) -> Script:
-    """Sends what nobody else has sent yet: all connections share the iterator."""
-    for request in requests:  # noqa: UP028 - it has no `send`, which `yield from` would pass the answers to
-        yield request
-
-
-def _timed(requests: Iterable[bytes], took_ms: list[float]) -> Script:
-    for request in requests:
-        started = time.perf_counter()
-        yield request
-        took_ms.append(1e3 * (time.perf_counter() - started))
 
 
 def _boto3_rate(port: int, url: str, calls: int) -> float:

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeAlias, cast
 
@@ -67,6 +67,20 @@ class Requests:
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         signed = f"AWS4-HMAC-SHA256\n{self._date}\n{self._scope}\n{digest}"
         return hmac.new(self._key, signed.encode(), hashlib.sha256).hexdigest()
+
+
+def each_of(requests: Iterator[bytes]) -> Script:
+    """Sends what nobody else has sent yet: all connections may share the iterator."""
+    for request in requests:  # noqa: UP028 - it has no `send`, which `yield from` would pass the answers to
+        yield request
+
+
+def timed(requests: Iterable[bytes], took_ms: list[float]) -> Script:
+    """Sends one after another, and notes how long each took."""
+    for request in requests:
+        started = time.perf_counter()
+        yield request
+        took_ms.append(1e3 * (time.perf_counter() - started))
 
 
 class WireRefused(RuntimeError):
