@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import structlog.testing
@@ -35,7 +35,11 @@ async def limited(broker: Broker, limits: Limits = QUICK) -> AsyncIterator[Bound
     """A server with short times; that it goes on is looked at in the end."""
     async with serving(tiny_app(broker, tiny(), max_body_bytes=MAX_BODY), limits=limits) as bound:
         yield bound
-        assert (await asked(bound, json_request("Nothing", {}))).status == 200
+        for _ in range(5):
+            with suppress(ConnectionResetError):  # on a busy machine, its time may be over before it has been read
+                assert (await asked(bound, json_request("Nothing", {}))).status == 200
+                return
+        raise AssertionError("it does not go on")
 
 
 @pytest.mark.parametrize(

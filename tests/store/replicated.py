@@ -15,7 +15,7 @@ from broker.embedded import EmbeddedRedis
 from broker.settings import Settings
 
 _ATTEMPTS = 400
-CONFIRM_MS = 300
+CONFIRM_MS = 3_000  # a replica on a busy machine may need some of it
 SETTINGS = Settings(confirm_ms=CONFIRM_MS)
 
 

@@ -109,9 +109,13 @@ def test_calls_without_a_qualifier_go_to_the_older_build_when_the_newer_has_left
         aws_lambda.publish_version(FunctionName="orders")
         with served(two.app):
             until(lambda: aws_lambda.run("orders").result[0] == "two", "the newer one takes over")
-            aws_lambda.run("orders", "to two", InvocationType="Event")
-            until(lambda: ("to two", "$LATEST", aws_lambda.arn("orders")) in two.seen, "it ran")
+            until(lambda: _lands(aws_lambda, two), "events go to the newer one, once the older stands back")
         until(lambda: _answers(aws_lambda, "orders", "one"), "the older one takes over again")
+
+
+def _lands(aws_lambda: Lambda, build: Build) -> bool:
+    aws_lambda.run("orders", "to two", InvocationType="Event")
+    return ("to two", "$LATEST", aws_lambda.arn("orders")) in build.seen
 
 
 def _answers(aws_lambda: Lambda, function: str, build: str) -> bool:
