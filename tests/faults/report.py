@@ -113,7 +113,7 @@ def _case(case: Case) -> Iterator[str]:
 
 
 def _words(items: Iterable[tuple[str, object]]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in items)
+    return ", ".join(f"{name.replace('_', ' ')} {value if name == 'seed' else _number(value)}" for name, value in items)
 
 
 def _number(value: object) -> str:
