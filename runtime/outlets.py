@@ -16,12 +16,10 @@ import msgspec
 from broker.calls import CallNotice, CallReply
 from broker.chunks import PIECE_BYTES, cost_of, pieces_of
 from broker.core import Core
-from broker.errors import StoreError
+from runtime.telling import tell_caller
 
 _LOOK_S: Final = 2.0
 _MISSED_LOOKS: Final = 2
-_DEAF_S: Final = 5.0
-_PAUSE_S: Final = 0.1
 _KEPT_S: Final = 60.0
 """How long what a reader has not taken is kept for it behind the handler's end."""
 
@@ -129,21 +127,12 @@ class Outlet:
         return part
 
     async def _deliver(self, part: _Part) -> None:
-        """Until somebody has heard it. What comes twice is known by its number."""
-        loop = asyncio.get_running_loop()
-        deaf_since = loop.time()
-        while not self._closed:
-            try:
-                if await self._core.parcels.tell(self.reader, part.notice):
-                    if self._sent == part.number - 1:  # else the reader has asked for earlier ones meanwhile
-                        self._sent = part.number
-                    return
-            except StoreError:
-                deaf_since = loop.time()
-            if loop.time() - deaf_since > _DEAF_S:
-                self._on_deaf()
-                return
-            await asyncio.sleep(_PAUSE_S)
+        """What comes twice is known by its number."""
+        if await tell_caller(self._core, self.reader, part.notice, still=lambda: not self._closed):
+            if self._sent == part.number - 1:  # else the reader has asked for earlier ones meanwhile
+                self._sent = part.number
+        elif not self._closed:
+            self._on_deaf()
 
 
 class Outlets:

@@ -114,7 +114,7 @@ LAYERS: dict[str, Layers] = {
         ("",),
     ),
     "runtime": (
-        ("context", "outcomes", "logs", "shaping", "waiter", "recycling", "reporting", "registration_log"),
+        ("context", "outcomes", "logs", "shaping", "waiter", "recycling", "reporting", "registration_log", "telling"),
         ("yielding", "metrics", "batches"),
         ("handlers", "policy", "call_log", "lambda_environment", "left_tasks"),
         ("tracing",),

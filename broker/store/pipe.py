@@ -276,9 +276,7 @@ class Subscription(asyncio.Protocol):
 
     async def get_message(self, *, timeout: float | None) -> list[Any] | None:
         """Kind, channel and data of the next message; None when there was none for so many seconds."""
-        if not self._told:
-            if self._lost:
-                raise failures.ConnectionError(self._lost)
+        if not self._told and not self._lost:
             self._news = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(timeout):
@@ -306,7 +304,8 @@ class Subscription(asyncio.Protocol):
                 self._told.append(message)
         except failures.InvalidResponse as error:
             self._lose(f"not a message of Redis: {error}")
-        self._tell()
+        if self._told:  # a large message comes in several reads
+            self._tell()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server, or the way to it, has gone."""

@@ -22,6 +22,7 @@ from runtime.metrics import CallFigures
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, exit_error, failed
 from runtime.outlets import Outlets
 from runtime.policy import in_loop
+from runtime.telling import tell_caller
 from runtime.tracing import Tracer
 
 _PARCEL_TTL_MS: Final = 60_000
@@ -161,7 +162,7 @@ class CallSource:
         resource = self._engine.core.resource("function", notice.function)
         await self._free(resource, notice.id)
         reply = CallReply(id=notice.id, refused=why)
-        await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
+        await self._tell(notice, reply)
 
     async def _tell_unreadable(
         self, notice: CallNotice, function: HandlerFunction, resource: Resource, error: Unreadable
@@ -179,7 +180,7 @@ class CallSource:
         await self._free(self._engine.core.resource("function", notice.function), notice.id)
         error = error_json("RecursiveInvocationException", RECURSION_STOPPED, notice.id)
         reply = CallReply(id=notice.id, failed=True, payload=error, in_loop=True)
-        await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
+        await self._tell(notice, reply)
 
     def _on_outcome(self, call: Call) -> None:
         tail = _end_log(call.log, call.outcome, call.function)
@@ -226,7 +227,13 @@ class CallSource:
         if not inline:
             await self._engine.core.parcels.put(reply_parcel(notice.id), payload, ttl_ms=_PARCEL_TTL_MS)
         reply = CallReply(id=notice.id, failed=failed_, payload=payload if inline else None, log_tail=log_tail)
-        await self._engine.core.parcels.tell(notice.reply_to, msgspec.msgpack.encode(reply))
+        await self._tell(notice, reply)
+
+    async def _tell(self, notice: CallNotice, reply: CallReply) -> None:
+        """While its caller can still be waiting."""
+        given_up = time.monotonic() + notice.timeout_ms / 1000 + _CALLER_GRACE_S
+        said = msgspec.msgpack.encode(reply)
+        await tell_caller(self._engine.core, notice.reply_to, said, still=lambda: time.monotonic() < given_up)
 
 
 def _invoked_arn(resource: Resource, notice: CallNotice) -> str:

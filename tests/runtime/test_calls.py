@@ -136,6 +136,19 @@ async def test_an_event_that_does_not_decode_fails_by_name(broker: Broker, serve
     assert caught.value.error_type == "Runtime.UnmarshalError"
 
 
+async def test_an_answer_waits_for_a_caller_whose_subscription_is_lost(broker: Broker, serve: Serve) -> None:
+    app = App()
+
+    @app.function(timeout=30)
+    async def cut(event: int, context: Context) -> int:
+        await broker.core.runner.fetch("CLIENT", "KILL", "TYPE", "pubsub")
+        return event
+
+    async with serve(app):
+        for number in range(5):
+            assert await broker.call("cut", number, timeout=20) == number
+
+
 async def test_a_result_that_is_too_large_fails_by_name(broker: Broker, serve: Serve) -> None:
     app = App()
 

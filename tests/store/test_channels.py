@@ -35,3 +35,17 @@ async def test_a_listener_that_is_cancelled_while_it_subscribes_leaves_the_next_
     assert await broker.core.runner.fetch("PUBLISH", name, "x") == 1
     async with asyncio.timeout(10):
         await heard.wait()
+
+
+async def test_a_message_that_comes_in_several_reads_is_whole_and_the_connection_stays(broker: Broker) -> None:
+    channels, name = broker.core.channels, broker.core.keys.inbox("here")
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    await channels.listen({name: lambda data: heard.put_nowait(data) if data else None})
+
+    for number in range(20):
+        message = b"%d" % number * 1_000_000
+        assert await broker.core.runner.fetch("PUBLISH", name, message) == 1
+        async with asyncio.timeout(10):
+            assert await heard.get() == message
+
+    assert channels.lost_at == float("-inf")
