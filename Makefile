@@ -53,7 +53,7 @@ format: $(STAMP)  ## write the format, and mend what the linter can
 bench: $(STAMP)  ## measure; writes a table and JSON under benchmarks/
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lock: $(STAMP)  ## pin what the container image installs, by hash; ARGS=--upgrade for the newest
+lock: $(STAMP)  ## pin what the image installs, by hash, and what the tests run with; ARGS=--upgrade for the newest
 	@command -v uv >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	tools/lock_requirements.sh "$$(command -v uv || echo $(BIN)/uv)" $(ARGS)
 
@@ -74,15 +74,15 @@ FIND_PYTHON = \
 			"install it, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; \
 	fi
 
-$(STAMP): pyproject.toml tools/provide_redis_server.py tools/provide_query_client.py
+$(STAMP): pyproject.toml tools/constraints.txt tools/provide_redis_server.py tools/provide_query_client.py
 	@$(FIND_PYTHON); \
 	"$$python" -m venv --clear $(VENV) || { \
 		rm -rf $(VENV); \
 		echo "$$python cannot make a virtual environment: on Debian and Ubuntu install python3-venv, then try again" >&2; \
 		exit 1; }
 	@if command -v uv >/dev/null 2>&1; \
-		then uv pip install --quiet --python $(BIN)/python --editable '.[demo,dev]'; \
-		else $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'; fi
+		then uv pip install --quiet --python $(BIN)/python --constraint tools/constraints.txt --editable '.[demo,dev]'; \
+		else $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint tools/constraints.txt --editable '.[demo,dev]'; fi
 	@$(BIN)/python tools/provide_redis_server.py
 	@$(BIN)/python tools/provide_query_client.py
 	@touch $@

@@ -188,6 +188,18 @@ def test_the_lock_holds_what_the_project_asks_for(file: str, requirement: Requir
     assert hashes
 
 
+def test_the_tests_run_with_what_the_project_asks_for() -> None:
+    lines = (ROOT / "tools/constraints.txt").read_text().splitlines()
+    pinned = {(pin := Requirement(line)).name: pin.specifier for line in lines if not line.lstrip().startswith("#")}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for text in (*project["dependencies"], *extras["dev"], *extras["demo"]):
+        asked = Requirement(text)
+        (exactly,) = pinned[asked.name]
+        assert exactly.operator == "==", exactly
+        assert asked.specifier.contains(exactly.version), f"{asked} and {exactly}: run `make lock`"
+
+
 @pytest.mark.parametrize("file", ["penstock.txt", "build.txt", "thumbnails.txt"])
 def test_every_locked_package_has_hashes(file: str) -> None:
     assert all(hashes for _, hashes in locked(file).values())

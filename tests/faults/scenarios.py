@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from broker.embedded import EmbeddedRedisMissing, find_server
 from tests.faults.tools import libfaketime
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -38,8 +38,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 def _no_cluster() -> str:
     if importlib.util.find_spec("tests.cluster") is None:
         return "this commit has no tests on a cluster (tests/cluster)"
-    if not shutil.which("redis-server") and "PENSTOCK_REDIS_SERVER" not in os.environ:
-        return "no redis-server"
+    try:
+        find_server()
+    except EmbeddedRedisMissing as error:
+        return str(error)
     return ""
 
 

@@ -26,10 +26,9 @@ def read_input(decoder: msgspec.json.Decoder[Any], body: bytes | bytearray) -> A
         if missing := _MISSING.match(text) or _NULL.match(text):
             raise missing_parameter(missing[1]) from None
         raise ServiceError("Serialization", text) from None
-    except msgspec.DecodeError as error:
-        raise ServiceError("Serialization", str(error)) from None
-    except UnicodeDecodeError:
-        raise ServiceError("Serialization", "The body is not UTF-8.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # which of them for bytes that are no text: its release
+        text = str(error)
+        raise ServiceError("Serialization", "The body is not UTF-8." if "utf-8" in text.lower() else text) from None
     except RecursionError:
         raise ServiceError("Serialization", "The body is nested too deeply.") from None
 
