@@ -12,6 +12,7 @@ from broker.core import Core
 from broker.errors import FunctionNotFound, InvalidOption, MoveNotFound, QueueNotFound, ResourceBusy
 from broker.ids import mark_of
 from broker.message import Message
+from broker.message_attributes import AttributeValue
 from broker.moves import MAX_LISTED, MoveTask, cancel_move, list_moves, start_move
 from broker.names import Function, Kind, Queue, Resource, check_name
 from broker.outgoing import GROUP, queue_message
@@ -20,7 +21,6 @@ from broker.queue_settings import change_queue, create_queue, describe_queue
 from broker.receiving import Receive, Receiver
 from broker.records import (
     FIRST_FACTS,
-    AttributeValue,
     DeduplicationScope,
     Facts,
     QueueSettings,
