@@ -24,7 +24,7 @@ Layers: TypeAlias = tuple[tuple[str, ...], ...]
 LAYERS: dict[str, Layers] = {
     "broker": (
         ("errors", "log", "locks", "event_rules", "lineage", "figures"),
-        ("event_patterns", "durability", "exposition", "message_attributes"),
+        ("event_patterns", "durability", "exposition", "message_attributes", "compare_and_set"),
         ("filter_criteria",),
         ("limits", "names", "ids", "embedded", "dev_directory", "store.pipe"),
         ("environment",),
