@@ -47,6 +47,7 @@ LAYERS: dict[str, Layers] = {
         ("routing", "calls"),
         ("message", "statuses"),
         ("receiving", "mover"),
+        ("redriving",),
         ("queues", "versions"),
         ("functions", "call_streams"),
         ("mappings",),
