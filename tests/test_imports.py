@@ -119,7 +119,7 @@ LAYERS: dict[str, Layers] = {
         ("yielding", "metrics", "batches"),
         ("handlers", "policy", "call_log", "lambda_environment", "left_tasks"),
         ("tracing",),
-        ("app", "invoker", "keeper", "tally", "idempotency", "outlets", "events"),
+        ("app", "invoker", "keeper", "tally", "idempotency", "outlets", "events", "batch_events"),
         ("settler", "loading", "lambda_handler"),
         ("engine",),
         ("batch_permits", "event_permits", "event_ends"),
