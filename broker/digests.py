@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
-from broker.records import Attribute
+from broker.message_attributes import Attribute
 
 _LENGTH: Final = struct.Struct(">I")
 _STRING_TRANSPORT: Final = b"\x01"

@@ -15,6 +15,7 @@ from uuid import uuid4
 import msgspec
 
 from broker.builds import Alias, Catalogue, InvokeOverlay, Version, function_fields, published, same_but_number
+from broker.compare_and_set import CHANGE_ATTEMPTS, compare_and_set
 from broker.core import Core
 from broker.errors import (
     AliasExists,
@@ -23,7 +24,6 @@ from broker.errors import (
     InvalidOption,
     ResourceBusy,
     RevisionChanged,
-    StoreFault,
     VersionInUse,
     VersionNotFound,
 )
@@ -32,7 +32,6 @@ from broker.records import FunctionSettings, check_range
 from broker.store.directory import Described
 from broker.workers import LiveWorkers
 
-_CHANGE_ATTEMPTS: Final = 50
 _HEARD_S: Final = 1.0
 _LOOK_S: Final = 0.02
 EMPTY: Final = Catalogue()
@@ -264,14 +263,17 @@ async def _remove(core: Core, function: str, qualifiers: list[str], *, force: bo
 
 async def _change(core: Core, function: str, change: Callable[[Catalogue], Catalogue]) -> Catalogue:
     """Compare and set, then what holds events is made to agree, and workers hear of it."""
-    for _ in range(_CHANGE_ATTEMPTS):
+
+    async def attempt() -> Catalogue | None:
         stored = await core.directory.catalogue(function)
         after = change(EMPTY if stored is None else _decoded(stored))
-        if await core.directory.put_catalogue(function, msgspec.json.encode(after), instead_of=stored):
-            await align(core, function)
-            await _heard(core, function, after)
-            return after
-    raise StoreFault(f'the versions of function "{function}" were changed {_CHANGE_ATTEMPTS} times during one change')
+        put = await core.directory.put_catalogue(function, msgspec.json.encode(after), instead_of=stored)
+        return after if put else None
+
+    after = await compare_and_set(f'the versions of function "{function}"', attempt)
+    await align(core, function)
+    await _heard(core, function, after)
+    return after
 
 
 async def _heard(core: Core, function: str, catalogue: Catalogue) -> None:
@@ -296,7 +298,7 @@ async def _heard(core: Core, function: str, catalogue: Catalogue) -> None:
 async def align(core: Core, function: str) -> None:
     """Makes what holds the events of versions and aliases agree with the catalogue and the function's settings."""
     resource = core.resource("function", function)
-    for _ in range(_CHANGE_ATTEMPTS):
+    for _ in range(CHANGE_ATTEMPTS):
         stored, described = await core.directory.catalogue(function), await core.directory.describe(resource)
         if stored is None or described is None:
             return

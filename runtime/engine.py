@@ -15,9 +15,10 @@ from broker.errors import StoreError
 from broker.figures import Figures
 from broker.ids import TOKEN_OWNER_LENGTH, TokenSource
 from broker.limits import ERROR_MESSAGE_ATTRIBUTE_BYTES as ERROR_TEXT_BYTES
+from broker.message_attributes import Attribute
 from broker.names import LATEST, Queue, Resource
 from broker.queue_settings import ensure_queue
-from broker.records import Attribute, Delivery, FunctionSettings, pack
+from broker.records import Delivery, FunctionSettings, pack
 from broker.relays import Relays
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Invoker

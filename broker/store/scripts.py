@@ -47,12 +47,13 @@ def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
     facts = (folder / "_facts.lua").read_text()
     groups = (folder / "_groups.lua").read_text()
     ends = (folder / "_ends.lua").read_text()
+    leases = (folder / "_leases.lua").read_text()
     scripts: dict[Command, Script] = {}
     for name in get_args(Command):
         body = (folder / f"{name}.lua").read_text()
         text = clock + (facts if "_facts" in body or "entry_ms" in body else "")
         text += (groups if "groups_of" in body else "") + (ends if "ends_of" in body or "is_behind" in body else "")
-        text += body
+        text += (leases if "release_page" in body else "") + body
         scripts[name] = Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
     return scripts
 

@@ -141,8 +141,8 @@ MUTATIONS: Final = (
         edits=(
             Edit(
                 "runtime/sources/invocation.py",
-                "        while self._prefetched:\n            self._settler",
-                "        while False:\n            self._settler",
+                "        while self._prefetched:\n            member",
+                "        while False:\n            member",
             ),
         ),
         test="tests/runtime/test_worker.py",

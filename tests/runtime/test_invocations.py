@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from broker import Broker, Function, Message, Queue, Stream
-from broker.records import Attribute
+from broker.message_attributes import Attribute
 from runtime import App, Context
 from tests.conftest import Clock
 from tests.runtime.scene import Serve, empty, eventually, received, waiting
