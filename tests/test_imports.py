@@ -128,7 +128,7 @@ LAYERS: dict[str, Layers] = {
         ("sources",),
         ("poller", "housekeeping"),
         ("mappings", "serving"),
-        ("partitions",),
+        ("partitions", "presence"),
         ("worker",),
         ("child", "monitor"),
         ("supervisor", "health_port"),
