@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,10 @@ from broker.errors import (
     VersionNotFound,
 )
 from broker.functions import register_function
+from broker.names import Resource
 from broker.records import FunctionSettings
 from broker.settings import Settings
+from broker.store.directory import Configured
 from broker.versions import align, create_alias, read_catalogue
 
 
@@ -181,6 +184,63 @@ async def test_what_a_process_that_died_has_left_out_is_made_by_the_next_alignme
     await align(broker.core, "orders")
     assert await held(broker, ":1") == {":1": 0}
     assert (await broker.function("orders:1").settings()).build == "one"
+
+
+@pytest.mark.parametrize("name", ["orders:live", "orders:2", "orders"])
+async def test_an_alignment_that_makes_what_was_deleted_meanwhile_removes_it_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    await registered(broker, "one", "two")
+    await broker.function("orders").set_alias("live", 1)
+    configure, asked, let_go = broker.core.directory.configure, asyncio.Event(), asyncio.Event()
+    gone = name if ":" in name else "orders:1"
+
+    async def slow(resource: Resource, *args: Any, **options: Any) -> Configured:
+        if resource.name == gone and not asked.is_set():
+            asked.set()
+            await let_go.wait()
+        return await configure(resource, *args, **options)
+
+    monkeypatch.setattr(broker.core.directory, "configure", slow)
+    aligning = asyncio.create_task(align(broker.core, "orders"))
+    await asyncio.wait_for(asked.wait(), 10)
+    await broker.function(name).delete()
+    let_go.set()
+    await aligning
+    assert gone not in await broker.core.directory.names("function")
+    if ":" in name:
+        assert await held(broker, "", ":1") == {"": 0, ":1": 0}
+
+
+@pytest.mark.parametrize("name", ["orders:live", "orders:2"])
+@pytest.mark.parametrize("force", [False, True])
+async def test_what_an_alignment_makes_in_the_middle_of_a_deletion_goes_with_it_unless_it_has_got_events(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, name: str, *, force: bool
+) -> None:
+    await registered(broker, "one", "two")
+    await broker.function("orders").set_alias("live", 1)
+    put, steps = broker.core.directory.put_catalogue, list[str]()
+
+    async def late(*args: Any, **options: Any) -> bool:
+        for step in steps:
+            await (align(broker.core, "orders") if step == "align" else broker.invoke(name, 1))
+        steps.clear()
+        return await put(*args, **options)
+
+    monkeypatch.setattr(broker.core.directory, "put_catalogue", late)
+    before = await read_catalogue(broker.core, "orders")
+    steps += ["align", "send"]
+    if force:
+        await broker.function(name).delete(force=True)
+    else:
+        with pytest.raises(ResourceBusy):
+            await broker.function(name).delete()
+        assert await read_catalogue(broker.core, "orders") == before
+        assert await held(broker, f":{name.partition(':')[2]}") == {f":{name.partition(':')[2]}": 1}
+        await broker.function(name).purge()
+        steps.append("align")
+        await broker.function(name).delete()
+    assert name not in await broker.core.directory.names("function")
 
 
 async def test_the_other_face_has_the_same(broker: Broker, redis_url: str, settings: Settings) -> None:
