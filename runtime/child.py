@@ -56,6 +56,8 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_calls: int
     threads: int
     recycle: Recycle = Recycle()
+    early_mb: int = 0
+    """What the process whose place it takes told of its first seconds."""
     alone: bool
     build: str = ""
     control: int
@@ -156,18 +158,22 @@ def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
 
 async def _serve(worker: Worker, control: socket.socket, options: ChildOptions, figures: Figures | None) -> None:
     reporter = _reporter(worker, options.reports, figures)
-    recycle = options.recycle
     async with anyio.create_task_group() as group:
         group.start_soon(_obey_signals, worker, name="signals")
         group.start_soon(_notice_orphaning, worker, control, name="supervisor watch")
-        group.start_soon(
-            recycle.watch, lambda: worker.events_ended, lambda words: _say(control, words), name="recycling"
-        )
+        group.start_soon(_watch_growth, worker, control, options, name="recycling")
         await worker.run()
         if reporter is not None:
             reporter.stop()
         # Here: on its way out the loop would wait for handlers that do not stop.
         end(EXIT_EXHAUSTED if worker.exhausted else 0)
+
+
+async def _watch_growth(worker: Worker, control: socket.socket, options: ChildOptions) -> None:
+    def tell(words: str) -> None:
+        _say(control, words)
+
+    await options.recycle.watch(lambda: worker.events_ended, tell, early_mb=options.early_mb)
 
 
 def _reporter(worker: Worker, to: int | None, figures: Figures | None) -> Reporter | None:

@@ -165,27 +165,26 @@ class Supervisor:
             child.signal(signal.SIGTERM)
         return True
 
-    async def _exchange(self, child: _Child, *, reason: str, events: int, memory_mb: int) -> None:
+    async def _exchange(self, child: _Child, *, reason: str, figures: dict[str, int], early_mb: int) -> None:
         """One after another, and the old one works on until the new one is ready: no throughput is lost."""
         async with self._exchanging:
             if child.retiring or child.ended.is_set() or self._stopping.is_set():
                 return
-            new = self._start()
+            new = self._start(early_mb=early_mb)
             done = await self._take_over([new], [child])
             has_heir = child.ended.is_set()  # it died meanwhile, and nobody but us knew of the new one
         if done and has_heir:
             new.retiring = True
             new.signal(signal.SIGTERM)
-        names = {"process": child.name, "reason": reason, "events": events, "memory_mb": memory_mb}
         if done:
-            log.info("worker_recycled", **names)
+            log.info("worker_recycled", process=child.name, reason=reason, **figures)
         elif not self._stopping.is_set():
-            log.warning("worker_not_recycled", **names)
+            log.warning("worker_not_recycled", process=child.name, reason=reason, **figures)
             child.spent = False
 
     # -- children -----------------------------------------------------------------------------------------------------
 
-    def _start(self, *, alone: bool = False, deaths: int = 0) -> _Child:
+    def _start(self, *, alone: bool = False, deaths: int = 0, early_mb: int = 0) -> _Child:
         ours, theirs = socket.socketpair()
         told, tells = (None, None) if self._monitor is None else socket.socketpair()
         options = ChildOptions(
@@ -195,6 +194,7 @@ class Supervisor:
             max_calls=self._max_calls,
             threads=self._threads,
             recycle=_NEVER if alone else self._recycle,
+            early_mb=early_mb,
             alone=alone,
             build=self._build,
             control=theirs.fileno(),
@@ -237,9 +237,10 @@ class Supervisor:
                         self._tell_why(msgspec.json.decode(line.partition(b" ")[2], type=str))
                     case ["suspects"]:
                         self._run_alone()
-                    case ["spent", reason, events, memory_mb] if not child.spent:
+                    case ["spent", reason, events, memory_mb, early_mb] if not child.spent:
                         child.spent = True
-                        exchange = self._exchange(child, reason=reason, events=int(events), memory_mb=int(memory_mb))
+                        figures = {"events": int(events), "memory_mb": int(memory_mb)}
+                        exchange = self._exchange(child, reason=reason, figures=figures, early_mb=int(early_mb))
                         self._spawn(exchange, f"exchange-{child.process.pid}")
                     case ["renew"]:
                         self._renew()
