@@ -13,6 +13,7 @@ from broker.builds import Alias, Catalogue
 from broker.errors import (
     AliasExists,
     BuildNotNamed,
+    DurabilityNotMet,
     FunctionNotFound,
     InvalidName,
     ResourceBusy,
@@ -241,6 +242,32 @@ async def test_what_an_alignment_makes_in_the_middle_of_a_deletion_goes_with_it_
         steps.append("align")
         await broker.function(name).delete()
     assert name not in await broker.core.directory.names("function")
+
+
+async def test_events_for_two_versions_of_an_alias_that_are_stored_in_part_are_told_in_their_order(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await registered(broker, "one", "two")
+    await broker.function("orders").set_alias("live", 1, weights={"2": 0.5})
+    send, calls = broker.core.messages.send, list[str]()
+
+    async def second_fails(resource: Resource, *args: Any, **options: Any) -> Any:
+        calls.append(resource.name)
+        if len(calls) > 1:
+            raise DurabilityNotMet("fsync", "it is not")
+        return await send(resource, *args, **options)
+
+    monkeypatch.setattr(broker.core.messages, "send", second_fails)
+    with pytest.raises(DurabilityNotMet) as caught:
+        await broker.invoke_many("orders:live", range(50))
+    first, other = calls
+    stored = caught.value.stored
+    assert len(stored) == 50
+    assert 0 < sum(map(bool, stored)) < 50
+    ids = [each for each in stored if each]
+    assert ids == sorted(set(ids))
+    assert await held(broker, f":{first.partition(':')[2]}") == {f":{first.partition(':')[2]}": len(ids)}
+    assert await held(broker, f":{other.partition(':')[2]}") == {f":{other.partition(':')[2]}": 0}
 
 
 async def test_the_other_face_has_the_same(broker: Broker, redis_url: str, settings: Settings) -> None:
