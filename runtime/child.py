@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final, NoReturn, ParamSpec
 
 import anyio
 import msgspec
@@ -36,6 +36,8 @@ from runtime.metrics import WORKER
 from runtime.recycling import Recycle, memory_bytes
 from runtime.reporting import Reporter, State
 from runtime.worker import Worker
+
+P = ParamSpec("P")
 
 EXIT_CANNOT_START: Final = 78
 """The app cannot be loaded, or Redis not be used: starting again would not help."""
@@ -88,6 +90,7 @@ def main() -> int:
             log_stream=log_stream if isinstance(options.app, LambdaHandler) else None,
             figures=figures,
             on_suspects=_at_most_every_second(lambda: _say(control, "suspects")),
+            on_backlog=_at_most_every_second(lambda count: _say(control, f"behind {count}")),
             on_ready=lambda: _say(control, "ready"),
             on_settings=_when_outdated(app, lambda: _say(control, "renew"))
             if isinstance(options.app, LambdaHandler)
@@ -217,14 +220,14 @@ def _say(control: socket.socket, words: str) -> None:
         control.sendall(words.encode() + b"\n")
 
 
-def _at_most_every_second(tell: Callable[[], None]) -> Callable[[], None]:
+def _at_most_every_second(tell: Callable[P, None]) -> Callable[P, None]:
     last = float("-inf")
 
-    def tell_sometimes() -> None:
+    def tell_sometimes(*args: P.args, **options: P.kwargs) -> None:
         nonlocal last
         if time.monotonic() - last >= 1:
             last = time.monotonic()
-            tell()
+            tell(*args, **options)
 
     return tell_sometimes
 

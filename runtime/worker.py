@@ -54,7 +54,8 @@ class Worker:
     ``grace`` seconds are given to running calls after a stop; what is left then is handed back at once.
     ``build`` names the code where the app does not. ``max_calls`` and ``threads`` bound what runs at a time in this
     process. ``alone`` makes it the process that runs only events set apart after a crash, one at a time;
-    ``on_suspects`` is called when such events were seen, ``on_settings`` when a function's settings were read.
+    ``on_suspects`` is called when such events were seen, ``on_backlog`` by that process with how many more there are,
+    ``on_settings`` when a function's settings were read.
     Contexts tell ``log_stream``, or a name made of the date and the process. ``figures`` is what metrics are made of.
     """
 
@@ -72,6 +73,7 @@ class Worker:
         log_stream: str | None = None,
         figures: Figures | None = None,
         on_suspects: Callable[[], None] | None = None,
+        on_backlog: Callable[[int], None] | None = None,
         on_ready: Callable[[], None] | None = None,
         on_settings: Callable[[HandlerFunction], None] | None = None,
         housekeeping_every: float = EVERY_S,
@@ -86,6 +88,7 @@ class Worker:
         self._alone: Final = alone
         self._figures: Final = figures
         self._on_suspects: Final = on_suspects or _nobody_to_tell
+        self._on_backlog: Final = on_backlog or (lambda _: None)
         self._on_ready: Final = on_ready
         self._on_settings: Final = on_settings or (lambda _: None)
         self._housekeeping_every_s: Final = housekeeping_every
@@ -161,6 +164,7 @@ class Worker:
                 build=self._build,
                 figures=self._figures,
                 on_suspects=self._on_suspects,
+                on_backlog=self._on_backlog,
                 on_settings=self._on_settings,
             )
             self._engine = engine

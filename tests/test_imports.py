@@ -115,6 +115,7 @@ LAYERS: dict[str, Layers] = {
     ),
     "runtime": (
         ("context", "outcomes", "logs", "shaping", "waiter", "recycling", "reporting", "registration_log", "telling"),
+        ("process_ends",),
         ("yielding", "metrics", "batches"),
         ("handlers", "policy", "call_log", "lambda_environment", "left_tasks"),
         ("tracing",),
