@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from broker import Broker
+from broker.store.cluster_channels import ClusterChannels
 from broker.store.permits import CallStatus
 from runtime import App, Context, Worker
 from tests.runtime.scene import Serve, eventually
@@ -16,8 +17,12 @@ CALL_S = 30.0
 
 
 def socket_of(worker: Worker) -> Any:
-    """The connection over which a worker hears wake-ups and calls."""
-    subscription = worker._engine.core.channels._pubsub  # type: ignore[union-attr]
+    """The connection over which a worker hears its calls."""
+    core = worker._engine.core
+    channels = core.channels
+    if isinstance(channels, ClusterChannels):
+        channels = channels._lines[channels._homes[core.parcels.inbox(worker.process)]]
+    subscription = channels._pubsub
     assert subscription is not None
     assert subscription._stream is not None
     return subscription._stream.transport
