@@ -23,7 +23,7 @@ from runtime.metrics import CallFigures
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, exit_error, failed
 from runtime.outlets import Outlets
 from runtime.policy import in_loop
-from runtime.telling import tell_caller
+from runtime.telling import keep_for_caller, tell_caller
 from runtime.tracing import Tracer
 
 _PARCEL_TTL_MS: Final = 60_000
@@ -248,17 +248,22 @@ class CallSource:
         await self._engine.core.permits.release_of_function(resource, [call_id])
 
     async def _answer(self, notice: CallNotice, payload: bytes, *, failed_: bool, log_tail: bytes) -> None:
-        inline = len(payload) <= INLINE_BYTES
+        inline, still = len(payload) <= INLINE_BYTES, _while_waited_for(notice)
         if not inline:
-            await self._engine.core.parcels.put(reply_parcel(notice.id), payload, ttl_ms=_PARCEL_TTL_MS)
+            name = reply_parcel(notice.id)
+            await keep_for_caller(self._engine.core, name, payload, ttl_ms=_PARCEL_TTL_MS, still=still)
         reply = CallReply(id=notice.id, failed=failed_, payload=payload if inline else None, log_tail=log_tail)
-        await self._tell(notice, reply)
+        await self._tell(notice, reply, still)
 
-    async def _tell(self, notice: CallNotice, reply: CallReply) -> None:
-        """While its caller can still be waiting."""
-        given_up = time.monotonic() + notice.timeout_ms / 1000 + _CALLER_GRACE_S
-        said = msgspec.msgpack.encode(reply)
-        await tell_caller(self._engine.core, notice.reply_to, said, still=lambda: time.monotonic() < given_up)
+    async def _tell(self, notice: CallNotice, reply: CallReply, still: Callable[[], bool] | None = None) -> None:
+        still = still or _while_waited_for(notice)
+        await tell_caller(self._engine.core, notice.reply_to, msgspec.msgpack.encode(reply), still=still)
+
+
+def _while_waited_for(notice: CallNotice) -> Callable[[], bool]:
+    """Whether the caller can still be waiting."""
+    given_up = time.monotonic() + notice.timeout_ms / 1000 + _CALLER_GRACE_S
+    return lambda: time.monotonic() < given_up
 
 
 def _invoked_arn(resource: Resource, notice: CallNotice) -> str:

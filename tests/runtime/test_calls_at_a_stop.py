@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from broker import Broker
+from broker.errors import StoreUnavailable
 from broker.store.cluster_channels import ClusterChannels
 from broker.store.permits import CallStatus
 from runtime import App, Context, Worker
@@ -116,3 +117,25 @@ async def test_an_answer_that_nobody_hears_yet_has_the_rest_of_the_grace_period(
     worker.stop()
     assert await call == "only"
     await asyncio.wait_for(running, 20)
+
+
+async def test_a_large_answer_waits_for_redis_as_a_small_one_does(
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, failures = App(), [StoreUnavailable("away"), StoreUnavailable("away")]
+
+    @app.function(timeout=30)
+    async def large(event: int, context: Context) -> str:
+        return "x" * event
+
+    async with serve(app) as worker:
+        put = worker._engine.core.parcels.put
+
+        async def sometimes(*args: Any, **options: Any) -> None:
+            if failures:
+                raise failures.pop()
+            await put(*args, **options)
+
+        monkeypatch.setattr(worker._engine.core.parcels, "put", sometimes)
+        assert await broker.call("large", 200_000, timeout=10) == "x" * 200_000
+    assert not failures
