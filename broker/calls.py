@@ -28,6 +28,8 @@ from broker.workers import LiveWorkers, Serves
 
 INLINE_BYTES: Final = 64 * limits.KIB
 _ALIVE_CHECK_S: Final = 1.0
+_LAST_WORDS_S: Final = 0.5
+"""A worker that stops refuses what had reached its inbox when it has left that."""
 _PARCEL_SPARE_MS: Final = 60_000
 _TIMEOUT_KNOWN_S: Final = 1.0
 _MOST_TIMEOUTS: Final = 1_000
@@ -298,7 +300,8 @@ class Caller:
                 and not call.future.done()
             ):
                 self._workers.forget(worker.process)
-                return await self.exited(call, worker)
+                await asyncio.wait((call.future,), timeout=_LAST_WORDS_S)
+                return call.future.result() if call.future.done() else await self.exited(call, worker)
 
     async def exited(self, call: HandedCall, worker: Serves) -> CallReply:
         """What is answered for a worker that has ended under the call."""

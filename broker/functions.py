@@ -12,7 +12,7 @@ from broker.builds import Alias, Catalogue, Version, check_alias, function_field
 from broker.compare_and_set import compare_and_set
 from broker.core import Core
 from broker.declarations import Change, changed_by_api, declared_anew, held, overruled
-from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy, VersionNotFound
+from broker.errors import FunctionNotFound, InvalidOption, PenstockError, ResourceBusy, VersionNotFound
 from broker.names import LATEST, SPARE, Function, Queue, Resource, Stream, Target, check_name, split_function
 from broker.outgoing import event_message, event_messages
 from broker.partitions import counts, delete, follow, growth_fields, purge, replace_settings, together
@@ -74,7 +74,12 @@ class FunctionClient:
         ids: dict[Resource, Iterator[str]] = {}
         for place in dict.fromkeys(places):
             group = [message for message, each in zip(messages, places, strict=True) if each == place]
-            ids[place] = iter(await self._sender.send_many(place, group))
+            try:
+                ids[place] = iter(await self._sender.send_many(place, group))
+            except PenstockError as error:
+                ids[place] = iter(error.stored)
+                error.stored = tuple(next(ids.get(each, iter(())), "") for each in places)
+                raise
         return [next(ids[place]) for place in places]
 
     async def settings(self) -> FunctionSettings:

@@ -9,7 +9,7 @@ import msgspec
 
 from broker import limits, spans
 from broker.core import Core
-from broker.errors import InvalidOption, MoveNotFound, QueueNotFound, ResourceBusy
+from broker.errors import InvalidOption, MoveNotFound, PenstockError, QueueNotFound, ResourceBusy
 from broker.ids import mark_of
 from broker.message import Message
 from broker.message_attributes import AttributeValue
@@ -224,7 +224,13 @@ class QueueClient:
             )
         with spans.sending(self.resource, len(given)):
             messages = [self._entry_message(entry) for entry in given]
-            ids = await self._sender.send_many(self.resource, messages)
+            try:
+                ids = await self._sender.send_many(self.resource, messages)
+            except PenstockError as error:
+                error.stored = tuple(
+                    each and (m.own_id or each) for m, each in zip(messages, error.stored, strict=False)
+                )
+                raise
         return [message.own_id or stored_id for message, stored_id in zip(messages, ids, strict=True)]
 
     def _entry_message(self, entry: Mapping[str, Any]) -> NewMessage:

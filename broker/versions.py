@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Final
 from uuid import uuid4
 
@@ -221,31 +221,77 @@ async def delete_version(core: Core, function: str, version: str, *, force: bool
         kept = {number: each for number, each in catalogue.versions.items() if number != version}
         return msgspec.structs.replace(catalogue, versions=kept)
 
-    without(await read_catalogue(core, function))
-    await _remove(core, function, [version], force=force)
-    await _change(core, function, without)
+    before = await read_catalogue(core, function)
+    without(before)
+
+    def back(catalogue: Catalogue) -> Catalogue:
+        return msgspec.structs.replace(catalogue, versions={version: before.versions[version], **catalogue.versions})
+
+    await _drop(core, function, [version], without, back, force=force)
 
 
 async def delete_alias(core: Core, function: str, name: str, *, force: bool = False) -> None:
     """Removes an alias. Raises ResourceBusy where events wait for it, unless forced."""
-    if name not in (await read_catalogue(core, function)).aliases:
+    before = await read_catalogue(core, function)
+    if name not in before.aliases:
         raise VersionNotFound(f"{function}:{name}")
-    await _remove(core, function, [name, name + SPARE], force=force)
 
     def without(catalogue: Catalogue) -> Catalogue:
         kept = {each: alias for each, alias in catalogue.aliases.items() if each != name}
         return msgspec.structs.replace(catalogue, aliases=kept)
 
-    await _change(core, function, without)
+    def back(catalogue: Catalogue) -> Catalogue:
+        return msgspec.structs.replace(catalogue, aliases={name: before.aliases[name], **catalogue.aliases})
+
+    await _drop(core, function, [name, name + SPARE], without, back, force=force)
 
 
 async def forget_versions(core: Core, function: str, *, force: bool) -> None:
     """Removes all versions and aliases of a function. Raises ResourceBusy where events wait for one, unless forced."""
     catalogue = await read_catalogue(core, function)
     if catalogue != EMPTY:
-        await _remove(core, function, [qualifier for qualifier, _ in catalogue.served()], force=force)
+        qualifiers = [qualifier for qualifier, _ in catalogue.served()]
+        await _remove(core, function, qualifiers, force=force)
         await core.directory.drop_catalogue(function)
+        try:
+            await _remove(core, function, qualifiers, force=force)  # an alignment may have come between the two
+        except ResourceBusy:
+            await core.directory.put_catalogue(function, msgspec.json.encode(catalogue), instead_of=None)
+            raise
         await core.directory.tell_of_versions(function)
+
+
+async def _drop(
+    core: Core,
+    function: str,
+    qualifiers: list[str],
+    without: Callable[[Catalogue], Catalogue],
+    back: Callable[[Catalogue], Catalogue],
+    *,
+    force: bool,
+) -> None:
+    """Removes what holds events, then what the catalogue says, then again what an alignment has made between the two.
+    What has got events there stays, and in the catalogue."""
+    await _remove(core, function, qualifiers, force=force)
+    try:
+        await _change(core, function, without)
+    except (VersionInUse, VersionNotFound):
+        await align(core, function)  # it stays, or stays away
+        raise
+    if await _serves(core, function, qualifiers):  # somebody has made it anew
+        return
+    try:
+        await _remove(core, function, qualifiers, force=force)
+    except ResourceBusy:
+        await _change(core, function, back)
+        raise
+    if await _serves(core, function, qualifiers):
+        await align(core, function)
+
+
+async def _serves(core: Core, function: str, qualifiers: Collection[str]) -> bool:
+    catalogue = await read_catalogue(core, function)
+    return any(qualifier in qualifiers for qualifier, _ in catalogue.served())
 
 
 async def _remove(core: Core, function: str, qualifiers: list[str], *, force: bool) -> None:
@@ -298,19 +344,29 @@ async def _heard(core: Core, function: str, catalogue: Catalogue) -> None:
 async def align(core: Core, function: str) -> None:
     """Makes what holds the events of versions and aliases agree with the catalogue and the function's settings."""
     resource = core.resource("function", function)
+    made: set[str] = set()
     for _ in range(CHANGE_ATTEMPTS):
         stored, described = await core.directory.catalogue(function), await core.directory.describe(resource)
+        catalogue = EMPTY if stored is None or described is None else _decoded(stored)
+        if stray := made - {qualifier for qualifier, _ in catalogue.served()}:
+            # They were deleted before they were made here. What has got events meanwhile stays.
+            for qualifier in stray:
+                await core.directory.delete(core.resource("function", f"{function}:{qualifier}"), force=False)
+            made -= stray
+            continue  # one of them may be wanted again by now
         if stored is None or described is None:
             return
-        await _align(core, function, _decoded(stored), described)
+        made |= await _align(core, function, catalogue, described)
         again = await core.directory.describe(resource)
         if await core.directory.catalogue(function) == stored and _standing(again) == _standing(described):
             break  # else somebody has changed them meanwhile, whose look may have come before our writing
     await core.directory.tell_of_versions(function)
 
 
-async def _align(core: Core, function: str, catalogue: Catalogue, described: Described) -> None:
+async def _align(core: Core, function: str, catalogue: Catalogue, described: Described) -> set[str]:
+    """Answers what had to be made."""
     settings = _settings(described)
+    made = set[str]()
     for qualifier, _ in catalogue.served():
         resource = core.resource("function", f"{function}:{qualifier}")
         wanted = catalogue.settings_of(qualifier, settings)
@@ -319,7 +375,9 @@ async def _align(core: Core, function: str, catalogue: Catalogue, described: Des
         if done.status == "created":
             core.directory.forget(resource)
             await core.directory.note_nonce(resource)
+            made.add(qualifier)
         await core.directory.hold(resource, held=described.held)
+    return made
 
 
 def _standing(described: Described | None) -> object:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final, NoReturn, ParamSpec
 
 import anyio
 import msgspec
@@ -37,6 +37,8 @@ from runtime.recycling import Recycle, memory_bytes
 from runtime.reporting import Reporter, State
 from runtime.worker import Worker
 
+P = ParamSpec("P")
+
 EXIT_CANNOT_START: Final = 78
 """The app cannot be loaded, or Redis not be used: starting again would not help."""
 
@@ -56,6 +58,8 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_calls: int
     threads: int
     recycle: Recycle = Recycle()
+    early_mb: int = 0
+    """What the process whose place it takes told of its first seconds."""
     alone: bool
     build: str = ""
     control: int
@@ -86,6 +90,7 @@ def main() -> int:
             log_stream=log_stream if isinstance(options.app, LambdaHandler) else None,
             figures=figures,
             on_suspects=_at_most_every_second(lambda: _say(control, "suspects")),
+            on_backlog=_at_most_every_second(lambda count: _say(control, f"behind {count}")),
             on_ready=lambda: _say(control, "ready"),
             on_settings=_when_outdated(app, lambda: _say(control, "renew"))
             if isinstance(options.app, LambdaHandler)
@@ -156,18 +161,22 @@ def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
 
 async def _serve(worker: Worker, control: socket.socket, options: ChildOptions, figures: Figures | None) -> None:
     reporter = _reporter(worker, options.reports, figures)
-    recycle = options.recycle
     async with anyio.create_task_group() as group:
         group.start_soon(_obey_signals, worker, name="signals")
         group.start_soon(_notice_orphaning, worker, control, name="supervisor watch")
-        group.start_soon(
-            recycle.watch, lambda: worker.events_ended, lambda words: _say(control, words), name="recycling"
-        )
+        group.start_soon(_watch_growth, worker, control, options, name="recycling")
         await worker.run()
         if reporter is not None:
             reporter.stop()
         # Here: on its way out the loop would wait for handlers that do not stop.
         end(EXIT_EXHAUSTED if worker.exhausted else 0)
+
+
+async def _watch_growth(worker: Worker, control: socket.socket, options: ChildOptions) -> None:
+    def tell(words: str) -> None:
+        _say(control, words)
+
+    await options.recycle.watch(lambda: worker.events_ended, tell, early_mb=options.early_mb)
 
 
 def _reporter(worker: Worker, to: int | None, figures: Figures | None) -> Reporter | None:
@@ -211,14 +220,14 @@ def _say(control: socket.socket, words: str) -> None:
         control.sendall(words.encode() + b"\n")
 
 
-def _at_most_every_second(tell: Callable[[], None]) -> Callable[[], None]:
+def _at_most_every_second(tell: Callable[P, None]) -> Callable[P, None]:
     last = float("-inf")
 
-    def tell_sometimes() -> None:
+    def tell_sometimes(*args: P.args, **options: P.kwargs) -> None:
         nonlocal last
         if time.monotonic() - last >= 1:
             last = time.monotonic()
-            tell()
+            tell(*args, **options)
 
     return tell_sometimes
 

@@ -50,6 +50,7 @@ class Engine:
         build: str = "",
         figures: Figures | None = None,
         on_suspects: Callable[[], None],
+        on_backlog: Callable[[int], None] = lambda _: None,
         on_settings: Callable[[HandlerFunction], None] = lambda _: None,
     ) -> None:
         self.core: Final[Core] = broker.core
@@ -63,7 +64,8 @@ class Engine:
         self.build: Final = build
         self.figures: Final = figures
         """What metrics are made of; None where nobody asked for them."""
-        self.on_suspects: Final = on_suspects
+        self._on_suspects: Final = on_suspects
+        self._on_backlog: Final = on_backlog
         self.on_settings: Final = on_settings
         self.on_split: Callable[[Resource, int], None] = _nothing_to_do
         """Told when a resource is seen to have several partitions: each needs a source."""
@@ -123,6 +125,13 @@ class Engine:
         delivery = Delivery(kind="dead_letter", target=Queue(target), blob=pack(letter.body, header))
         return msgspec.msgpack.encode(delivery)
 
+    def seen_suspects(self, count: int) -> None:
+        """So many events are set apart at the moment, beside what was claimed."""
+        if count and self.alone:
+            self._on_backlog(count)
+        elif count:
+            self._on_suspects()
+
     def is_foreign(self, settings: FunctionSettings) -> bool:
         """Whether what runs under these settings is a version of another build than this process's."""
         return settings.version != LATEST and settings.build != self.build
@@ -175,6 +184,11 @@ class Engine:
     async def settled(self) -> None:
         """Returns when every verdict handed in so far is in Redis."""
         await asyncio.gather(*(settler.drained() for settler in self.settlers.values()))
+
+    async def settled_alone(self) -> None:
+        """Where one message at a time runs: returns when none but what was claimed last is leased by this process."""
+        if self.alone:
+            await self.settled()
 
 
 def _nothing_to_do(_whole: Resource, _count: int) -> None:

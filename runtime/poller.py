@@ -89,8 +89,7 @@ class Pollers:
                 raise
             finally:
                 source.permits.give_back_rest()
-            if claim.suspects and not self._engine.alone:
-                self._engine.on_suspects()
+            self._engine.seen_suspects(claim.suspects)
             room = min(room, source.asked_for)
             pause_s = self._pause(claim, room)
             went_without = claim.status == "full" or 0 < len(claim.messages) < room
@@ -151,14 +150,14 @@ class Pollers:
         return 0 if self.stopping else source.room()
 
     async def _take_alone(self, take: Callable[[int], Awaitable[float | None]]) -> float | None:
-        """One message of all sources of this process at a time, and it is settled before the next is claimed: so that
-        the one that takes the process down is the one that is blamed."""
+        """One message of all sources of this process at a time: so that the one that takes the process down is the one
+        that is blamed. The next claim goes out with its settle, and what that brings waits for the reply to both
+        (:meth:`Engine.settled_alone`)."""
         async with self._turn:
             if self.stopping:
                 return None
             pause_s = await take(1)
             await self._engine.invoker.ended()
-            await self._engine.settled()
             return pause_s
 
     def _pause(self, claim: Claim, room: int) -> float | None:

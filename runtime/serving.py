@@ -49,6 +49,10 @@ class Duties:
         """Whether it has anything to do with a function."""
         return function in self._functions
 
+    def of_builds(self) -> tuple[str, ...]:
+        """The functions whose newest build this worker may have been, where any has versions."""
+        return tuple(self._functions) if self.build and self.versioned else ()
+
     async def look(self) -> dict[str, HandlerFunction]:
         """What is to be served from now on, by the name in the store."""
         found = await read_catalogues(self._core, self._functions)

@@ -116,6 +116,7 @@ LAYERS: dict[str, Layers] = {
     ),
     "runtime": (
         ("context", "outcomes", "logs", "shaping", "waiter", "recycling", "reporting", "registration_log", "telling"),
+        ("process_ends",),
         ("yielding", "metrics", "batches"),
         ("handlers", "policy", "call_log", "lambda_environment", "left_tasks"),
         ("tracing",),
@@ -129,7 +130,7 @@ LAYERS: dict[str, Layers] = {
         ("sources",),
         ("poller", "housekeeping"),
         ("mappings", "serving"),
-        ("partitions",),
+        ("partitions", "presence"),
         ("worker",),
         ("child", "monitor"),
         ("supervisor", "health_port"),

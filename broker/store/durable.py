@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
@@ -84,6 +84,13 @@ class DurableWrites:
                     self._required[resource] = found.required
                 else:
                     self._required.pop(resource, None)
+
+    async def make_sure(self, resources: Iterable[Resource]) -> None:
+        """Before the first of several resources is written to: raises DurabilityNotMet where one of them, as far as is
+        known, requires what is not given now."""
+        for resource in resources:
+            if required := self._required.get(resource):
+                await self._made_sure(required, resource)
 
     async def check(self, text: str) -> None:
         """Raises DurabilityNotMet unless the server gives a level now; '' is none."""

@@ -182,6 +182,7 @@ class InvocationSource:
             self.hand_back()
         if claim.outbox:
             self._engine.relays.kick(self.resource)
+        await self._engine.settled_alone()
         while self._prefetched and self._can_start() > 0:
             self._start_next()
             if self._engine.holds_loop_too_long():

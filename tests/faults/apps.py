@@ -268,6 +268,18 @@ async def hoard(event: dict[str, int], context: Context) -> int:
     return os.getpid()
 
 
+needy = App()
+_needed: Final[list[bytearray]] = []
+
+
+@needy.function()
+async def need(event: dict[str, int], context: Context) -> int:
+    """Takes so many MB at its first call and no more later; answers whose they are."""
+    if not _needed:
+        _needed.append(bytearray(os.urandom(1024) * 1024 * event["mb"]))
+    return os.getpid()
+
+
 once_only = App()
 
 

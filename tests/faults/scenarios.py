@@ -163,7 +163,7 @@ SCENARIOS: Final = (
     Scenario(
         id="R11",
         title="Poison: events that end their process, or do what no handler should",
-        tests=(f"{_HERE}test_poison.py", "tests/runtime/test_quarantine.py"),
+        tests=(f"{_HERE}test_poison.py", f"{_HERE}test_lanes.py", "tests/runtime/test_quarantine.py"),
         promise="quarantined with the cause, neighbours unharmed",
         in_make_test=True,
     ),
