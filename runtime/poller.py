@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from broker.errors import StoreError, StoreUnavailable
-from broker.limits import CLAIM_BYTES
 from broker.log import log
 from broker.names import Resource
 from broker.store.addresses import Place
@@ -91,7 +90,7 @@ class Pollers:
                 source.permits.give_back_rest()
             self._engine.seen_suspects(claim.suspects)
             room = min(room, source.asked_for)
-            pause_s = self._pause(claim, room)
+            pause_s = self._pause(claim, room, source.asked_bytes)
             went_without = claim.status == "full" or 0 < len(claim.messages) < room
             if source.shares_limit and went_without:
                 return SHARED_S if pause_s is None else min(pause_s, SHARED_S)
@@ -160,8 +159,8 @@ class Pollers:
             await self._engine.invoker.ended()
             return pause_s
 
-    def _pause(self, claim: Claim, room: int) -> float | None:
-        if claim.status == "ok" and claim.filled(room, CLAIM_BYTES):
+    def _pause(self, claim: Claim, room: int, size: int) -> float | None:
+        if claim.status == "ok" and claim.filled(room, size):
             return 0
         if claim.next_due_ms is None:
             return None

@@ -116,7 +116,7 @@ LAYERS: dict[str, Layers] = {
     ),
     "runtime": (
         ("context", "outcomes", "logs", "shaping", "waiter", "recycling", "reporting", "registration_log", "telling"),
-        ("process_ends",),
+        ("process_ends", "reach"),
         ("yielding", "metrics", "batches"),
         ("handlers", "policy", "call_log", "lambda_environment", "left_tasks"),
         ("tracing",),

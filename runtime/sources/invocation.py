@@ -23,6 +23,7 @@ from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
 from runtime.outcomes import failed
 from runtime.policy import before_run
+from runtime.reach import Reach
 from runtime.tally import Tally
 from runtime.waiter import Waiter
 
@@ -52,7 +53,8 @@ class InvocationSource:
         self._arn: Final = self.resource.arn
         self.permits: Final = EventPermits(engine, function, self._whole, waiter)
         """Of a function with a limit that is split; else the claims take them."""
-        self.asked_for = 0  # so many events, by the last claim
+        self.asked_for = self.asked_bytes = 0  # so many events, and bytes, by the last claim
+        self._reach: Final = Reach(engine.core.settings.lease_ms)
         self._settler: Final = engine.settler(self.resource)
         self._limit: int | None = function.settings.concurrency
         self._prefetched: Final[deque[Event]] = deque()
@@ -148,16 +150,20 @@ class InvocationSource:
             if isinstance(taken, Claim):
                 return msgspec.structs.replace(taken, revision=self._revision, limit=self._limit)
             room = taken
-        self.asked_for = room
-        return await self._engine.core.messages.claim(
+        self.asked_for, self.asked_bytes, sent_at = room, self._reach.bytes, time.monotonic()
+        claim = await self._engine.core.messages.claim(
             self.resource,
             token=token,
             lease_ms=self._engine.core.settings.lease_ms,
             room=room,
+            max_bytes=self.asked_bytes,
             mode="alone" if self._engine.alone else "work",
             wake=True,
             with_permits=with_permits,
         )
+        if claim.messages:
+            self._reach.took(claim, time.monotonic() - sent_at)
+        return claim
 
     async def accept(self, claim: Claim, token: str) -> None:
         """Starts what was claimed, or keeps it for as soon as there is room."""
