@@ -145,7 +145,17 @@ def _from_reply(text: str, url: str) -> errors.StoreError:
     if "READONLY" in text:
         return errors.StoreReadOnly(f"{place} is a read-only replica")
     if any(
-        word in text for word in ("LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "UNBLOCKED")
+        word in text
+        for word in (
+            "LOADING",
+            "BUSY",
+            "CLUSTERDOWN",
+            "MASTERDOWN",
+            "TRYAGAIN",
+            "MISCONF",
+            "NOREPLICAS",
+            "UNBLOCKED",
+        )
     ):
         return errors.StoreUnavailable(f"{place} cannot serve at the moment: {text}")
     if any(word in text for word in ("NOAUTH", "NOPERM", "WRONGPASS")):
