@@ -125,11 +125,13 @@ class DurableWrites:
         if not required.replicas:
             return self._runner
         meta = self._keys.of(resource).meta
-        lane = required.replicas, required.replicas_on_disk, self._runner.link.place_of(meta)
-        if lane not in self._lanes:
-            client = self._runner.link.client_for(meta)
-            self._lanes[lane] = Lane(self._runner, client, self._scripts, required, confirm_ms=self._confirm_ms)
-        return self._lanes[lane].of(meta)
+        key = required.replicas, required.replicas_on_disk, self._runner.link.place_of(meta)
+        client = self._runner.link.client_for(meta)
+        lane = self._lanes.get(key)
+        if lane is None or lane.client is not client:  # a node that left and came back is a new one
+            lane = Lane(self._runner, client, self._scripts, required, confirm_ms=self._confirm_ms)
+            self._lanes[key] = lane
+        return lane.of(meta)
 
     async def _look(self) -> ServerState:
         began_s = time.monotonic()
