@@ -129,6 +129,14 @@ class ClusterLink:
         """The nodes that serve slots, as messages name them, and what sends them commands."""
         return [(f"Redis at {written(node.place)}", node.client.execute) for node in self.primaries()]
 
+    async def execute_at(self, place: Place, *command: Word) -> Any:
+        """The reply of one node to one command, whatever it serves."""
+        try:
+            return await self.node_at(place).send(command)
+        except _LOST:
+            self.doubt()
+            raise
+
     async def everywhere(self, *command: Word) -> list[Any]:
         """The replies of all nodes that serve slots; of those that answer."""
         replies = await asyncio.gather(*(node.send(command) for node in self.primaries()), return_exceptions=True)

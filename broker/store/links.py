@@ -47,6 +47,10 @@ class SingleLink:
         """The one server, as messages name it, and what sends it commands."""
         return [(server_at(self.target.url), self.execute)]
 
+    async def execute_at(self, place: Place, *command: str | bytes | int) -> Any:  # noqa: ARG002 - there is only one
+        """The reply of the one server."""
+        return await self.execute(*command)
+
     async def everywhere(self, *command: str | bytes | int) -> list[Any]:
         """The reply of the one server."""
         return [await self.execute(*command)]
