@@ -62,7 +62,7 @@ class Member(EmbeddedRedis):
     """One server of several, also at a port."""
 
     def __init__(self, directory: Path, port: int, options: Mapping[str, str], *, host: str = "127.0.0.1") -> None:
-        always = {"port": str(port), "bind": host, "repl-diskless-sync-delay": "0"}
+        always = {"port": str(port), "bind": host, "protected-mode": "no", "repl-diskless-sync-delay": "0"}
         super().__init__(directory, append_only=False, options={**always, **options})
         self.host = host
         self.port = port
@@ -198,11 +198,17 @@ class RedisCluster:
         raise LookupError(f"nobody serves slot {slot}")
 
     def replica_of(self, primary: Member) -> Member:
-        """A replica of a primary."""
-        for _, _, main, *replicas in self._running(without=primary).ask("CLUSTER", "SLOTS"):
-            if main[1] == primary.port:
-                return self.at(replicas[0][1])
-        raise LookupError(f"the node at port {primary.port} has no replica")
+        """A replica of a primary, once the others know one that is well."""
+        found: list[Member] = []
+
+        def look() -> bool:
+            for _, _, main, *replicas in self._running(without=primary).ask("CLUSTER", "SLOTS"):
+                if main[1] == primary.port and replicas:
+                    found.append(self.at(replicas[0][1]))
+            return bool(found)
+
+        until(look, f"the node at port {primary.port} has a replica")
+        return found[0]
 
     def at(self, port: int) -> Member:
         """The node at a port."""
