@@ -33,6 +33,7 @@ class Pollers:
         self._waiters: Final[list[Waiter]] = []
         self.stopping = False
         self._servers: Final[dict[Place | None, _Server]] = {}
+        self._server_before: Final[dict[Resource, _Server]] = {}
         self._active = 0
         self._all_ended: Final = asyncio.Event()
         self._turn: Final = asyncio.Lock()
@@ -170,7 +171,13 @@ class Pollers:
 
     def _server_of(self, resource: Resource) -> _Server:
         place = self._engine.core.place_of(resource)
-        return self._servers.get(place) or self._servers.setdefault(place, _Server())
+        server = self._servers.get(place) or self._servers.setdefault(place, _Server(place))
+        before = self._server_before.get(resource)
+        if before is not server:
+            self._server_before[resource] = server
+            if before is not None:
+                server.take_over(before)
+        return server
 
     def _lost(self, resource: Resource, error: StoreError) -> None:
         server = self._server_of(resource)
@@ -189,14 +196,17 @@ class Pollers:
         async with server.recovery:
             if self._is_steady(server, resource):  # by now
                 return
+            self._engine.keeper.doubt(server.instead_of or server.place)
             if not await self._engine.keeper.renew_now(resource):
                 raise StoreUnavailable("the leases cannot be renewed")
             since, _ = self._steadiness_of(resource)
+            if since is not None:
+                since = max(since, server.took_over_at)
             await asyncio.sleep(RETRY_S if since is None else max(0.0, since + RETRY_S - time.monotonic()))
             server.renewed_at = time.monotonic()
             if server.broken_at is not None:
                 log.info("store_back", after_s=round(server.renewed_at - server.broken_at, 1))
-                server.broken_at, server.broken_code = None, ""
+                server.broken_at, server.broken_code, server.instead_of = None, "", None
 
     def _is_steady(self, server: _Server, resource: Resource) -> bool:
         """Whether the connection has held for long enough that the other workers have renewed their leases, too."""
@@ -215,8 +225,21 @@ class Pollers:
 class _Server:
     """What is known of one server, or one node of a cluster."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place | None) -> None:
+        self.place: Final = place
         self.broken_at: float | None = None
         self.broken_code = ""
         self.renewed_at = float("-inf")
+        self.took_over_at = float("-inf")
+        self.instead_of: Place | None = None
+        """Whom it took over from last, until the leases have been renewed here."""
         self.recovery: Final = asyncio.Lock()
+
+    def take_over(self, lost: _Server) -> None:
+        """It serves what another did. Where that was lost, leases have run out meanwhile, and nothing may be claimed
+        here before they are renewed; and nobody looks at the other any more."""
+        self.took_over_at, self.instead_of = time.monotonic(), lost.place
+        if lost.broken_at is not None:
+            if self.broken_at is None:
+                self.broken_at, self.broken_code = lost.broken_at, lost.broken_code
+            lost.broken_at, lost.broken_code = None, ""

@@ -11,6 +11,7 @@ import msgspec
 from redis.exceptions import NoScriptError
 
 from broker.errors import StoreReadOnly
+from broker.store.addresses import Place
 from broker.store.connection import Execute, server_at, translated
 from broker.store.keys import CLOCK_OFFSET_KEYS
 from broker.store.links import Link, ThreadLink
@@ -106,6 +107,11 @@ class ScriptRunner:
                 return await execute(*command)
 
         return fetch
+
+    async def fetch_at(self, place: Place, *command: Argument) -> list[Any]:
+        """The same from one node of a cluster, alone in a list."""
+        with translated(self.url, self.chosen_by):
+            return [await self.link.execute_at(place, *command)]
 
     async def fetch_everywhere(self, *command: Argument) -> list[Any]:
         """The same from every server that has keys, as far as it answers."""
