@@ -66,11 +66,18 @@ def message_id(entry: str, mark: int) -> str:
 
 def message_ids(milliseconds: str, sequence: int, count: int, mark: int) -> list[str]:
     """The ids of entries that follow each other, as :func:`message_id` makes them one by one."""
-    head = f"{_time_part(milliseconds)}-{_VERSION}"
-    return [
-        f"{head}{n >> _SEQUENCE_LOW_BITS:03x}-{_VARIANT | (n & _SEQUENCE_LOW) >> 6:04x}-{(n & 63) << 42 | mark:012x}"
-        for n in range(sequence, sequence + count)
-    ]
+    head, ends, ids = f"{_time_part(milliseconds)}-{_VERSION}", _ends(mark), list[str]()
+    after = sequence + count
+    for page in range(sequence & ~63, after, 64):
+        begin = f"{head}{page >> _SEQUENCE_LOW_BITS:03x}-{_VARIANT | (page & _SEQUENCE_LOW) >> 6:04x}-"
+        ids += [begin + end for end in ends[max(sequence - page, 0) : after - page]]
+    return ids
+
+
+@lru_cache(maxsize=256)
+def _ends(mark: int) -> tuple[str, ...]:
+    """The last twelve digits of an id, by the lowest six bits of its entry's sequence: only these are told there."""
+    return tuple(f"{low << 42 | mark:012x}" for low in range(64))
 
 
 @lru_cache(maxsize=64)

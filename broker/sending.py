@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from broker import errors, limits
@@ -72,18 +74,8 @@ class Sender:
     async def send_many(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool = False) -> list[str]:
         """Stores messages in order, up to 1,000 a step; answers their ids. Errors as :meth:`send`."""
         ids: list[str] = []
-        sent: tuple[Stored | Spread, int] | None = None
         for chunk in chunks(messages, bytes_of=lambda message: len(message.blob)):
-            storing = asyncio.ensure_future(self._place(resource, chunk, urgent=urgent))
-            try:
-                await asyncio.sleep(0)  # the step is on its way; the ids of the one before are made meanwhile
-                if sent is not None:
-                    ids += sent[0].ids(sent[1])
-                sent = await storing, len(chunk)
-            finally:
-                storing.cancel()
-        if sent is not None:
-            ids += sent[0].ids(sent[1])
+            ids += (await self._place(resource, chunk, urgent=urgent)).ids(len(chunk))
         return ids
 
     async def _drain(self, resource: Resource) -> None:
@@ -209,12 +201,8 @@ def _fail(future: asyncio.Future[Accepted], error: Exception) -> None:
 
 def chunks(items: Sequence[T], *, bytes_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
     """The items in slices that one script call may carry: at most 1,000, at most 4 MiB unless one alone is larger."""
-    start, size = 0, 0
-    for index, item in enumerate(items):
-        length = bytes_of(item)
-        if index > start and (index - start >= limits.MAX_SEND_MESSAGES or size + length > limits.MAX_SEND_BYTES):
-            yield items[start:index]
-            start, size = index, 0
-        size += length
-    if start < len(items):
-        yield items[start:]
+    start = 0
+    while page := items[start : start + limits.MAX_SEND_MESSAGES]:
+        fit = bisect_right(list(accumulate(map(bytes_of, page))), limits.MAX_SEND_BYTES) or 1
+        yield page if fit == len(page) else page[:fit]
+        start += fit
