@@ -36,7 +36,7 @@ from broker.gateway.hosts import HostRefused, Hosts
 from broker.gateway.metrics_access import MetricsAccess, MetricsToken
 from broker.gateway.monitoring import METRICS_PATH, SCALING_PREFIX, Asked, GatewayFigures, Monitoring
 from broker.gateway.pieces import StreamedAnswer
-from broker.gateway.protocol import Ending, connection_of
+from broker.gateway.protocol import Ending, GuardedProtocol, connection_of
 from broker.gateway.services import SERVICES
 from broker.gateway.sigv4 import Claim, Request, SignatureRefused, check_credential_size, joined
 from broker.log import log
@@ -234,23 +234,15 @@ class _Gateway:
             return await operation.run(call, given)
         if connection.stopping and operation.when_ended is not None:
             return operation.when_ended
-        ended: list[Ending] = []
-
-        def end(why: Ending) -> None:
-            if why == "stopping" and operation.when_ended is None:
-                connection.watch(end)  # it may end by itself; its client may still go away
-                return
-            ended.append(why)
-            task.cancel()
-
-        connection.watch(end)
+        watch = _Watch(connection, task, waits=operation.when_ended is not None)
+        connection.watch(watch.end)
         try:
             return await operation.run(call, given)
         except asyncio.CancelledError:
-            if not ended:
+            if watch.ended is None:
                 raise
             task.uncancel()
-            if ended[0] == "gone":
+            if watch.ended == "gone":
                 raise ClientGone from None
             return operation.when_ended
         finally:
@@ -295,6 +287,27 @@ class _Gateway:
         lost_at_s, self._store_lost_at_s = self._store_lost_at_s, None
         if lost_at_s is not None:
             log.info("store_back", after_s=round(time.monotonic() - lost_at_s, 1))
+
+
+class _Watch:
+    """Cancels the task that runs an operation, when nobody is going to have its answer. An object, as a function that
+    watches again by its own name would be left to the garbage collector by each request."""
+
+    __slots__ = ("_connection", "_task", "_waits", "ended")
+
+    def __init__(self, connection: GuardedProtocol, task: asyncio.Task[Any], *, waits: bool) -> None:
+        self._connection = connection
+        self._task = task
+        self._waits = waits
+        self.ended: Ending | None = None
+
+    def end(self, why: Ending) -> None:
+        """Told by the connection."""
+        if why == "stopping" and not self._waits:
+            self._connection.watch(self.end)  # it may end by itself; its client may still go away
+            return
+        self.ended = why
+        self._task.cancel()
 
 
 class _RequestIds:
