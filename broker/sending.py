@@ -111,7 +111,7 @@ class Sender:
         else:
             for index, ((_, future), stored_id) in enumerate(zip(chunk, placed.ids(len(chunk)), strict=True)):
                 if not future.done():
-                    future.set_result(Accepted(stored_id, placed.entry(index)))
+                    future.set_result(Accepted(stored_id, placed.entry(index) if resource.fifo else ""))
 
     async def _place(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored | Spread:
         """Stores messages in one step; where the resource is split, in that of the next partition, and what has an own

@@ -103,26 +103,20 @@ class _Gateway:
         if scope["path"] == METRICS_PATH or scope["path"].startswith(SCALING_PREFIX):
             await self._monitoring(scope, send)
             return
+        asked = Asked()
         try:
-            answer = await self._answer(scope, receive)
+            answer = await self._answer(scope, receive, asked)
         except ClientGone:
+            asked.code = "ClientGone"
             return
+        finally:
+            self._figures.answered(asked)
         if isinstance(answer, StreamedAnswer):
             await answer.send(send, connection_of(scope))
         else:
             await respond(send, *answer)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer | StreamedAnswer:
-        asked = Asked()
-        try:
-            return await self._answer_counted(scope, receive, asked)
-        except ClientGone:
-            asked.code = "ClientGone"
-            raise
-        finally:
-            self._figures.answered(asked)
-
-    async def _answer_counted(self, scope: Scope, receive: Receive, asked: Asked) -> Answer | StreamedAnswer:
+    async def _answer(self, scope: Scope, receive: Receive, asked: Asked) -> Answer | StreamedAnswer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id, routes = self._request_ids.next(), self._catalogue.with_routes(scope["path"], headers)
         speech: Speech = speech_of(headers) if routes is None else REST
