@@ -132,7 +132,7 @@ LAYERS: dict[str, Layers] = {
         ("app", "invoker", "keeper", "tally", "idempotency", "outlets"),
         ("settler", "loading", "lambda_handler"),
         ("engine",),
-        ("batch_permits", "event_permits"),
+        ("batch_permits", "event_permits", "events"),
         ("filtering", "recursion"),
         ("batch_claims",),
         ("sources.*",),

@@ -14,24 +14,24 @@ import msgspec
 from broker import tracing
 from broker.endings import how_it_ended
 from broker.errors import StoreError
-from broker.ids import message_id
 from broker.invocation_records import Condition, InvocationEnd, onward_records
+from broker.limits import CLAIM_BYTES
 from broker.lineage import MAX_INVOCATIONS
 from broker.log import log
 from broker.names import Resource
-from broker.records import FIRST_FACTS, NO_HEADER, Facts, FunctionSettings, Header, unpack
+from broker.records import NO_HEADER, FunctionSettings
 from broker.store.permits import PERMIT_NOTICE
-from broker.store.values import Claim, Claimed, Deferral, member_of
+from broker.store.values import Claim, Deferral, member_of
 from broker.tracing import Trace
 from runtime.context import Context
 from runtime.engine import Engine
 from runtime.event_permits import EventPermits
+from runtime.events import Event
 from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
 from runtime.outcomes import Outcome, exit_error, failed, response_of
 from runtime.policy import Finish, GiveUp, Release, Retry, after_run, before_run
 from runtime.tally import Tally
-from runtime.tracing import CallTrace
 from runtime.waiter import Waiter
 
 _CLAIM_AT_MOST: Final = 1_000
@@ -40,47 +40,6 @@ _GATHER_S: Final = 0.005
 _GATHER_BELOW: Final = 8
 _MAX_NOTE_BYTES: Final = 256 * 1024
 _UNREADABLE_MS: Final = 1_000
-
-
-class Event:
-    """One leased event of the function."""
-
-    __slots__ = ("body", "facts", "fence", "header", "identity", "member", "now_ms", "received", "sent_ms", "trace")
-
-    def __init__(self, claimed: Claimed, member: str, claim: Claim) -> None:
-        self.header: Header
-        self.header, self.body = unpack(claimed.blob)
-        self.member = member
-        self.facts: Facts = claimed.facts if claimed.facts_text else FIRST_FACTS
-        self.identity: str | tuple[str, int] = self.header.id or (claimed.entry, claim.nonce)
-        self.sent_ms = self.facts.sent_ms or int(claimed.entry[: claimed.entry.index("-")])
-        self.now_ms = claim.now_ms
-        self.received = time.monotonic()
-        self.fence = claim.fence
-        self.trace: CallTrace | None = None
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The leases that its call depends on."""
-        return (self.member,)
-
-    @property
-    def request_id(self) -> str:
-        """The caller's own id, or the one that the entry gives."""
-        return self.identity if isinstance(self.identity, str) else message_id(*self.identity)
-
-    @property
-    def own_id(self) -> str:
-        """The caller's own id, '' where it gave none."""
-        return self.identity if isinstance(self.identity, str) else ""
-
-    def age_s(self) -> float:
-        """Seconds since it was accepted, by Redis's clock at the claim plus ours since then."""
-        return (self.now_ms - self.sent_ms) / 1000 + time.monotonic() - self.received
-
-    def redis_now_ms(self) -> int:
-        """Redis's clock now, as well as this process knows it."""
-        return self.now_ms + int((time.monotonic() - self.received) * 1000)
 
 
 class InvocationSource:
@@ -110,7 +69,7 @@ class InvocationSource:
         self._revision = -1
         self._stale = self._foreign = False
         self._running = 0
-        self._starting = self._stopped = False
+        self._starting = self._starting_soon = self._stopped = False
         self._finished_since = 0
         self._measured_at = time.monotonic()
         self._rate = 0.0
@@ -165,6 +124,7 @@ class InvocationSource:
         if self._foreign:
             return 0
         self._start_prefetched()
+        self._measure()
         can_start = self._can_start() - len(self._prefetched)
         if self._engine.alone or self._limit is not None or not self._function.on_loop:
             return min(can_start, _CLAIM_AT_MOST)
@@ -223,7 +183,8 @@ class InvocationSource:
             if claim.revision < self._revision and self.resource.partition:
                 self._engine.core.in_background(self._engine.core.partitions.adopt(self._whole), name="adopt")
         self._tracer.look()
-        events = [Event(claimed, member_of(claimed.entry, token), claim) for claimed in claim.messages]
+        now_s = time.monotonic()
+        events = [Event(claimed, member_of(claimed.entry, token), claim, now_s) for claimed in claim.messages]
         members = [event.member for event in events]
         self._engine.keeper.hold(self.resource, members)
         self.permits.assign(members)
@@ -232,6 +193,26 @@ class InvocationSource:
             self.hand_back()
         if claim.outbox:
             self._engine.relays.kick(self.resource)
+        if self._limit is None and not self._engine.alone and claim.filled(self.asked_for, CLAIM_BYTES):
+            self._start_claimed_soon()
+        else:
+            await self._start_claimed()
+
+    def _start_claimed_soon(self) -> None:
+        """There is more, which Redis is asked for before these start, as far as the prefetch goes."""
+        if not self._starting_soon:
+            self._starting_soon = True
+            self._engine.core.in_background(self._start_after_next_claim(), name="start")
+
+    async def _start_after_next_claim(self) -> None:
+        try:
+            await asyncio.sleep(0)  # the poller's claim is on its way then
+            await self._start_claimed()
+        finally:
+            self._starting_soon = False
+            self._waiter.wake()  # others may have taken the room: the poller sees to it that it hears of more
+
+    async def _start_claimed(self) -> None:
         while self._prefetched and self._can_start() > 0:
             self._start_next()
             if self._engine.holds_loop_too_long():
@@ -310,15 +291,15 @@ class InvocationSource:
         self._running -= 1
         if call.stuck:
             self._release_kept_permit(call.work.member)
+        self._finished_since += 1
         if self.permits.held:  # asked here, as a call costs
             self.permits.give_back([call.work.member])
-        self._measure()
         self._start_prefetched()
         self._waiter.wake()
 
     def _start_prefetched(self) -> None:
         """Not from within a start: a call that ends as soon as it starts comes back here."""
-        while self._prefetched and not self._starting and self._can_start() > 0:
+        while self._prefetched and not self._starting and not self._starting_soon and self._can_start() > 0:
             self._start_next()
 
     def _start_next(self) -> None:
@@ -335,7 +316,6 @@ class InvocationSource:
             self._engine.core.in_background(release, name="release_permit")
 
     def _measure(self) -> None:
-        self._finished_since += 1
         elapsed = time.monotonic() - self._measured_at
         if elapsed >= _PREFETCH_S:
             self._rate = 0.5 * self._rate + 0.5 * self._finished_since / elapsed
