@@ -66,7 +66,8 @@ def message_id(entry: str, mark: int) -> str:
 
 def message_ids(milliseconds: str, sequence: int, count: int, mark: int) -> list[str]:
     """The ids of entries that follow each other, as :func:`message_id` makes them one by one."""
-    head, ends, ids = f"{_time_part(milliseconds)}-{_VERSION}", _ends(mark), list[str]()
+    head, ends = f"{_time_part(milliseconds)}-{_VERSION}", _ends(mark)
+    ids: list[str] = []
     after = sequence + count
     for page in range(sequence & ~63, after, 64):
         begin = f"{head}{page >> _SEQUENCE_LOW_BITS:03x}-{_VARIANT | (page & _SEQUENCE_LOW) >> 6:04x}-"

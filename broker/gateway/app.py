@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import Any, Final, TypeAlias
@@ -220,27 +220,10 @@ class _Gateway:
 
     # -- doing it -----------------------------------------------------------------------------------------------------
 
-    async def _run(self, operation: Operation, call: Call, given: Any, scope: Scope) -> Any:
+    def _run(self, operation: Operation, call: Call, given: Any, scope: Scope) -> Awaitable[Any]:
         watched = operation.ends_with_client or operation.when_ended is not None
         connection = connection_of(scope) if watched else None
-        task = asyncio.current_task()
-        if connection is None or task is None:
-            return await operation.run(call, given)
-        if connection.stopping and operation.when_ended is not None:
-            return operation.when_ended
-        watch = _Watch(connection, task, waits=operation.when_ended is not None)
-        connection.watch(watch.end)
-        try:
-            return await operation.run(call, given)
-        except asyncio.CancelledError:
-            if watch.ended is None:
-                raise
-            task.uncancel()
-            if watch.ended == "gone":
-                raise ClientGone from None
-            return operation.when_ended
-        finally:
-            connection.watch(None)
+        return operation.run(call, given) if connection is None else _watched(connection, operation, call, given)
 
     # -- what went wrong ----------------------------------------------------------------------------------------------
 
@@ -281,6 +264,28 @@ class _Gateway:
         lost_at_s, self._store_lost_at_s = self._store_lost_at_s, None
         if lost_at_s is not None:
             log.info("store_back", after_s=round(time.monotonic() - lost_at_s, 1))
+
+
+async def _watched(connection: GuardedProtocol, operation: Operation, call: Call, given: Any) -> Any:
+    """What the operation answers, unless the client goes away meanwhile, or the gateway stops. Raises ClientGone."""
+    task = asyncio.current_task()
+    if task is None:
+        return await operation.run(call, given)
+    if connection.stopping and operation.when_ended is not None:
+        return operation.when_ended
+    watch = _Watch(connection, task, waits=operation.when_ended is not None)
+    connection.watch(watch.end)
+    try:
+        return await operation.run(call, given)
+    except asyncio.CancelledError:
+        if watch.ended is None:
+            raise
+        task.uncancel()
+        if watch.ended == "gone":
+            raise ClientGone from None
+        return operation.when_ended
+    finally:
+        connection.watch(None)
 
 
 class _Watch:
