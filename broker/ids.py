@@ -27,6 +27,8 @@ _SEQUENCE_LOW: Final = (1 << _SEQUENCE_LOW_BITS) - 1
 _NONCE_BITS: Final = 32
 _NONCE: Final = (1 << _NONCE_BITS) - 1
 _MARK: Final = (1 << _NONCE_BITS + 10) - 1
+_TAIL: Final = (1 << 40) - 1
+_BYTES: Final = tuple(f"{value:02x}" for value in range(256))
 
 
 def mark_of(nonce: int, partition: int) -> int:
@@ -65,20 +67,15 @@ def message_id(entry: str, mark: int) -> str:
 
 
 def message_ids(milliseconds: str, sequence: int, count: int, mark: int) -> list[str]:
-    """The ids of entries that follow each other, as :func:`message_id` makes them one by one."""
-    head, ends = f"{_time_part(milliseconds)}-{_VERSION}", _ends(mark)
+    """The ids of entries that follow each other, as :func:`message_id` makes them one by one: of 64 in a row only the
+    two digits differ that hold the lowest bits of the sequence, and the highest of the mark."""
+    head, tail, middles = f"{_time_part(milliseconds)}-{_VERSION}", f"{mark & _TAIL:010x}", _BYTES[mark >> 40 :: 4]
     ids: list[str] = []
     after = sequence + count
     for page in range(sequence & ~63, after, 64):
         begin = f"{head}{page >> _SEQUENCE_LOW_BITS:03x}-{_VARIANT | (page & _SEQUENCE_LOW) >> 6:04x}-"
-        ids += [begin + end for end in ends[max(sequence - page, 0) : after - page]]
+        ids += [f"{begin}{middle}{tail}" for middle in middles[max(sequence - page, 0) : after - page]]
     return ids
-
-
-@lru_cache(maxsize=256)
-def _ends(mark: int) -> tuple[str, ...]:
-    """The last twelve digits of an id, by the lowest six bits of its entry's sequence: only these are told there."""
-    return tuple(f"{low << 42 | mark:012x}" for low in range(64))
 
 
 @lru_cache(maxsize=64)
