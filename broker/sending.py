@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from broker import errors, limits
@@ -76,24 +78,15 @@ class Sender:
         """Stores messages in order, up to 1,000 a step; answers their ids. Errors as :meth:`send`; ``stored`` of an
         error tells what is stored all the same."""
         ids: list[str] = []
-        sent: tuple[Stored | Spread, int] | None = None
         for chunk in chunks(messages, bytes_of=lambda message: len(message.blob)):
-            storing = asyncio.ensure_future(self._place(resource, chunk, urgent=urgent))
             try:
-                await asyncio.sleep(0)  # the step is on its way; the ids of the one before are made meanwhile
-                if sent is not None:
-                    ids += sent[0].ids(sent[1])
-                sent = await storing, len(chunk)
-                if isinstance(sent[0], Spread) and sent[0].failure is not None:
-                    ids += sent[0].ids(len(chunk))
-                    raise sent[0].failure
+                placed = await self._place(resource, chunk, urgent=urgent)
+                ids += placed.ids(len(chunk))
+                if isinstance(placed, Spread) and placed.failure is not None:
+                    raise placed.failure
             except errors.PenstockError as error:
                 error.stored = tuple(ids)
                 raise
-            finally:
-                storing.cancel()
-        if sent is not None:
-            ids += sent[0].ids(sent[1])
         return ids
 
     async def _drain(self, resource: Resource) -> None:
@@ -123,7 +116,7 @@ class Sender:
         ids = placed.ids(len(chunk))
         for index, ((_, future), stored_id) in enumerate(zip(chunk, ids, strict=True)):
             if stored_id and not future.done():
-                future.set_result(Accepted(stored_id, placed.entry(index)))
+                future.set_result(Accepted(stored_id, placed.entry(index) if resource.fifo else ""))
         if isinstance(placed, Spread) and placed.failure is not None:
             left = [pair for pair, stored_id in zip(chunk, ids, strict=True) if not stored_id]
             await self._refuse(resource, left, placed.failure)
@@ -233,12 +226,8 @@ def _fail(future: asyncio.Future[Accepted], error: Exception) -> None:
 
 def chunks(items: Sequence[T], *, bytes_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
     """The items in slices that one script call may carry: at most 1,000, at most 4 MiB unless one alone is larger."""
-    start, size = 0, 0
-    for index, item in enumerate(items):
-        length = bytes_of(item)
-        if index > start and (index - start >= limits.MAX_SEND_MESSAGES or size + length > limits.MAX_SEND_BYTES):
-            yield items[start:index]
-            start, size = index, 0
-        size += length
-    if start < len(items):
-        yield items[start:]
+    start = 0
+    while page := items[start : start + limits.MAX_SEND_MESSAGES]:
+        fit = bisect_right(list(accumulate(map(bytes_of, page))), limits.MAX_SEND_BYTES) or 1
+        yield page if fit == len(page) else page[:fit]
+        start += fit

@@ -13,17 +13,16 @@ from runtime.tracing import CallTrace
 class Event:
     """One leased event of the function."""
 
-    __slots__ = ("body", "facts", "fence", "header", "identity", "member", "now_ms", "received", "sent_ms", "trace")
+    __slots__ = ("body", "facts", "fence", "header", "identity", "member", "sent_at_s", "sent_ms", "trace")
 
-    def __init__(self, claimed: Claimed, member: str, claim: Claim) -> None:
+    def __init__(self, claimed: Claimed, member: str, claim: Claim, claimed_at_s: float) -> None:
         self.header: Header
         self.header, self.body = unpack(claimed.blob)
         self.member = member
         self.facts: Facts = claimed.facts if claimed.facts_text else FIRST_FACTS
         self.identity: str | tuple[str, int] = self.header.id or (claimed.entry, claim.nonce)
         self.sent_ms = self.facts.sent_ms or int(claimed.entry[: claimed.entry.index("-")])
-        self.now_ms = claim.now_ms
-        self.received = time.monotonic()
+        self.sent_at_s = claimed_at_s - (claim.now_ms - self.sent_ms) / 1000
         self.fence = claim.fence
         self.trace: CallTrace | None = None
 
@@ -44,8 +43,8 @@ class Event:
 
     def age_s(self) -> float:
         """Seconds since it was accepted, by Redis's clock at the claim plus ours since then."""
-        return (self.now_ms - self.sent_ms) / 1000 + time.monotonic() - self.received
+        return time.monotonic() - self.sent_at_s
 
     def redis_now_ms(self) -> int:
         """Redis's clock now, as well as this process knows it."""
-        return self.now_ms + int((time.monotonic() - self.received) * 1000)
+        return self.sent_ms + int(self.age_s() * 1000)

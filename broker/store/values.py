@@ -52,6 +52,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
     id: str
     entry: str
+    """In a FIFO queue, else '': nobody asks."""
 
     @property
     def sequence_number(self) -> str:

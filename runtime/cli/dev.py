@@ -27,6 +27,7 @@ from runtime.cli.handler_options import NO_HANDLER, HandlerOptions
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output
 from runtime.cli.serving import Form, Grace, Level, MaxCalls, Processes, Threads, check_serving, set_logs, supervise
+from runtime.collecting import collect_seldom
 from runtime.supervisor import Supervisor
 
 _DEFAULT_GRACE_S: Final = 5.0
@@ -115,6 +116,7 @@ class DevGateway:
             ):
                 self.lines = [f"SQS: {self.bound.url}", "", *setting_lines(self._options, self.bound)]
                 self.begun.set()
+                collect_seldom()
                 await anyio.sleep_forever()
         except AddressUnusable as error:
             if self._must:

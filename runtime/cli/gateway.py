@@ -21,6 +21,7 @@ from broker.records import check_range
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output
 from runtime.cli.serving import Form, Level, first_error, set_logs
+from runtime.collecting import collect_seldom
 
 Port: TypeAlias = Annotated[
     int | None, Parameter(help=f"Port of the gateway, 0 for any free one; or PENSTOCK_PORT, else {DEFAULT_PORT}.")
@@ -71,6 +72,7 @@ async def _serve(common: Common, options: GatewayOptions, grace_s: float) -> int
             await group.start(_obey_signals, stopped, group.cancel_scope, grace_s)
             async with Broker(common.url) as opened, run_gateway(opened, options, grace_s=grace_s) as bound:
                 _welcome(common.output, options, bound)
+                collect_seldom()
                 await stopped.wait()
             group.cancel_scope.cancel()
     except* PenstockError as errors:

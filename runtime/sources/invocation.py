@@ -61,7 +61,7 @@ class InvocationSource:
         self._revision = -1
         self._stale = self._foreign = False
         self._running = 0
-        self._starting = self._stopped = False
+        self._starting = self._starting_soon = self._stopped = False
         self._finished_since = 0
         self._measured_at = time.monotonic()
         self._rate = 0.0
@@ -117,6 +117,7 @@ class InvocationSource:
         if self._foreign:
             return 0
         self._start_prefetched()
+        self._measure()
         can_start = self._can_start() - len(self._prefetched)
         if self._engine.alone or self._limit is not None or not self._function.on_loop:
             return min(can_start, _CLAIM_AT_MOST)
@@ -179,7 +180,8 @@ class InvocationSource:
             if claim.revision < self._revision and self.resource.partition:
                 self._engine.core.in_background(self._engine.core.partitions.adopt(self._whole), name="adopt")
         self._tracer.look()
-        events = [Event(claimed, member_of(claimed.entry, token), claim) for claimed in claim.messages]
+        now_s = time.monotonic()
+        events = [Event(claimed, member_of(claimed.entry, token), claim, now_s) for claimed in claim.messages]
         members = [event.member for event in events]
         self._engine.keeper.hold(self.resource, members)
         self.permits.assign(members)
@@ -188,7 +190,27 @@ class InvocationSource:
             self.hand_back()
         if claim.outbox:
             self._engine.relays.kick(self.resource)
-        await self._engine.settled_alone()
+        if self._limit is None and not self._engine.alone and claim.filled(self.asked_for, self.asked_bytes):
+            self._start_claimed_soon()
+        else:
+            await self._engine.settled_alone()
+            await self._start_claimed()
+
+    def _start_claimed_soon(self) -> None:
+        """There is more, which Redis is asked for before these start, as far as the prefetch goes."""
+        if not self._starting_soon:
+            self._starting_soon = True
+            self._engine.core.in_background(self._start_after_next_claim(), name="start")
+
+    async def _start_after_next_claim(self) -> None:
+        try:
+            await asyncio.sleep(0)  # the poller's claim is on its way then
+            await self._start_claimed()
+        finally:
+            self._starting_soon = False
+            self._waiter.wake()  # others may have taken the room: the poller sees to it that it hears of more
+
+    async def _start_claimed(self) -> None:
         while self._prefetched and self._can_start() > 0:
             self._start_next()
             if self._engine.holds_loop_too_long():
@@ -267,15 +289,15 @@ class InvocationSource:
         self._running -= 1
         if call.stuck:
             self._release_kept_permit(call.work.member)
+        self._finished_since += 1
         if self.permits.held:  # asked here, as a call costs
             self.permits.give_back([call.work.member])
-        self._measure()
         self._start_prefetched()
         self._waiter.wake()
 
     def _start_prefetched(self) -> None:
         """Not from within a start: a call that ends as soon as it starts comes back here."""
-        while self._prefetched and not self._starting and self._can_start() > 0:
+        while self._prefetched and not self._starting and not self._starting_soon and self._can_start() > 0:
             self._start_next()
 
     def _start_next(self) -> None:
@@ -292,7 +314,6 @@ class InvocationSource:
             self._engine.core.in_background(release, name="release_permit")
 
     def _measure(self) -> None:
-        self._finished_since += 1
         elapsed = time.monotonic() - self._measured_at
         if elapsed >= _PREFETCH_S:
             self._rate = 0.5 * self._rate + 0.5 * self._finished_since / elapsed
