@@ -195,9 +195,9 @@ class Invoker:
             outcome = _completed(await call.function.handler(call.event, call.context), call)
         except asyncio.CancelledError as error:
             outcome = self._cancelled(call, error)
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome, SystemExit too
+        except BaseException as error:  # whatever a handler raises is its outcome, SystemExit too
+            if isinstance(error, GeneratorExit) and call.task not in (None, asyncio.current_task(self._loop)):
+                raise  # from outside: what is left is being closed
             outcome = failed_with(error, call.context.aws_request_id)
         self._end(call, outcome)
 

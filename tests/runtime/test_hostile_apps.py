@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import MutableMapping
 from typing import Any
@@ -25,6 +26,8 @@ class Camera(msgspec.Struct):
     def __post_init__(self) -> None:
         if self.name == "broken":
             raise KeyError("no such camera")
+        if self.name == "stolen":
+            sys.exit("no camera, no work")
 
 
 async def test_an_event_that_its_type_refuses_in_its_own_way_is_unreadable(broker: Broker, serve: Serve) -> None:
@@ -36,10 +39,13 @@ async def test_an_event_that_its_type_refuses_in_its_own_way_is_unreadable(broke
         return event.name
 
     async with serve(app):
-        await broker.invoke_many("shoot", [{"name": "broken"}, {"name": "good"}])
-        (record,) = await received(broker, "failed")
-        assert record.json()["responsePayload"]["errorType"] == "Runtime.UnmarshalError"
-        assert "KeyError" in record.json()["responsePayload"]["errorMessage"]
+        await broker.invoke_many("shoot", [{"name": "broken"}, {"name": "good"}, {"name": "stolen"}])
+        records = await received(broker, "failed", 2)
+        answers = [record.json()["responsePayload"] for record in records]
+        assert [answer["errorType"] for answer in answers] == ["Runtime.UnmarshalError"] * 2
+        said = "".join(answer["errorMessage"] for answer in answers)
+        assert "KeyError" in said
+        assert "SystemExit" in said
         for _ in range(3):  # more than there are permits
             with pytest.raises(FunctionError, match="no such camera"):
                 await broker.call("shoot", {"name": "broken"}, timeout=5)
