@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -17,14 +18,20 @@ _NULL: Final = re.compile(r"Expected `[^`]*`, got `null` - at `\$.*?([A-Za-z0-9_
 _encoder: Final = msgspec.json.Encoder()
 
 
-def read_input(decoder: msgspec.json.Decoder[Any], body: bytes | bytearray) -> Any:
-    """The operation's input; an empty body is an empty object. Raises ServiceError."""
+def read_input(
+    decoder: msgspec.json.Decoder[Any],
+    body: bytes | bytearray,
+    *,
+    missing: Callable[[str], ServiceError] = missing_parameter,
+) -> Any:
+    """The operation's input; an empty body is an empty object. Raises ServiceError, and for a required member that is
+    not there what ``missing`` makes of its name."""
     try:
         return decoder.decode(body or b"{}")
     except msgspec.ValidationError as error:
         text = str(error)
-        if missing := _MISSING.match(text) or _NULL.match(text):
-            raise missing_parameter(missing[1]) from None
+        if absent := _MISSING.match(text) or _NULL.match(text):
+            raise missing(absent[1]) from None
         raise ServiceError("Serialization", text) from None
     except msgspec.DecodeError as error:
         raise ServiceError("Serialization", str(error)) from None

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import inspect
 
-from broker.gateway.aws.bounds import Bounds, bounds_of, check
+from broker.gateway.aws.bounds import Bounds, bounds_of, check, told_name, violation, violations
 from broker.gateway.aws.json import read_input as read_json
 from broker.gateway.aws.service import ErrorKind, ServiceError
 from broker.gateway.sigv4 import printable
@@ -165,7 +165,7 @@ def read_input(
         if value is not None:
             given[member.attribute] = value if isinstance(value, bytes) else _converted(member, value)
     if form.body is not None:
-        from_body = read_json(form.body, body)
+        from_body = read_json(form.body, body, missing=_missing)
         given.update({name: getattr(from_body, name) for name in from_body.__struct_fields__})
     try:
         result = form.struct(**given)
@@ -173,6 +173,10 @@ def read_input(
         raise ServiceError("Serialization", f"A required parameter is missing: {error}.") from None
     check(form.bounds, result)
     return result
+
+
+def _missing(name: str) -> ServiceError:
+    return violations([violation(None, told_name(name), "not be null")])
 
 
 def _parameters(query: bytes) -> dict[str, list[str]]:
