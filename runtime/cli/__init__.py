@@ -55,7 +55,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
     "broker": _Command(
         _RUN,
         "gateway:broker",
-        "Serve Amazon SQS over HTTP, for boto3 and others.",
+        "Serve Amazon SQS and AWS Lambda over HTTP, for boto3 and others.",
         (
             "penstock broker",
             "penstock broker --host 0.0.0.0 --access-keys keys.txt --public-url https://sqs.example.com",

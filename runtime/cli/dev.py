@@ -43,7 +43,7 @@ def dev(
     processes: Processes = 1,
     reload: Annotated[bool, Parameter(help="Replace the worker when a Python file of this folder changes.")] = True,
     port: Port = None,
-    gateway: Annotated[bool, Parameter(help="Serve Amazon SQS over HTTP too, as `penstock broker` does.")] = True,
+    gateway: Annotated[bool, Parameter(help="Serve SQS and Lambda over HTTP too, as `penstock broker` does.")] = True,
     grace: Grace = _DEFAULT_GRACE_S,
     max_calls: MaxCalls = None,
     threads: Threads = None,
@@ -113,14 +113,14 @@ class DevGateway:
                 Broker(self._url) as broker,
                 run_gateway(broker, self._options, grace_s=self._grace_s, upkeep=False) as self.bound,
             ):
-                self.lines = [f"SQS: {self.bound.url}", "", *setting_lines(self._options, self.bound)]
+                self.lines = [f"SQS, Lambda: {self.bound.url}", "", *setting_lines(self._options, self.bound)]
                 self.begun.set()
                 await anyio.sleep_forever()
         except AddressUnusable as error:
             if self._must:
                 raise
             log.warning("gateway_not_started", reason=str(error))
-            self.lines = [f"SQS: not served, as {error.reason} (port {error.port}); --port chooses another"]
+            self.lines = [f"SQS, Lambda: not served, as {error.reason} (port {error.port}); --port chooses another"]
             self.begun.set()
 
 

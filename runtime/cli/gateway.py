@@ -47,7 +47,7 @@ def broker(
     log_format: Form = None,
     common: Common = COMMON,
 ) -> int:
-    """Serve Amazon SQS over HTTP, so that boto3 and the aws command work on Penstock.
+    """Serve Amazon SQS and AWS Lambda over HTTP, for boto3 and the aws command.
 
     Set AWS_ENDPOINT_URL to its address, and nothing else. Without access keys
     it listens for programs of this machine only. Any number may run on one

@@ -119,7 +119,7 @@ async def test_dev_goes_on_without_a_gateway_where_the_default_port_is_taken(bro
             await gateway.run()
     assert gateway.begun.is_set()
     assert gateway.lines == [
-        f"SQS: not served, as the port is taken by another program (port {port}); --port chooses another"
+        f"SQS, Lambda: not served, as the port is taken by another program (port {port}); --port chooses another"
     ]
     assert [line["event"] for line in lines] == ["gateway_not_started"]
 
