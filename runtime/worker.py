@@ -24,7 +24,7 @@ from broker.names import Resource
 from broker.settings import Settings
 from broker.store.channels import Listener
 from broker.upkeep import Upkeep
-from broker.workers import HEARTBEAT_S, HEARTBEAT_TTL_MS, Serves
+from broker.workers import HEARTBEAT_AGAIN_S, HEARTBEAT_S, HEARTBEAT_TTL_MS, Serves
 from runtime.app import App
 from runtime.engine import DEFAULT_CALLS, Engine
 from runtime.handlers import HandlerFunction
@@ -251,14 +251,17 @@ class Worker:
     # -- while it runs ------------------------------------------------------------------------------------------------
 
     async def _beat(self, broker: Broker) -> None:
+        pause_s = HEARTBEAT_S
         while not self._stop.is_set():
-            await anyio.sleep(HEARTBEAT_S)
+            await anyio.sleep(pause_s)
             if self._stop.is_set():
                 return  # it has left the registry
             try:
                 await self._heartbeat(broker)
+                pause_s = HEARTBEAT_S
             except StoreError as error:
                 log.debug("heartbeat_failed", reason=str(error))
+                pause_s = HEARTBEAT_AGAIN_S
 
     async def _heartbeat(self, broker: Broker) -> None:
         served = self._duties.served

@@ -21,7 +21,7 @@ from broker.gateway.options import DEFAULT_HOST, GatewayOptions, port_is_chosen
 from broker.gateway.running import run_gateway
 from broker.gateway.server import AddressUnusable, Bound
 from broker.log import log
-from broker.workers import LiveWorkers
+from broker.workers import live_workers
 from runtime.cli.gateway import Port, setting_lines
 from runtime.cli.handler_options import NO_HANDLER, HandlerOptions
 from runtime.cli.options import COMMON, Common
@@ -149,7 +149,7 @@ class _Session:
         await self._supervisor.ready.wait()
         await self._gateway.begun.wait()
         async with Broker(self._redis.url) as broker:
-            live = await LiveWorkers(broker.core).all(fresh=True)
+            live = await live_workers(broker.core)
         functions = sorted({name for worker in live for name in worker.functions})
         mapped = {mapping.partition("->")[2] for worker in live for mapping in worker.mappings}
         if self._output.as_json:
