@@ -113,7 +113,8 @@ class DevGateway:
                 Broker(self._url) as broker,
                 run_gateway(broker, self._options, grace_s=self._grace_s, upkeep=False) as self.bound,
             ):
-                self.lines = [f"SQS, Lambda: {self.bound.url}", "", *setting_lines(self._options, self.bound)]
+                settings = setting_lines(self._options, self.bound, broker.core.settings.region)
+                self.lines = [f"SQS, Lambda: {self.bound.url}", "", *settings]
                 self.begun.set()
                 await anyio.sleep_forever()
         except AddressUnusable as error:

@@ -78,6 +78,7 @@ async def test_every_line_with_aws_works(address: str, redis_url: str, settings:
     async def orders(event: Any, context: Context) -> Any:
         return event
 
+    app.function(name="thumbnail")(orders)
     async with serving(app, redis_url, settings):
         for place, words in found:
             done = await asyncio.to_thread(run, tmp_path, aws, *words, address=address)
