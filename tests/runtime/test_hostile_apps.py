@@ -91,6 +91,32 @@ async def test_what_no_release_of_ours_sends_does_not_make_a_worker_deaf(
     assert len(lines(logs, "notice_unreadable")) == 3
 
 
+@pytest.mark.parametrize("way", ["event", "batch"])
+async def test_a_function_with_much_queued_leaves_room_for_the_others(broker: Broker, serve: Serve, way: str) -> None:
+    app, seen = App(), list[str]()
+
+    @app.function()
+    async def greedy(event: Any, context: Context) -> None:
+        await asyncio.sleep(0.005)
+
+    @app.function()
+    async def modest(event: Any, context: Context) -> None:
+        seen.append("event")
+
+    @app.queue("orders", batch_window=0.2)
+    async def place(event: Any, context: Context) -> None:
+        seen.append("batch")
+
+    await broker.queue("orders").create()
+    async with serve(app, max_calls=4):
+        await broker.invoke_many("greedy", range(8_000))
+        await asyncio.sleep(0.3)  # all room is taken
+        await (broker.invoke("modest", {}) if way == "event" else broker.queue("orders").send("x"))
+        await eventually(lambda: seen == [way], timeout_s=30, what="the other one has its turn")
+        assert (await broker.function("greedy").counts()).visible > 0
+        await broker.function("greedy").purge()
+
+
 async def test_impatient_callers_do_not_make_a_healthy_worker_drain(
     broker: Broker, serve: Serve, logs: list[MutableMapping[str, Any]]
 ) -> None:
