@@ -103,6 +103,12 @@ async def swallow(event: dict[str, str], context: Context) -> object:
     return answer
 
 
+@poison.function(max_crashes=1_000)
+async def graze(event: int, context: Context) -> None:
+    """A neighbour, which waits for something else as most handlers do."""
+    await asyncio.sleep(0.02)
+
+
 class _Unprintable(Exception):
     def __str__(self) -> str:
         return "x" * 100_000_000
