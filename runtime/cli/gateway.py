@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -20,7 +19,7 @@ from broker.log import log
 from broker.records import check_range
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output
-from runtime.cli.serving import Form, Level, first_error, set_logs
+from runtime.cli.serving import Form, Level, first_error, set_logs, stop_signals
 
 Port: TypeAlias = Annotated[
     int | None, Parameter(help=f"Port of the gateway, 0 for any free one; or PENSTOCK_PORT, else {DEFAULT_PORT}.")
@@ -86,7 +85,7 @@ async def _obey_signals(
     *,
     task_status: anyio.abc.TaskStatus[None],
 ) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+    with stop_signals() as received:
         task_status.started()
         async for _ in received:
             if stopped.is_set():
