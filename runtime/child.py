@@ -253,8 +253,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def end(status: int) -> NoReturn:
     """Ends the process at once: a handler that never returns must not hold it."""
     spans.flush()  # what its libraries do at exit is left out
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a handler may have closed it, or taken it away
+            stream.flush()
     os._exit(status)
 
 

@@ -108,7 +108,7 @@ def failed(error_type: str, message: str, request_id: str, stack: list[str] | No
 def failed_with(error: BaseException, request_id: str) -> Failed:
     """The failure that an exception of the handler is: class name, text, and the frames from the handler on."""
     if isinstance(error, SystemExit | Exited):
-        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        status = int(error.code) if isinstance(error.code, int) else 0 if error.code is None else 1
         with_status = f"Runtime exited with error: exit status {status}"
         reason = with_status if status else "Runtime exited without providing a reason"
         return failed("Runtime.ExitError", f"RequestId: {request_id} Error: {reason}", request_id)

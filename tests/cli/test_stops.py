@@ -93,3 +93,34 @@ async def test_a_signal_more_while_it_ends_changes_nothing(
 
 async def has(answer: bool) -> bool:  # noqa: FBT001 - what was looked at
     return answer
+
+
+CLOSES = """
+import sys
+
+from runtime import App
+
+app = App()
+
+@app.function()
+async def close(event, context):
+    sys.stdout.close()
+"""
+
+
+async def test_a_worker_whose_output_was_closed_by_a_handler_drains_all_the_same(shell: Shell, broker: Broker) -> None:
+    (shell.folder / "app.py").write_text(CLOSES)
+    out, err = shell.folder / "out", shell.folder / "err"
+    process = shell.start(["runtime", "app:app", "--log-format", "json"], out=out, err=err)
+    try:
+        await eventually(lambda: has("worker_ready" in err.read_text()))
+        await broker.call("close", {}, timeout=10)
+        process.send_signal(signal.SIGTERM)
+        assert await anyio.to_thread.run_sync(process.wait, 15) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(15)
+    assert "worker_stopped" in err.read_text()
+    assert "Traceback" not in err.read_text()
+    assert "worker_died" not in err.read_text()
