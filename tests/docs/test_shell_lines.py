@@ -85,6 +85,13 @@ async def test_every_line_with_aws_works(address: str, redis_url: str, settings:
             assert done.returncode == 0, f"{place}: {done.stderr}"
 
 
+def test_whoever_sets_credentials_sets_the_region_that_boto3_reads() -> None:
+    lines = [line for path in pages() for block in blocks(path) for line in block.text.splitlines()]
+    exports = [line for line in lines if line.startswith("export ") and "AWS_ACCESS_KEY_ID=" in line]
+    assert len(exports) >= 3
+    assert all(" AWS_DEFAULT_REGION=" in line for line in exports), exports
+
+
 def run(folder: Path, program: object, *words: str, address: str) -> subprocess.CompletedProcess[str]:
     """Runs a program as its page says: with nothing of ours but the address of the gateway."""
     environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": address, "HOME": str(folder), "PATH": "/usr/bin:/bin"}
