@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import threading
+import time
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -91,27 +92,38 @@ async def test_what_no_release_of_ours_sends_does_not_make_a_worker_deaf(
     assert len(lines(logs, "notice_unreadable")) == 3
 
 
-@pytest.mark.parametrize("way", ["event", "batch"])
+@pytest.mark.parametrize("way", ["event", "batch", "thread"])
 async def test_a_function_with_much_queued_leaves_room_for_the_others(broker: Broker, serve: Serve, way: str) -> None:
     app, seen = App(), list[str]()
 
-    @app.function()
-    async def greedy(event: Any, context: Context) -> None:
+    async def on_loop(event: Any, context: Context) -> None:
         await asyncio.sleep(0.005)
+
+    def in_thread(event: Any, context: Context) -> None:
+        time.sleep(0.005)
+
+    app.function(name="greedy")(in_thread if way == "thread" else on_loop)
 
     @app.function()
     async def modest(event: Any, context: Context) -> None:
         seen.append("event")
+
+    @app.function()
+    def modest_in_thread(event: Any, context: Context) -> None:
+        seen.append("thread")
 
     @app.queue("orders", batch_window=0.2)
     async def place(event: Any, context: Context) -> None:
         seen.append("batch")
 
     await broker.queue("orders").create()
-    async with serve(app, max_calls=4):
+    async with serve(app, max_calls=100 if way == "thread" else 4, threads=4):
         await broker.invoke_many("greedy", range(8_000))
         await asyncio.sleep(0.3)  # all room is taken
-        await (broker.invoke("modest", {}) if way == "event" else broker.queue("orders").send("x"))
+        if way == "batch":
+            await broker.queue("orders").send("x")
+        else:
+            await broker.invoke("modest" if way == "event" else "modest_in_thread", {})
         await eventually(lambda: seen == [way], timeout_s=30, what="the other one has its turn")
         assert (await broker.function("greedy").counts()).visible > 0
         await broker.function("greedy").purge()
