@@ -33,12 +33,19 @@ def read_input(
         if absent := _MISSING.match(text) or _NULL.match(text):
             raise missing(absent[1]) from None
         raise ServiceError("Serialization", text) from None
-    except msgspec.DecodeError as error:
-        raise ServiceError("Serialization", str(error)) from None
-    except UnicodeDecodeError:
-        raise ServiceError("Serialization", "The body is not UTF-8.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ServiceError("Serialization", str(error) if _is_utf8(body) else "The body is not UTF-8.") from None
     except RecursionError:
         raise ServiceError("Serialization", "The body is nested too deeply.") from None
+
+
+def _is_utf8(body: bytes | bytearray) -> bool:
+    """Asked here, as releases of msgspec tell it in different ways."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def success(result: msgspec.Struct | None) -> bytes:
