@@ -24,7 +24,7 @@ from broker.names import LATEST, Resource, Route, split_function
 from broker.outgoing import event_json
 from broker.records import FunctionSettings, check_range
 from broker.tracing import NO_TRACE, Trace
-from broker.workers import LiveWorkers, Serves
+from broker.workers import KnownWorkers, Serves
 
 INLINE_BYTES: Final = 64 * limits.KIB
 _ALIVE_CHECK_S: Final = 1.0
@@ -146,7 +146,7 @@ class Caller:
 
     def __init__(self, core: Core, inbox: _Inbox | None = None) -> None:
         self._core: Final = core
-        self._workers: Final = LiveWorkers(core)
+        self._workers: Final = KnownWorkers(core)
         self._inbox: Final = inbox or _Inbox(core)
         self._timeouts: Final[dict[str, tuple[float, float]]] = {}
 

@@ -30,7 +30,7 @@ from broker.errors import (
 from broker.names import LATEST, SPARE, Resource, Route, split_function
 from broker.records import FunctionSettings, check_range
 from broker.store.directory import Described
-from broker.workers import LiveWorkers
+from broker.workers import live_workers
 
 _HEARD_S: Final = 1.0
 _LOOK_S: Final = 0.02
@@ -325,12 +325,12 @@ async def _change(core: Core, function: str, change: Callable[[Catalogue], Catal
 async def _heard(core: Core, function: str, catalogue: Catalogue) -> None:
     """Returns when live workers serve what their builds are behind, so that who calls it next is served; at the latest
     after a second, as one of them may be dead."""
-    deadline, workers = time.monotonic() + _HEARD_S, LiveWorkers(core)
+    deadline = time.monotonic() + _HEARD_S
     served = {f"{function}:{qualifier}": catalogue.build_of(version, "") for qualifier, version in catalogue.served()}
     while time.monotonic() < deadline:
         live = [
             (worker.build, {name for name in worker.functions if name.startswith(f"{function}:")})
-            for worker in await workers.all(fresh=True)
+            for worker in await live_workers(core)
             if not worker.alone and any(name.partition(":")[0] == function for name in worker.functions)
         ]
         if all(names >= {name for name, build in served.items() if build == own} for own, names in live if own):

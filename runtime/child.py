@@ -6,6 +6,7 @@ apart and when it has had enough; when the other end is gone, so is its supervis
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -13,8 +14,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Final, NoReturn, ParamSpec
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NoReturn, ParamSpec
 
 import anyio
 import msgspec
@@ -97,8 +99,7 @@ def main() -> int:
             else None,
         )
         _say(control, f"hello {worker.process}")
-        uvloop = {"use_uvloop": _has_uvloop()}
-        anyio.run(_serve, worker, control, options, figures, backend_options=uvloop)
+        _run(_serve(worker, control, options, figures))
     except* PenstockError as errors:  # a task group's, or one of load_app's own
         problems = errors
     if problems is None:
@@ -232,19 +233,38 @@ def _at_most_every_second(tell: Callable[P, None]) -> Callable[P, None]:
     return tell_sometimes
 
 
-def _has_uvloop() -> bool:
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Runs it to its end. What a handler has done to the loop (an exit in a callback, a stop) ends the process here and
+    now: closing the loop would wait for handlers that swallow their cancellation, and be deaf meanwhile."""
+    runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        import uvloop  # noqa: F401, PLC0415 - only whether it is there
+        runner.run(work)
+    except* PenstockError:
+        raise
+    except* SystemExit as error:
+        left = error.exceptions[0]
+        code = left.code if isinstance(left, SystemExit) else 1
+        end(code if isinstance(code, int) else 0 if code is None else 1)
+    except* BaseException:  # noqa: BLE001 - told, and the supervisor tells of the status
+        traceback.print_exc()
+        end(1)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - only where it is there
     except ImportError:
-        return False
-    return True
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def end(status: int) -> NoReturn:
-    """Ends the process at once: a handler's thread that never returns must not hold it."""
+    """Ends the process at once: a handler that never returns must not hold it."""
     spans.flush()  # what its libraries do at exit is left out
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a handler may have closed it, or taken it away
+            stream.flush()
     os._exit(status)
 
 

@@ -70,6 +70,7 @@ class Engine:
         self.on_split: Callable[[Resource, int], None] = _nothing_to_do
         """Told when a resource is seen to have several partitions: each needs a source."""
         self._turns: Final[dict[tuple[Resource, ...], asyncio.Lock]] = {}
+        self._waiting_for_room: Final[set[object]] = set()
         self._breathed_at = 0.0
         self._settling: Final[list[asyncio.Task[None]]] = []
         self.settlers: Final[dict[Resource, Settler]] = {}
@@ -140,6 +141,23 @@ class Engine:
     def free_calls(self) -> int:
         """How many more calls this process may run."""
         return 1 - len(self.invoker.running) if self.alone else self.max_calls - len(self.invoker.running)
+
+    def free_calls_for(self, source: object) -> int:
+        """The same for one source. Whoever has nothing running and found no room is left one each: else a source with
+        much queued would take all that its own calls give back."""
+        waiting = self._waiting_for_room
+        return self.free_calls - len(waiting) if waiting and source not in waiting else self.free_calls
+
+    def wait_for_room(self, source: object) -> None:
+        """From here until it has looked, a source that has nothing running is left room for one call."""
+        if not self.alone:  # there they take turns
+            self._waiting_for_room.add(source)
+
+    def has_looked(self, source: object) -> None:
+        """Whatever it has found: what was left to it is for all again."""
+        if source in self._waiting_for_room:
+            self._waiting_for_room.discard(source)
+            self.invoker.tell_freed()
 
     def full_for(self, function: HandlerFunction) -> bool:
         """Whether this process has no room for one more call of that function, whoever has taken it."""

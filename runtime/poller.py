@@ -101,7 +101,12 @@ class Pollers:
 
     async def poll_queue(self, source: QueueSource, waiter: Waiter) -> None:
         """Runs until a stop, or until its source is stopped."""
-        await self._poll(source, source.take, waiter)
+
+        async def take(room: int) -> float | None:
+            self._engine.has_looked(source)  # before: it may gather for as long as its window
+            return await source.take(room)
+
+        await self._poll(source, take, waiter)
 
     async def _poll(
         self,
@@ -120,7 +125,9 @@ class Pollers:
                     if room < 1:
                         continue
                     pause_s = await (self._take_alone(take) if self._engine.alone else take(room))
+                    self._engine.has_looked(source)
                 except StoreError as error:
+                    self._engine.has_looked(source)
                     self._lost(source.resource, error)
                     await waiter.wait(_BROKEN_S[min(failures, len(_BROKEN_S) - 1)])
                     failures += 1
@@ -131,6 +138,7 @@ class Pollers:
                     slow_s = self._slow_s()
                     await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
         finally:
+            self._engine.has_looked(source)
             self._active -= 1
             if not self._active:
                 self._all_ended.set()
@@ -140,7 +148,11 @@ class Pollers:
         room = source.room()
         if room < 1:
             if source.wants_room():
+                if source.is_idle:
+                    self._engine.wait_for_room(source)
                 self._engine.invoker.when_freed(waiter.wake)
+            else:
+                self._engine.has_looked(source)
             await waiter.wait(None)
             return 0
         gather_s = source.should_gather(room)

@@ -12,7 +12,7 @@ import msgspec
 from broker.core import Core
 from broker.errors import StoreError
 from broker.log import log
-from broker.workers import HEARTBEAT_S, HEARTBEAT_TTL_MS, Serves
+from broker.workers import HEARTBEAT_AGAIN_S, HEARTBEAT_S, HEARTBEAT_TTL_MS, Serves
 from runtime.serving import Duties
 
 
@@ -40,12 +40,15 @@ class Presence:
 
     async def keep(self) -> None:
         """Tells every ten seconds, until the process leaves."""
+        pause_s = HEARTBEAT_S
         while not self._left:
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(pause_s)
             try:
                 await self.tell()
+                pause_s = HEARTBEAT_S
             except StoreError as error:
                 log.debug("heartbeat_failed", reason=str(error))
+                pause_s = HEARTBEAT_AGAIN_S
 
     async def leave(self) -> None:
         """Callers look for another worker from now on."""

@@ -20,9 +20,9 @@ Command: TypeAlias = Literal[
     "adopt", "append", "await_end", "begin_once", "call", "cancel", "cancel_move", "claim", "configure", "counts",
     "defer", "delete", "delist", "discard", "end_move", "end_once", "enlist", "expire", "extend", "fifo_claim",
     "fifo_counts", "fifo_defer", "fifo_expire", "fifo_extend", "fifo_finish", "fifo_peek", "fifo_release_claim",
-    "fifo_restore", "fifo_send", "finish", "forget_ends", "heartbeat", "hold", "lead_move", "mark", "moves", "names",
-    "now", "peek", "purge", "release_claim", "release_permits", "rename", "renew_permits", "restore", "send",
-    "settle_outbox", "start_move", "status", "take_outbox", "take_permits", "take_turn",
+    "fifo_restore", "fifo_send", "finish", "forget_ends", "heartbeat", "hold", "lead_move", "live_workers", "mark",
+    "moves", "names", "now", "peek", "purge", "release_claim", "release_permits", "rename", "renew_permits",
+    "restore", "send", "settle_outbox", "start_move", "status", "take_outbox", "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 

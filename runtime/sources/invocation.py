@@ -124,7 +124,7 @@ class InvocationSource:
         return min(can_start + min(_CLAIM_AT_MOST, int(self._rate * _PREFETCH_S)), _CLAIM_AT_MOST)
 
     def _can_start(self) -> int:
-        free = self._engine.free_calls
+        free = self._engine.free_calls_for(self)
         if self._limit:
             free = min(free, self._limit - self._running)
         return free if self._function.on_loop else min(free, self._engine.invoker.free_threads)
@@ -136,7 +136,12 @@ class InvocationSource:
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
-        return self._engine.full_for(self._function)
+        return self._engine.full_for(self._function) or self._engine.free_calls_for(self) < 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing that runs, or is about to."""
+        return not self._running and not self._prefetched
 
     def should_gather(self, room: int) -> float | None:
         """While calls end one by one: how long to let them, so that one claim takes many."""

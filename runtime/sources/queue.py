@@ -119,7 +119,7 @@ class QueueSource:
     def room(self) -> int:
         """How many batches may start now in this process."""
         local = self._mapping.max_concurrency or max(_LOCAL_BATCHES, _LOCAL_MESSAGES // self._mapping.batch_size)
-        free = min(local - self._running, self._engine.free_calls)
+        free = min(local - self._running, self._engine.free_calls_for(self))
         if not self._function.on_loop:
             free = min(free, self._engine.invoker.free_threads)
         # A batch of a FIFO queue is what one claim brings: so no group is ever in two batches.
@@ -127,7 +127,12 @@ class QueueSource:
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
-        return self._engine.full_for(self._function)
+        return self._engine.full_for(self._function) or self._engine.free_calls_for(self) < 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether none of its batches runs."""
+        return not self._running
 
     def should_gather(self, room: int) -> float | None:  # noqa: ARG002 - the window is what gathers here
         """Batches are claimed whole: nothing to wait for."""

@@ -160,8 +160,13 @@ SCENARIOS: Final = (
     Scenario(
         id="R11",
         title="Poison: events that end their process, or do what no handler should",
-        tests=(f"{_HERE}test_poison.py", f"{_HERE}test_lanes.py", "tests/runtime/test_quarantine.py"),
-        promise="quarantined with the cause, neighbours unharmed",
+        tests=(
+            f"{_HERE}test_poison.py",
+            f"{_HERE}test_lanes.py",
+            "tests/runtime/test_quarantine.py",
+            f"{_LONG}test_poisoned_neighbours.py",
+        ),
+        promise="quarantined with the cause, neighbours unharmed, and at more than 80 % of their rate",
         in_make_test=True,
     ),
     Scenario(

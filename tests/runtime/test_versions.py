@@ -15,7 +15,7 @@ from broker.functions import change_function
 from broker.records import FunctionSettings
 from broker.store.channels import Listener
 from broker.versions import align, read_catalogue
-from broker.workers import LiveWorkers
+from broker.workers import live_workers
 from runtime import App, Context
 from tests.runtime.scene import Serve, eventually, lines, waiting
 from tests.runtime.taken_over import TakeOver, take_over
@@ -37,7 +37,7 @@ def build_app(build: str, seen: list[Any], **options: Any) -> App:
 
 
 async def served(broker: Broker, process: str) -> set[str]:
-    workers = await LiveWorkers(broker.core).all(fresh=True)
+    workers = await live_workers(broker.core)
     return next((set(worker.functions) for worker in workers if worker.process == process), set())
 
 

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import inspect
 
-from broker.gateway.aws.bounds import Bounds, bounds_of, check
+from broker.gateway.aws.bounds import Bounds, bounds_of, check, told_name, violation, violations
 from broker.gateway.aws.json import read_input as read_json
 from broker.gateway.aws.service import ErrorKind, ServiceError
 from broker.gateway.sigv4 import printable
@@ -167,7 +167,7 @@ def read_input(
     for member in form.payload:
         given[member.attribute] = bytes(body)
     if form.body is not None:
-        from_body = read_json(form.body, body)
+        from_body = read_json(form.body, body, missing=_missing)
         given.update({name: getattr(from_body, name) for name in from_body.__struct_fields__})
     try:
         result = form.struct(**given)
@@ -175,6 +175,10 @@ def read_input(
         raise ServiceError("Serialization", f"A required parameter is missing: {error}.") from None
     check(form.bounds, result)
     return result
+
+
+def _missing(name: str) -> ServiceError:
+    return violations([violation(None, told_name(name), "not be null")])
 
 
 def _parameters(query: bytes) -> dict[str, list[str]]:
