@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 from hypothesis import HealthCheck, Phase, settings
@@ -19,6 +20,7 @@ from tests.model.reference import Time
 
 T = TypeVar("T")
 EXAMPLES: Final = os.environ.get("PENSTOCK_MODEL_EXAMPLES")
+M = TypeVar("M", bound="Machine")
 _prefixes = itertools.count()
 
 
@@ -60,6 +62,16 @@ class Machine(RuleBasedStateMachine):
         self.run(set_clock(self.core.runner))
         self.run(self.broker.__aexit__())
         self.runner.close()
+
+
+@contextlib.contextmanager
+def begun(machine: Callable[[], M]) -> Iterator[M]:
+    """A machine for steps that are written out."""
+    state = machine()
+    try:
+        yield state
+    finally:
+        state.teardown()
 
 
 def explore(machine: Callable[[], Machine], examples: int) -> None:
