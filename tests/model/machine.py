@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from broker import Broker
 from broker.errors import LeaseLost
 from broker.settings import Settings
-from tests.conftest import set_clock
+from tests.conftest import set_clock, stop_clock
 from tests.model.reference import Time
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ _prefixes = itertools.count()
 
 
 class Machine(RuleBasedStateMachine):
-    """Operations on both sides, the real one under a prefix of its own."""
+    """Operations on both sides, the real one under a prefix of its own, at a time that moves only with the model's."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -35,6 +35,8 @@ class Machine(RuleBasedStateMachine):
         self.run(self.broker.__aenter__())
         self.core = self.broker.core
         self.run(set_clock(self.core.runner))
+        self.began_ms: Final = self.run(self.core.messages.now_ms())
+        self.run(stop_clock(self.core.runner, self.began_ms))
         self.time = Time()
         self.numbers = itertools.count()
 
@@ -48,6 +50,11 @@ class Machine(RuleBasedStateMachine):
             return result
 
         return self.runner.run(whole())
+
+    def pass_time(self, seconds: int) -> None:
+        """Lets so much time pass on both sides."""
+        self.time.now_s += seconds
+        self.run(stop_clock(self.core.runner, self.began_ms + self.time.now_s * 1_000))
 
     def keeps(self, work: Coroutine[Any, Any, None]) -> bool:
         """Whether a lease still held when this was done with it."""
