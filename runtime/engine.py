@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import msgspec
 
@@ -73,6 +73,7 @@ class Engine:
         self._waiting_for_room: Final[set[object]] = set()
         self._breathed_at = 0.0
         self._settling: Final[list[asyncio.Task[None]]] = []
+        self._ending: Final[set[asyncio.Task[object]]] = set()
         self.settlers: Final[dict[Resource, Settler]] = {}
         self.calls_ended = 0
         """Synchronous calls, which nothing settles."""
@@ -163,10 +164,17 @@ class Engine:
         """Whether this process has no room for one more call of that function, whoever has taken it."""
         return self.free_calls < 1 or (not function.on_loop and self.invoker.free_threads < 1)
 
+    def end_in_background(self, work: Coroutine[Any, Any, object], *, name: str) -> None:
+        """Starts work that ends leases of this process without a call: where one message at a time runs, none does
+        meanwhile."""
+        task = self.core.in_background(work, name=name)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
     def give_back(self, resource: Resource, token: str) -> None:
         """After a claim whose reply was lost, or that came too late: whatever it leased is given back, as soon as
         Redis is there, so that it does not look like a crash."""
-        self.core.in_background(self._give_back(resource, token), name="release_claim")
+        self.end_in_background(self._give_back(resource, token), name="release_claim")
 
     async def _give_back(self, resource: Resource, token: str) -> None:
         for pause_s in _GIVE_BACK_PAUSES_S:
@@ -204,9 +212,13 @@ class Engine:
         await asyncio.gather(*(settler.drained() for settler in self.settlers.values()))
 
     async def settled_alone(self) -> None:
-        """Where one message at a time runs: returns when none but what was claimed last is leased by this process."""
-        if self.alone:
-            await self.settled()
+        """Where one message at a time runs: returns when none but what was claimed last is leased by this process. Else
+        what ends the process would be the cause of death of others, too."""
+        if not self.alone:
+            return
+        while self._ending:
+            await asyncio.wait(self._ending)
+        await self.settled()
 
 
 def _nothing_to_do(_whole: Resource, _count: int) -> None:

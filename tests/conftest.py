@@ -37,6 +37,12 @@ async def set_clock(runner: ScriptRunner, offset_ms: int = 0) -> None:
         await (runner.fetch("SET", key, offset_ms) if offset_ms else runner.fetch("DEL", key))
 
 
+async def stop_clock(runner: ScriptRunner, at_ms: int) -> None:
+    """Lets time stand still there for every script of the test server, however long a test takes."""
+    for key in CLOCK_OFFSET_KEYS:
+        await runner.fetch("SET", key, f"={at_ms}")
+
+
 async def clock_offset_ms(runner: ScriptRunner) -> int:
     """How far the scripts' time is ahead."""
     return int(await runner.fetch("GET", CLOCK_OFFSET_KEYS[0]) or 0)

@@ -10,8 +10,9 @@ import msgspec
 from broker.names import Resource
 
 CLOCK_OFFSET_KEYS: Final = tuple(f"penstock:test-clock:{{{tag}}}" for tag in "abc")
-"""Read only by a test server's scripts: milliseconds added to its clock. On a test cluster of three primaries, each of
-these keys is on another one (slots 15495, 3300 and 7365); all have the same value."""
+"""Read only by a test server's scripts: milliseconds added to its clock, or, behind a '=', the time at which it
+stands. On a test cluster of three primaries, each of these keys is on another one (slots 15495, 3300 and 7365); all
+have the same value."""
 
 
 _CACHED: Final = 4_096  # of about 5 KB each, of all keyspaces together: clients make up names, accounts and regions

@@ -29,7 +29,10 @@ Argument: TypeAlias = str | bytes | int
 _TEST_CLOCK: Final = f"""
 for _, key in ipairs({{ '{"', '".join(CLOCK_OFFSET_KEYS)}' }}) do
   local offset = redis.pcall('GET', key) -- on a cluster, an error for what is not on this node
-  if type(offset) ~= 'table' then now = now + (tonumber(offset or 0)) break end
+  if type(offset) ~= 'table' then
+    now = tonumber(string.match(offset or '', '^=(%d+)$')) or now + tonumber(offset or 0)
+    break
+  end
 end
 """
 

@@ -256,7 +256,7 @@ class InvocationSource:
         verdict = before_run(settings, event.facts, age_s=age_s, limit=self._limit, invocations=came_before)
         if verdict is not None:
             self.permits.give_back([event.member])
-            self._engine.core.in_background(self._ends.give_up_unrun(event, verdict), name="give_up")
+            self._engine.end_in_background(self._ends.give_up_unrun(event, verdict), name="give_up")
             return
         deadline = time.monotonic() + settings.timeout_s
         context = Context(

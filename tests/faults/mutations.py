@@ -191,6 +191,16 @@ MUTATIONS: Final = (
         test="tests/runtime/test_running_alone.py",
     ),
     Mutant(
+        name="nothing-beside-an-end",
+        safeguard="what runs alone waits until what was given up or given back before is off the process",
+        edits=(
+            Edit(
+                "runtime/engine.py", "        while self._ending:\n            await asyncio.wait(self._ending)\n", ""
+            ),
+        ),
+        test="tests/runtime/test_running_alone.py",
+    ),
+    Mutant(
         name="no-memory-first",
         safeguard="on a full server work begins with a write that needs no memory",
         edits=(Edit(_CLAIM, "redis.call('ZREM', KEYS[2], '') -- a first write", "-- a first write"),),

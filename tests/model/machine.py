@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 from hypothesis import HealthCheck, Phase, settings
@@ -14,16 +15,17 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from broker import Broker
 from broker.errors import LeaseLost
 from broker.settings import Settings
-from tests.conftest import set_clock
+from tests.conftest import set_clock, stop_clock
 from tests.model.reference import Time
 
 T = TypeVar("T")
 EXAMPLES: Final = os.environ.get("PENSTOCK_MODEL_EXAMPLES")
+M = TypeVar("M", bound="Machine")
 _prefixes = itertools.count()
 
 
 class Machine(RuleBasedStateMachine):
-    """Operations on both sides, the real one under a prefix of its own."""
+    """Operations on both sides, the real one under a prefix of its own, at a time that moves only with the model's."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -33,6 +35,8 @@ class Machine(RuleBasedStateMachine):
         self.run(self.broker.__aenter__())
         self.core = self.broker.core
         self.run(set_clock(self.core.runner))
+        self.began_ms: Final = self.run(self.core.messages.now_ms())
+        self.run(stop_clock(self.core.runner, self.began_ms))
         self.time = Time()
         self.numbers = itertools.count()
 
@@ -47,6 +51,11 @@ class Machine(RuleBasedStateMachine):
 
         return self.runner.run(whole())
 
+    def pass_time(self, seconds: int) -> None:
+        """Lets so much time pass on both sides."""
+        self.time.now_s += seconds
+        self.run(stop_clock(self.core.runner, self.began_ms + self.time.now_s * 1_000))
+
     def keeps(self, work: Coroutine[Any, Any, None]) -> bool:
         """Whether a lease still held when this was done with it."""
         try:
@@ -60,6 +69,16 @@ class Machine(RuleBasedStateMachine):
         self.run(set_clock(self.core.runner))
         self.run(self.broker.__aexit__())
         self.runner.close()
+
+
+@contextlib.contextmanager
+def begun(machine: Callable[[], M]) -> Iterator[M]:
+    """A machine for steps that are written out."""
+    state = machine()
+    try:
+        yield state
+    finally:
+        state.teardown()
 
 
 def explore(machine: Callable[[], Machine], examples: int) -> None:

@@ -108,11 +108,6 @@ class ReferenceQueue:
         message = self.messages.get(body)
         return message is not None and message.place == "leased" and message.token == token
 
-    def is_leased(self, body: str) -> bool:
-        """Whether somebody has it."""
-        message = self.messages.get(body)
-        return message is not None and message.place == "leased"
-
     def extend(self, body: str, lease_s: int) -> None:
         """Moves the end of the lease."""
         self.messages[body].until_s = self._time.now_s + lease_s

@@ -17,7 +17,6 @@ from broker import Queue
 from broker.message import Message
 from broker.records import unpack
 from broker.store.values import Deferral, member_of
-from tests.conftest import move_clock
 from tests.model.fifo_reference import FifoMessage, FifoReference
 from tests.model.machine import EXAMPLES, Machine, explore
 from tests.model.reference import Mode, Told
@@ -27,7 +26,6 @@ _MAX_RECEIVES: Final = 3
 _RETENTION_S: Final = 400
 _ROOM: Final = 500
 
-# All durations are multiples of ten seconds, so that the real milliseconds that pass between the steps decide nothing.
 _GROUPS = st.sampled_from(["a", "a!", "b", "c"])
 _IDS = st.sampled_from([None, None, None, "x", "y"])
 _SECONDS = st.sampled_from([0, 10, 30])
@@ -237,8 +235,7 @@ class FifoMachine(Machine):
 
     @rule(seconds=st.sampled_from([10, 10, 20, 30, 200, 300]))
     def advance(self, seconds: int) -> None:
-        self.run(move_clock(self.core.runner, seconds * 1_000))
-        self.time.now_s += seconds
+        self.pass_time(seconds)
 
     @rule(seconds=st.sampled_from([10, 30, 400]), count=st.integers(1, 6))
     def advance_and_receive(self, seconds: int, count: int) -> None:
