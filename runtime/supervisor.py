@@ -120,7 +120,8 @@ class Supervisor:
             if self._monitor is not None:
                 self._monitor.watch(broker)
             try:
-                for child in [self._start() for _ in range(self._processes)]:
+                # A stop that came before this has found nobody to tell.
+                for child in [self._start() for _ in range(self._processes) if not self._stopping.is_set()]:
                     await _first(child.ready, child.ended)
                 self.ready.set()
                 await self._stopping.wait()

@@ -14,6 +14,7 @@ import pytest
 from broker import Broker
 from broker.embedded import EmbeddedRedis
 from broker.settings import Settings
+from runtime.supervisor import Supervisor
 from tests.faults.history import read_histories
 from tests.faults.killer import Killer
 from tests.faults.scene import SEED, report, until
@@ -82,3 +83,10 @@ async def test_a_worker_whose_loop_has_ended_is_replaced_whatever_still_runs_in_
         await until(lambda: list(service.lines("worker_died")), timeout_s=20, what="the process has ended")
         assert next(iter(service.lines("worker_died")))["cause"] == cause
         await until(lambda: len(list(service.lines("worker_ready"))) >= 2, timeout_s=20, what="another one is there")
+
+
+async def test_a_stop_that_comes_before_any_worker_is_there_is_obeyed(durable: EmbeddedRedis) -> None:
+    supervisor = Supervisor("tests.faults.apps:steady", url=durable.url, grace_s=1, max_calls=1, threads=1)
+    supervisor.stop()
+    async with asyncio.timeout(60):
+        assert await supervisor.run() == 0

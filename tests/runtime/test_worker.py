@@ -298,14 +298,14 @@ async def test_a_sign_of_life_that_redis_did_not_take_is_given_again_soon(
     broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an outage of half a minute all workers fall silent; they must not wait for their next turn to count again."""
-    monkeypatch.setattr("runtime.worker.HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("runtime.presence.HEARTBEAT_S", 0.01)
     given = DirectoryStore.heartbeat
     tries: list[int] = []
 
     async def heartbeat(self: DirectoryStore, process: str, serves: bytes, *, ttl_ms: int) -> list[str]:
         tries.append(ttl_ms)
         if len(tries) == 1:
-            monkeypatch.setattr("runtime.worker.HEARTBEAT_S", 3_600)
+            monkeypatch.setattr("runtime.presence.HEARTBEAT_S", 3_600)
             raise StoreUnavailable("away")
         return await given(self, process, serves, ttl_ms=ttl_ms)
 
