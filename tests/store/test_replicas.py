@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from broker.store.server import has_waitaof, read_info
 from tests.store.replicated import CONFIRM_MS, SETTINGS, Replicated, replicated
 
 pytestmark = pytest.mark.timeout(120)
+_BEING_WRITTEN = (b"aof_rewrite_in_progress:1", b"aof_rewrite_scheduled:1")
 
 
 @pytest.fixture
@@ -186,8 +188,9 @@ def _switch_on(url: str) -> None:
     try:
         execute: Callable[..., Any] = client.execute_command
         execute("CONFIG", "SET", "appendonly", "yes")
-        while b"aof_rewrite_in_progress:1" in execute("INFO", "persistence"):
-            pass
+        # With a snapshot for the replica under way the rewrite is scheduled at first.
+        while any(word in execute("INFO", "persistence") for word in _BEING_WRITTEN):
+            time.sleep(0.01)
     finally:
         client.close()
 
