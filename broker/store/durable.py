@@ -85,12 +85,15 @@ class DurableWrites:
                 else:
                     self._required.pop(resource, None)
 
-    async def check(self, text: str) -> None:
-        """Raises DurabilityNotMet unless the server gives a level now; '' is none."""
+    async def check(self, text: str, resource: Resource) -> None:
+        """Raises DurabilityNotMet unless a level is given now where a resource is, or will be; '' is none."""
         if text:
             required = parse_durability(text)
             if why_not := (await self.look()).why_not(required):
                 raise DurabilityNotMet(text, why_not)
+            if required.replicas_on_disk:
+                keys = self._keys.of(resource)
+                await self._lane_at(keys.meta, required).probe(keys.probe)
 
     async def state(self) -> ServerState:
         """What the server gives, as known for at most a second."""
@@ -125,11 +128,14 @@ class DurableWrites:
         if not required.replicas:
             return self._runner
         meta = self._keys.of(resource).meta
+        return self._lane_at(meta, required).of(meta)
+
+    def _lane_at(self, meta: str, required: Durability) -> Lane:
         lane = required.replicas, required.replicas_on_disk, self._runner.link.place_of(meta)
         if lane not in self._lanes:
             client = self._runner.link.client_for(meta)
             self._lanes[lane] = Lane(self._runner, client, self._scripts, required, confirm_ms=self._confirm_ms)
-        return self._lanes[lane].of(meta)
+        return self._lanes[lane]
 
     async def _look(self) -> ServerState:
         began_s = time.monotonic()

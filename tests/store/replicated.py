@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 from broker import Broker
 from broker.embedded import EmbeddedRedis
@@ -49,14 +50,24 @@ class Replicated:
 
 
 @contextlib.asynccontextmanager
-async def replicated(folder: Path) -> AsyncIterator[Replicated]:
+async def replicated(
+    folder: Path, *, append_only: bool = False, fsync: Literal["always", "everysec"] = "everysec"
+) -> AsyncIterator[Replicated]:
     """Both, started, the replica in step."""
     port = _free_port()
     usual = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0"}
     primary = EmbeddedRedis(
-        folder / "primary", append_only=False, options={**usual, "port": str(port), "bind": "127.0.0.1"}
+        folder / "primary",
+        append_only=append_only,
+        fsync=fsync,
+        options={**usual, "port": str(port), "bind": "127.0.0.1"},
     )
-    replica = EmbeddedRedis(folder / "replica", append_only=False, options={**usual, "replicaof": f"127.0.0.1 {port}"})
+    replica = EmbeddedRedis(
+        folder / "replica",
+        append_only=append_only,
+        fsync=fsync,
+        options={**usual, "replicaof": f"127.0.0.1 {port}"},
+    )
     with primary, replica:
         pair = Replicated(primary, replica)
         async with Broker(primary.url) as broker:
