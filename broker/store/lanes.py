@@ -149,6 +149,8 @@ class Lane:
         """None when enough replicas have confirmed everything before the mark."""
         for reply in (marked, waited):
             if isinstance(reply, failures.ResponseError):
+                if isinstance(reply, failures.AskError):
+                    self._runner.link.doubt()
                 cannot = next((why for words, why in _CANNOT.items() if words in str(reply)), None)
                 if cannot is None:
                     return _translated(reply, self._runner)

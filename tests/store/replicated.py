@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
 
+import pytest
+
 from broker import Broker
-from broker.embedded import EmbeddedRedis
+from broker.embedded import EmbeddedRedis, find_server
 from broker.settings import Settings
 
 _ATTEMPTS = 400
@@ -83,3 +87,12 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def skip_without_waitaof() -> None:
+    """For tests that need it; no server has to run for that."""
+    told = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"v=(\d+)\.(\d+)", told)
+    assert found is not None
+    if "Valkey" not in told and (int(found[1]), int(found[2])) < (7, 2):
+        pytest.skip(f"WAITAOF is new in Redis 7.2; this is {found[0].removeprefix('v=')}")

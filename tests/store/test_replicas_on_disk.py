@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,13 +11,13 @@ from typing import Any
 import pytest
 
 from broker import Broker
-from broker.embedded import EmbeddedRedis, find_server
+from broker.embedded import EmbeddedRedis
 from broker.errors import DurabilityNotMet, StoreDenied, WriteNotConfirmed
 from broker.functions import register_function
 from broker.records import FunctionSettings
 from broker.store.connection import connect_in_thread
 from broker.store.rights import acl_rule
-from tests.store.replicated import CONFIRM_MS, SETTINGS, Replicated, replicated
+from tests.store.replicated import CONFIRM_MS, SETTINGS, Replicated, replicated, skip_without_waitaof
 
 pytestmark = pytest.mark.timeout(120)
 _BEING_WRITTEN = (b"aof_rewrite_in_progress:1", b"aof_rewrite_scheduled:1")
@@ -28,11 +26,7 @@ _BEING_WRITTEN = (b"aof_rewrite_in_progress:1", b"aof_rewrite_scheduled:1")
 @pytest.fixture(scope="module", autouse=True)
 def waitaof() -> None:
     """Skips where the server has no WAITAOF."""
-    told = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"v=(\d+)\.(\d+)", told)
-    assert found is not None
-    if "Valkey" not in told and (int(found[1]), int(found[2])) < (7, 2):
-        pytest.skip(f"WAITAOF is new in Redis 7.2; this is {found[0].removeprefix('v=')}")
+    skip_without_waitaof()
 
 
 @pytest.fixture
