@@ -177,9 +177,9 @@ class RedisCluster:
 
     # -- who is what ---------------------------------------------------------------------------------------------------
 
-    def primary_of(self, slot: int) -> Member:
-        """Who serves a slot, as a running node says."""
-        for first, last, primary, *_ in self._running().ask("CLUSTER", "SLOTS"):
+    def primary_of(self, slot: int, says: Member | None = None) -> Member:
+        """Who serves a slot, as that node says, or any running one."""
+        for first, last, primary, *_ in (says or self._running()).ask("CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return self.at(primary[1])
         raise LookupError(f"nobody serves slot {slot}")
@@ -220,6 +220,17 @@ class RedisCluster:
             moved += len(names)
         for member in (target, source, *self.serving()):
             member.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+    def moves_whole_slots(self) -> bool:
+        """Whether the server can move a slot by itself, all of it at one moment: Valkey from 9 on."""
+        return b"MIGRATESLOTS" in b" ".join(self._running().ask("CLUSTER", "HELP"))
+
+    def move_whole_slot(self, slot: int, target: Member) -> None:
+        """Moves a slot in that way."""
+        target_id = target.ask("CLUSTER", "MYID").decode()
+        self.primary_of(slot).ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target_id)
+        for member in self.serving():
+            until(lambda of=member: self.primary_of(slot, of) is target, f"slot {slot} is at port {target.port}")  # type: ignore[misc]
 
 
 class Sentinel(EmbeddedRedis):
