@@ -97,11 +97,13 @@ class Lane:
             replies = await self._pipe.together([("SET", key, "", "PX", _GONE_AFTER_MS), *self._waits(patience_ms)])
         unconfirmed = self._why_unconfirmed(replies[0], replies[-1])
         if isinstance(unconfirmed, errors.WriteNotConfirmed):
-            raise errors.DurabilityNotMet(
-                self._level.text,
-                f"only {unconfirmed.confirmed} replicas have said within {patience_ms} ms that a write is on their "
-                "disks, which one whose appendonly is no never does",
-            )
+            reason = f"a write was not on the primary's own disk within {patience_ms} ms"
+            if unconfirmed.confirmed < self._level.replicas:
+                reason = (
+                    f"only {unconfirmed.confirmed} replicas have said within {patience_ms} ms that a write is on their "
+                    "disks, which one whose appendonly is no never does"
+                )
+            raise errors.DurabilityNotMet(self._level.text, reason)
         if unconfirmed is not None:
             raise unconfirmed
 
