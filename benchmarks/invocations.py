@@ -9,7 +9,7 @@ from benchmarks.harness import Bed, Stage, rate
 from benchmarks.records import Figure, Round, Target, figure
 
 _EVENTS: Final = 60_000
-_TARGET: Final = Target(of="ratio", at_least=1 / 3)
+_TARGET: Final = Target(of="ratio", at_least=1 / 2)
 _TARGET_KEPT: Final = Target(of="ratio", at_least=0.8)
 
 

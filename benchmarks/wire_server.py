@@ -22,6 +22,7 @@ from broker.gateway.asgi import Receive, Scope, Send
 from broker.gateway.options import GatewayOptions
 from broker.gateway.running import run_gateway
 from broker.gateway.server import serve
+from runtime.collecting import collect_seldom
 from runtime.logs import configure_logs
 
 _CONSTANT: Final = (
@@ -86,6 +87,7 @@ async def _served(url: str, which: str) -> AsyncIterator[int]:
 async def main(url: str, which: str) -> None:
     """Serves until the parent has no more questions."""
     async with _served(url, which) as port:
+        collect_seldom()  # as `penstock broker` does; the constant answer's server, too
         say("ready")
         await answer({"port": lambda: port, "cpu_s": time.process_time})
 

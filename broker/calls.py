@@ -24,10 +24,12 @@ from broker.names import LATEST, Resource, Route, split_function
 from broker.outgoing import event_json
 from broker.records import FunctionSettings, check_range
 from broker.tracing import NO_TRACE, Trace
-from broker.workers import LiveWorkers, Serves
+from broker.workers import KnownWorkers, Serves
 
 INLINE_BYTES: Final = 64 * limits.KIB
 _ALIVE_CHECK_S: Final = 1.0
+_LAST_WORDS_S: Final = 0.5
+"""A worker that stops refuses what had reached its inbox when it has left that."""
 _PARCEL_SPARE_MS: Final = 60_000
 _TIMEOUT_KNOWN_S: Final = 1.0
 _MOST_TIMEOUTS: Final = 1_000
@@ -144,7 +146,7 @@ class Caller:
 
     def __init__(self, core: Core, inbox: _Inbox | None = None) -> None:
         self._core: Final = core
-        self._workers: Final = LiveWorkers(core)
+        self._workers: Final = KnownWorkers(core)
         self._inbox: Final = inbox or _Inbox(core)
         self._timeouts: Final[dict[str, tuple[float, float]]] = {}
 
@@ -298,7 +300,8 @@ class Caller:
                 and not call.future.done()
             ):
                 self._workers.forget(worker.process)
-                return await self.exited(call, worker)
+                await asyncio.wait((call.future,), timeout=_LAST_WORDS_S)
+                return call.future.result() if call.future.done() else await self.exited(call, worker)
 
     async def exited(self, call: HandedCall, worker: Serves) -> CallReply:
         """What is answered for a worker that has ended under the call."""

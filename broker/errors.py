@@ -46,6 +46,14 @@ class PenstockError(Exception):
     """Base of every error raised by Penstock; ``code`` is stable and meant for programs."""
 
     code: ClassVar[str] = "PenstockError"
+    stored: tuple[str, ...] = ()
+    """Of a send of many: the ids of what was stored before, in the order of the send, '' for what was not. What is
+    behind the last of them was not stored either, as far as ``code`` lets anybody know."""
+
+    def __str__(self) -> str:
+        count = sum(map(bool, self.stored))
+        before = f" (before that, {count} messages of this send were stored: `stored` of the error has their ids)"
+        return super().__str__() + (before if count else "")
 
 
 class InvalidInput(PenstockError):

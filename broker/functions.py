@@ -9,12 +9,13 @@ import msgspec
 
 from broker import spans
 from broker.builds import Alias, Catalogue, Version, check_alias, function_fields
+from broker.compare_and_set import compare_and_set
 from broker.core import Core
 from broker.declarations import Change, changed_by_api, declared_anew, held, overruled
-from broker.errors import FunctionNotFound, InvalidOption, ResourceBusy, StoreFault, VersionNotFound
+from broker.errors import FunctionNotFound, InvalidOption, PenstockError, ResourceBusy, VersionNotFound
 from broker.names import LATEST, SPARE, Function, Queue, Resource, Stream, Target, check_name, split_function
 from broker.outgoing import event_message, event_messages
-from broker.partitions import counts, delete, follow, growth_fields, purge, together
+from broker.partitions import counts, delete, follow, growth_fields, purge, replace_settings, together
 from broker.queue_settings import ensure_queue
 from broker.records import FunctionSettings
 from broker.routing import Relay
@@ -33,8 +34,6 @@ from broker.versions import (
     route_events,
     update_alias,
 )
-
-_CHANGE_ATTEMPTS: Final = 50
 
 
 class FunctionClient:
@@ -75,7 +74,12 @@ class FunctionClient:
         ids: dict[Resource, Iterator[str]] = {}
         for place in dict.fromkeys(places):
             group = [message for message, each in zip(messages, places, strict=True) if each == place]
-            ids[place] = iter(await self._sender.send_many(place, group))
+            try:
+                ids[place] = iter(await self._sender.send_many(place, group))
+            except PenstockError as error:
+                ids[place] = iter(error.stored)
+                error.stored = tuple(next(ids.get(each, iter(())), "") for each in places)
+                raise
         return [next(ids[place]) for place in places]
 
     async def settings(self) -> FunctionSettings:
@@ -253,24 +257,22 @@ async def change_function(
 async def _change(
     core: Core, resource: Resource, described: Described, change: Callable[[FunctionSettings], FunctionSettings]
 ) -> tuple[FunctionSettings, FunctionSettings]:
-    """Compare and set, so that two who change at once both get their way; the settings before and after."""
-    for _ in range(_CHANGE_ATTEMPTS):
-        before = msgspec.json.decode(described.settings, type=FunctionSettings)
-        after = change(before)
-        fields = function_fields(after) | await growth_fields(
-            core, resource, described, before=before.partitions, after=after.partitions
-        )
-        encoded = msgspec.json.encode(after)
-        done = await core.directory.configure(resource, encoded, fields, mode="replace", instead_of=described.settings)
-        if done.status != "kept":
-            await follow(core, resource, after.partitions)
-            return before, after
-        found = await core.directory.describe(resource)
+    """The settings before and after; ``described`` is how the function was just now."""
+    found: Described | None = described
+
+    async def attempt() -> tuple[FunctionSettings, FunctionSettings] | None:
+        nonlocal found
         if found is None:
             raise FunctionNotFound(resource.name)
-        described = found
-    changed = f'the settings of function "{resource.name}" were changed {_CHANGE_ATTEMPTS} times during one change'
-    raise StoreFault(changed)
+        before = msgspec.json.decode(found.settings, type=FunctionSettings)
+        after = change(before)
+        fields = function_fields(after)
+        if await replace_settings(core, resource, found, after, fields, before=before.partitions):
+            return before, after
+        found = await core.directory.describe(resource)
+        return None
+
+    return await compare_and_set(f'the settings of function "{resource.name}"', attempt)
 
 
 async def ensure_target(core: Core, target: Target) -> None:

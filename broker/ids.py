@@ -27,6 +27,8 @@ _SEQUENCE_LOW: Final = (1 << _SEQUENCE_LOW_BITS) - 1
 _NONCE_BITS: Final = 32
 _NONCE: Final = (1 << _NONCE_BITS) - 1
 _MARK: Final = (1 << _NONCE_BITS + 10) - 1
+_TAIL: Final = (1 << 40) - 1
+_BYTES: Final = tuple(f"{value:02x}" for value in range(256))
 
 
 def mark_of(nonce: int, partition: int) -> int:
@@ -65,12 +67,15 @@ def message_id(entry: str, mark: int) -> str:
 
 
 def message_ids(milliseconds: str, sequence: int, count: int, mark: int) -> list[str]:
-    """The ids of entries that follow each other, as :func:`message_id` makes them one by one."""
-    head = f"{_time_part(milliseconds)}-{_VERSION}"
-    return [
-        f"{head}{n >> _SEQUENCE_LOW_BITS:03x}-{_VARIANT | (n & _SEQUENCE_LOW) >> 6:04x}-{(n & 63) << 42 | mark:012x}"
-        for n in range(sequence, sequence + count)
-    ]
+    """The ids of entries that follow each other, as :func:`message_id` makes them one by one: of 64 in a row only the
+    two digits differ that hold the lowest bits of the sequence, and the highest of the mark."""
+    head, tail, middles = f"{_time_part(milliseconds)}-{_VERSION}", f"{mark & _TAIL:010x}", _BYTES[mark >> 40 :: 4]
+    ids: list[str] = []
+    after = sequence + count
+    for page in range(sequence & ~63, after, 64):
+        begin = f"{head}{page >> _SEQUENCE_LOW_BITS:03x}-{_VARIANT | (page & _SEQUENCE_LOW) >> 6:04x}-"
+        ids += [f"{begin}{middle}{tail}" for middle in middles[max(sequence - page, 0) : after - page]]
+    return ids
 
 
 @lru_cache(maxsize=64)

@@ -15,8 +15,9 @@ import msgspec
 
 from broker import limits, tracing
 from broker.errors import RECURSION_STOPPED
+from broker.message_attributes import Attribute
 from broker.names import LATEST, Function, Resource, Target
-from broker.records import Attribute, Delivery, DeliveryKind, FunctionSettings, Header, pack
+from broker.records import Delivery, DeliveryKind, FunctionSettings, Header, pack
 from broker.tracing import NO_TRACE, Trace
 
 Condition: TypeAlias = Literal[

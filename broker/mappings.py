@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 from uuid import uuid4
 
 import msgspec
 
+from broker.compare_and_set import compare_and_set
 from broker.core import Core
 from broker.declarations import Change, changed_by_api, declared_anew, held, overruled
-from broker.errors import MappingExists, MappingNotFound, StoreFault
+from broker.errors import MappingExists, MappingNotFound
 from broker.functions import Registered
 from broker.names import check_name
 from broker.queue_settings import ensure_queue
 from broker.records import MappingSettings
-
-_CHANGE_ATTEMPTS: Final = 50
 
 
 async def register_mapping(core: Core, settings: MappingSettings) -> Registered:
@@ -71,16 +69,16 @@ async def change_mapping(
 
 
 async def _change(core: Core, name: str, change: Callable[[MappingSettings], MappingSettings]) -> MappingSettings:
-    for _ in range(_CHANGE_ATTEMPTS):
+    async def attempt() -> MappingSettings | None:
         stored = await core.directory.mapping(name)
         if stored is None:
             raise MappingNotFound(name)
         after = change(read_mapping(stored))
         if msgspec.json.encode(after) == stored:
             return after
-        if await _put(core, name, stored, after):
-            return after
-    raise StoreFault(f'the mapping "{name}" was changed {_CHANGE_ATTEMPTS} times during one change')
+        return after if await _put(core, name, stored, after) else None
+
+    return await compare_and_set(f'the mapping "{name}"', attempt)
 
 
 async def _put(core: Core, name: str, stored: bytes, after: MappingSettings) -> bool:

@@ -12,9 +12,10 @@ from broker.core import Core
 from broker.errors import LeaseLost
 from broker.ids import message_id, sequence_number
 from broker.lineage import without
+from broker.message_attributes import PlainValue
 from broker.names import Function, Queue, Resource
 from broker.receipts import Receipt
-from broker.records import Delivery, Facts, Header, PlainValue, check_range, decode_json, pack, unpack
+from broker.records import Delivery, Facts, Header, check_range, decode_json, pack, unpack
 from broker.store.values import Claim, Claimed, Deferral, member_of
 
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from broker import limits, tracing
 from broker.errors import InvalidOption, PayloadTooLarge
-from broker.records import Attribute, AttributeValue, Header, decode_json, encode_json, pack
+from broker.message_attributes import Attribute, AttributeValue
+from broker.records import Header, decode_json, encode_json, pack
 from broker.store.values import NewMessage
 
 _OWN_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")

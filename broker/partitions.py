@@ -10,6 +10,7 @@ import msgspec
 from broker.core import Core
 from broker.errors import InvalidOption
 from broker.names import Resource
+from broker.records import FunctionSettings, QueueSettings
 from broker.store.directory import Described
 from broker.store.partitions import grown
 from broker.store.values import Counts
@@ -99,6 +100,28 @@ async def follow(core: Core, whole: Resource, partitions: int) -> None:
     """Lets all partitions have the settings that have just been stored."""
     if partitions > 1:
         await core.partitions.adopt(whole)
+
+
+async def replace_settings(
+    core: Core,
+    whole: Resource,
+    described: Described,
+    settings: QueueSettings | FunctionSettings,
+    fields: Mapping[str, str],
+    *,
+    before: int,
+) -> bool:
+    """Stores settings, with the ``fields`` that scripts read, in place of those described, which said ``before``
+    partitions; False where somebody was faster. Raises InvalidOption where there would be fewer partitions."""
+    grown_to = await growth_fields(core, whole, described, before=before, after=settings.partitions)
+    encoded = msgspec.json.encode(settings)
+    done = await core.directory.configure(
+        whole, encoded, {**fields, **grown_to}, mode="replace", instead_of=described.settings
+    )
+    if done.status == "kept":
+        return False
+    await follow(core, whole, settings.partitions)
+    return True
 
 
 async def growth_fields(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
 
 import msgspec
 
+from broker.compare_and_set import compare_and_set
 from broker.core import Core
-from broker.errors import InvalidOption, QueueDeletedRecently, QueueExists, QueueNotFound, StoreFault
+from broker.errors import InvalidOption, QueueDeletedRecently, QueueExists, QueueNotFound
 from broker.names import Resource, check_name
-from broker.partitions import follow, growth_fields
+from broker.partitions import follow, growth_fields, replace_settings
 from broker.records import QueueSettings
 from broker.store.directory import Described
-
-_CHANGE_ATTEMPTS: Final = 50
 
 
 class DescribedQueue(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +99,8 @@ async def change_queue(
 
     ``change`` may be called more than once, and may raise. Raises QueueNotFound.
     """
-    for _ in range(_CHANGE_ATTEMPTS):
+
+    async def attempt() -> QueueSettings | None:
         described = await core.directory.describe(resource)
         if described is None:
             raise QueueNotFound(resource.name)
@@ -112,15 +111,11 @@ async def change_queue(
             await core.durable.check(settings.durability, resource)
         if settings.dead_letter != before.dead_letter:  # else any change would make a deleted one again
             await make_dead_letter(core, resource, settings)
-        fields = queue_fields(settings) | await growth_fields(
-            core, resource, described, before=before.partitions, after=settings.partitions
-        )
-        encoded = msgspec.json.encode(settings)
-        done = await core.directory.configure(resource, encoded, fields, mode="replace", instead_of=described.settings)
-        if done.status != "kept":
-            await follow(core, resource, settings.partitions)
-            return settings
-    raise StoreFault(f'the settings of queue "{resource.name}" were changed {_CHANGE_ATTEMPTS} times during one change')
+        fields = queue_fields(settings)
+        stored = await replace_settings(core, resource, described, settings, fields, before=before.partitions)
+        return settings if stored else None
+
+    return await compare_and_set(f'the settings of queue "{resource.name}"', attempt)
 
 
 async def make_dead_letter(core: Core, resource: Resource, settings: QueueSettings) -> None:

@@ -9,18 +9,18 @@ import msgspec
 
 from broker import limits, spans
 from broker.core import Core
-from broker.errors import FunctionNotFound, InvalidOption, MoveNotFound, QueueNotFound, ResourceBusy
+from broker.errors import InvalidOption, MoveNotFound, PenstockError, QueueNotFound, ResourceBusy
 from broker.ids import mark_of
 from broker.message import Message
+from broker.message_attributes import AttributeValue
 from broker.moves import MAX_LISTED, MoveTask, cancel_move, list_moves, start_move
-from broker.names import Function, Kind, Queue, Resource, check_name
+from broker.names import Function, Queue, Resource, check_name
 from broker.outgoing import GROUP, queue_message
 from broker.partitions import counts, delete, purge
 from broker.queue_settings import change_queue, create_queue, describe_queue
 from broker.receiving import Receive, Receiver
 from broker.records import (
     FIRST_FACTS,
-    AttributeValue,
     DeduplicationScope,
     Facts,
     QueueSettings,
@@ -28,14 +28,12 @@ from broker.records import (
     check_range,
     check_whole,
 )
+from broker.redriving import Redrive, resource_of
 from broker.routing import Relay
 from broker.sending import Sender
-from broker.store.values import Claim, Claimed, Counts, Deferral, NewMessage, Onward, Peeked
+from broker.store.values import Claim, Claimed, Counts, NewMessage, Peeked
 
-_REDRIVE_BATCH: Final = 100
-_REDRIVE_LEASE_S: Final = 60
 _DELETE_BATCH: Final = 1_000
-_KINDS: Final[dict[type[Queue | Function], Kind]] = {Queue: "queue", Function: "function"}
 
 RedriveFrom: TypeAlias = Iterable[Queue] | Literal["all"]
 """Which queues may have a queue as their dead-letter queue; none of them where there are none."""
@@ -226,7 +224,13 @@ class QueueClient:
             )
         with spans.sending(self.resource, len(given)):
             messages = [self._entry_message(entry) for entry in given]
-            ids = await self._sender.send_many(self.resource, messages)
+            try:
+                ids = await self._sender.send_many(self.resource, messages)
+            except PenstockError as error:
+                error.stored = tuple(
+                    each and (m.own_id or each) for m, each in zip(messages, error.stored, strict=False)
+                )
+                raise
         return [message.own_id or stored_id for message, stored_id in zip(messages, ids, strict=True)]
 
     def _entry_message(self, entry: Mapping[str, Any]) -> NewMessage:
@@ -334,37 +338,7 @@ class QueueClient:
         A dead letter of a function goes to it as the bare event. One whose source is not known, or is gone, stays.
         Raises InvalidOption for a target that is this queue itself, NotFound for one that does not exist.
         """
-        if to == Queue(self.name):
-            raise InvalidOption("to", self.name, "a queue cannot be redriven to itself")
-        known: dict[str, bool] = {}
-        if to is not None and not await self._exists(self.core.resource(_KINDS[type(to)], to.name), known):
-            raise QueueNotFound(to.name) if isinstance(to, Queue) else FunctionNotFound(to.name)
-        moved = 0
-        for part in await self.core.partitions.parts(self.resource):
-            left = None if count is None else count - moved
-            moved += await self._redrive_part(part, to, count=left, known=known)
-            await self._relay.deliver(part)
-        return moved
-
-    async def _redrive_part(
-        self, part: Resource, to: Queue | Function | None, *, count: int | None, known: dict[str, bool]
-    ) -> int:
-        moved, staying = 0, dict[str, Message]()
-        try:
-            while count is None or moved < count:
-                room = _REDRIVE_BATCH if count is None else min(_REDRIVE_BATCH, count - moved)
-                wanted = Receive(count=room, visibility_s=_REDRIVE_LEASE_S)
-                messages, _ = await self._receiver.take(part, wanted, wake=False)
-                going = [message for message in messages if to is not None or await self._has_source(message, known)]
-                # What stays is kept leased until the end, so that it does not stand before what can go.
-                fresh = [message for message in messages if message not in going and message.entry not in staying]
-                staying |= {message.entry: message for message in messages if message not in going}
-                moved += await self._send_back(part, going, to)
-                if not going and not fresh:
-                    break
-        finally:
-            await self._release_all(part, list(staying.values()))
-        return moved
+        return await Redrive(self.core, self._receiver, self._relay, self.resource, to).run(count)
 
     async def start_move(self, *, to: Queue | Function | None = None, rate: int | None = None) -> MoveTask:
         """Starts a move task: what is visible now goes back to where each came from, or to ``to``, with fresh counters.
@@ -373,7 +347,7 @@ class QueueClient:
         on when that process dies. It fails where the source of a message is not known, or is gone; that message stays.
         Raises MoveInProgress where one runs, InvalidOption, NotFound.
         """
-        destination = None if to is None else self.core.resource(_KINDS[type(to)], to.name)
+        destination = None if to is None else resource_of(self.core, to)
         return await start_move(self.core, self.resource, destination=destination, max_per_s=rate)
 
     async def moves(self, count: int = MAX_LISTED) -> list[MoveTask]:
@@ -386,26 +360,3 @@ class QueueClient:
         if all(task.handle != handle for task in await self.moves()):
             raise MoveNotFound(handle)
         return await cancel_move(self.core, handle)
-
-    async def _exists(self, resource: Resource, known: dict[str, bool]) -> bool:
-        if resource.arn not in known:
-            known[resource.arn] = await self.core.directory.describe(resource) is not None
-        return known[resource.arn]
-
-    async def _has_source(self, message: Message, known: dict[str, bool]) -> bool:
-        return bool(message.source) and await self._exists(Resource.from_arn(message.source or ""), known)
-
-    async def _send_back(self, part: Resource, messages: list[Message], to: Queue | Function | None) -> int:
-        if not messages:
-            return 0
-        onward = [
-            Onward(index, "r", msgspec.msgpack.encode(message.redriven(to))) for index, message in enumerate(messages)
-        ]
-        members = [message.member for message in messages]
-        done = await self.core.messages.finish(part, members, counter="deleted", onward=onward)
-        return done.settled
-
-    async def _release_all(self, part: Resource, messages: list[Message]) -> None:
-        for start in range(0, len(messages), _REDRIVE_BATCH):
-            deferrals = [Deferral(message.member, 0) for message in messages[start : start + _REDRIVE_BATCH]]
-            await self.core.messages.defer(part, deferrals, counter="released")

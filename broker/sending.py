@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from broker import errors, limits
@@ -32,6 +34,8 @@ class Spread:
 
     def __init__(self) -> None:
         self._stored: Final[dict[int, tuple[Stored, int]]] = {}
+        self.failure: Exception | None = None
+        """Why what has no id was not stored, where some was."""
 
     def add(self, stored: Stored, indexes: Sequence[int]) -> None:
         """The messages at these places of the send were stored together."""
@@ -39,8 +43,9 @@ class Spread:
             self._stored[index] = stored, at
 
     def ids(self, count: int) -> list[str]:
-        """The ids of the first ``count`` messages of the send."""
-        return [stored.id(at) for stored, at in map(self._stored.__getitem__, range(count))]
+        """The ids of the first ``count`` messages of the send; '' for what was not stored."""
+        found = map(self._stored.get, range(count))
+        return ["" if place is None else place[0].id(place[1]) for place in found]
 
     def entry(self, index: int) -> str:
         """The entry of one message of the send."""
@@ -70,20 +75,18 @@ class Sender:
         return future
 
     async def send_many(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool = False) -> list[str]:
-        """Stores messages in order, up to 1,000 a step; answers their ids. Errors as :meth:`send`."""
+        """Stores messages in order, up to 1,000 a step; answers their ids. Errors as :meth:`send`; ``stored`` of an
+        error tells what is stored all the same."""
         ids: list[str] = []
-        sent: tuple[Stored | Spread, int] | None = None
         for chunk in chunks(messages, bytes_of=lambda message: len(message.blob)):
-            storing = asyncio.ensure_future(self._place(resource, chunk, urgent=urgent))
             try:
-                await asyncio.sleep(0)  # the step is on its way; the ids of the one before are made meanwhile
-                if sent is not None:
-                    ids += sent[0].ids(sent[1])
-                sent = await storing, len(chunk)
-            finally:
-                storing.cancel()
-        if sent is not None:
-            ids += sent[0].ids(sent[1])
+                placed = await self._place(resource, chunk, urgent=urgent)
+                ids += placed.ids(len(chunk))
+                if isinstance(placed, Spread) and placed.failure is not None:
+                    raise placed.failure
+            except errors.PenstockError as error:
+                error.stored = tuple(ids)
+                raise
         return ids
 
     async def _drain(self, resource: Resource) -> None:
@@ -107,19 +110,24 @@ class Sender:
     async def _send_chunk(self, resource: Resource, chunk: Sequence[_Waiting]) -> None:
         try:
             placed = await self._place(resource, [message for message, _ in chunk], urgent=False)
-        except errors.InvalidInput as error:
-            if len(chunk) == 1:
-                _fail(chunk[0][1], error)
-                return
+        except Exception as error:  # noqa: BLE001 - each waiting sender gets it; nobody else would
+            await self._refuse(resource, chunk, error)
+            return
+        ids = placed.ids(len(chunk))
+        for index, ((_, future), stored_id) in enumerate(zip(chunk, ids, strict=True)):
+            if stored_id and not future.done():
+                future.set_result(Accepted(stored_id, placed.entry(index) if resource.fifo else ""))
+        if isinstance(placed, Spread) and placed.failure is not None:
+            left = [pair for pair, stored_id in zip(chunk, ids, strict=True) if not stored_id]
+            await self._refuse(resource, left, placed.failure)
+
+    async def _refuse(self, resource: Resource, chunk: Sequence[_Waiting], error: Exception) -> None:
+        if isinstance(error, errors.InvalidInput) and len(chunk) > 1:
             for pair in chunk:  # one of them is not for this queue (too large, without an id): each for itself
                 await self._send_chunk(resource, [pair])
-        except Exception as error:  # noqa: BLE001 - each waiting sender gets it; nobody else would
-            for _, future in chunk:
-                _fail(future, error)
-        else:
-            for index, ((_, future), stored_id) in enumerate(zip(chunk, placed.ids(len(chunk)), strict=True)):
-                if not future.done():
-                    future.set_result(Accepted(stored_id, placed.entry(index)))
+            return
+        for _, future in chunk:
+            _fail(future, error)
 
     async def _place(self, resource: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Stored | Spread:
         """Stores messages in one step; where the resource is split, in that of the next partition, and what has an own
@@ -135,10 +143,19 @@ class Sender:
         raise errors.StoreFault(f'the partitions of {resource.kind} "{resource.name}" changed {_ROUTINGS} times')
 
     async def _spread(self, whole: Resource, messages: Sequence[NewMessage], *, urgent: bool) -> Spread | None:
-        """None where what was known of the partitions was not right."""
+        """None where what was known of the partitions was not right. Raises only where nothing was stored."""
         spread = Spread()
-        for partition, indexes in await self._routes(whole, messages):
-            stored = await self._store(whole.part(partition), [messages[index] for index in indexes], urgent=urgent)
+        routes = [(whole.part(partition), indexes) for partition, indexes in await self._routes(whole, messages)]
+        if len(routes) > 1:
+            await self._core.durable.make_sure(part for part, _ in routes)
+        for part, indexes in routes:
+            try:
+                stored = await self._store(part, [messages[index] for index in indexes], urgent=urgent)
+            except errors.PenstockError as error:
+                if part == routes[0][0]:
+                    raise
+                spread.failure = error
+                break
             if stored is None:
                 return None  # what is stored by now has own ids, which will be recognised
             spread.add(stored, indexes)
@@ -209,12 +226,8 @@ def _fail(future: asyncio.Future[Accepted], error: Exception) -> None:
 
 def chunks(items: Sequence[T], *, bytes_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
     """The items in slices that one script call may carry: at most 1,000, at most 4 MiB unless one alone is larger."""
-    start, size = 0, 0
-    for index, item in enumerate(items):
-        length = bytes_of(item)
-        if index > start and (index - start >= limits.MAX_SEND_MESSAGES or size + length > limits.MAX_SEND_BYTES):
-            yield items[start:index]
-            start, size = index, 0
-        size += length
-    if start < len(items):
-        yield items[start:]
+    start = 0
+    while page := items[start : start + limits.MAX_SEND_MESSAGES]:
+        fit = bisect_right(list(accumulate(map(bytes_of, page))), limits.MAX_SEND_BYTES) or 1
+        yield page if fit == len(page) else page[:fit]
+        start += fit

@@ -12,8 +12,9 @@ from broker import limits
 from broker.core import Core
 from broker.errors import InvalidOption, PayloadTooLarge, StreamNotFound
 from broker.ids import random_token
+from broker.message_attributes import encodable
 from broker.names import Resource, check_name
-from broker.records import StreamSettings, check_whole, decode_json, encodable, encode_json
+from broker.records import StreamSettings, check_whole, decode_json, encode_json
 from broker.store.lanes import RunsScripts
 from broker.store.logs import LogEntry, NewRecord
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
 from broker import limits, message, queues
+from broker.message_attributes import AttributeValue, PlainValue
 from broker.moves import MAX_LISTED, MoveTask
 from broker.names import Function, Queue
 from broker.queues import Entry, RedriveFrom
-from broker.records import AttributeValue, DeduplicationScope, PlainValue, QueueSettings, ThroughputLimit
+from broker.records import DeduplicationScope, QueueSettings, ThroughputLimit
 from broker.store.values import Counts
 
 T = TypeVar("T")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Final
 from uuid import uuid4
 
 import msgspec
 
 from broker.builds import Alias, Catalogue, InvokeOverlay, Version, function_fields, published, same_but_number
+from broker.compare_and_set import CHANGE_ATTEMPTS, compare_and_set
 from broker.core import Core
 from broker.errors import (
     AliasExists,
@@ -23,16 +24,14 @@ from broker.errors import (
     InvalidOption,
     ResourceBusy,
     RevisionChanged,
-    StoreFault,
     VersionInUse,
     VersionNotFound,
 )
 from broker.names import LATEST, SPARE, Resource, Route, split_function
 from broker.records import FunctionSettings, check_range
 from broker.store.directory import Described
-from broker.workers import LiveWorkers
+from broker.workers import live_workers
 
-_CHANGE_ATTEMPTS: Final = 50
 _HEARD_S: Final = 1.0
 _LOOK_S: Final = 0.02
 EMPTY: Final = Catalogue()
@@ -222,31 +221,77 @@ async def delete_version(core: Core, function: str, version: str, *, force: bool
         kept = {number: each for number, each in catalogue.versions.items() if number != version}
         return msgspec.structs.replace(catalogue, versions=kept)
 
-    without(await read_catalogue(core, function))
-    await _remove(core, function, [version], force=force)
-    await _change(core, function, without)
+    before = await read_catalogue(core, function)
+    without(before)
+
+    def back(catalogue: Catalogue) -> Catalogue:
+        return msgspec.structs.replace(catalogue, versions={version: before.versions[version], **catalogue.versions})
+
+    await _drop(core, function, [version], without, back, force=force)
 
 
 async def delete_alias(core: Core, function: str, name: str, *, force: bool = False) -> None:
     """Removes an alias. Raises ResourceBusy where events wait for it, unless forced."""
-    if name not in (await read_catalogue(core, function)).aliases:
+    before = await read_catalogue(core, function)
+    if name not in before.aliases:
         raise VersionNotFound(f"{function}:{name}")
-    await _remove(core, function, [name, name + SPARE], force=force)
 
     def without(catalogue: Catalogue) -> Catalogue:
         kept = {each: alias for each, alias in catalogue.aliases.items() if each != name}
         return msgspec.structs.replace(catalogue, aliases=kept)
 
-    await _change(core, function, without)
+    def back(catalogue: Catalogue) -> Catalogue:
+        return msgspec.structs.replace(catalogue, aliases={name: before.aliases[name], **catalogue.aliases})
+
+    await _drop(core, function, [name, name + SPARE], without, back, force=force)
 
 
 async def forget_versions(core: Core, function: str, *, force: bool) -> None:
     """Removes all versions and aliases of a function. Raises ResourceBusy where events wait for one, unless forced."""
     catalogue = await read_catalogue(core, function)
     if catalogue != EMPTY:
-        await _remove(core, function, [qualifier for qualifier, _ in catalogue.served()], force=force)
+        qualifiers = [qualifier for qualifier, _ in catalogue.served()]
+        await _remove(core, function, qualifiers, force=force)
         await core.directory.drop_catalogue(function)
+        try:
+            await _remove(core, function, qualifiers, force=force)  # an alignment may have come between the two
+        except ResourceBusy:
+            await core.directory.put_catalogue(function, msgspec.json.encode(catalogue), instead_of=None)
+            raise
         await core.directory.tell_of_versions(function)
+
+
+async def _drop(
+    core: Core,
+    function: str,
+    qualifiers: list[str],
+    without: Callable[[Catalogue], Catalogue],
+    back: Callable[[Catalogue], Catalogue],
+    *,
+    force: bool,
+) -> None:
+    """Removes what holds events, then what the catalogue says, then again what an alignment has made between the two.
+    What has got events there stays, and in the catalogue."""
+    await _remove(core, function, qualifiers, force=force)
+    try:
+        await _change(core, function, without)
+    except (VersionInUse, VersionNotFound):
+        await align(core, function)  # it stays, or stays away
+        raise
+    if await _serves(core, function, qualifiers):  # somebody has made it anew
+        return
+    try:
+        await _remove(core, function, qualifiers, force=force)
+    except ResourceBusy:
+        await _change(core, function, back)
+        raise
+    if await _serves(core, function, qualifiers):
+        await align(core, function)
+
+
+async def _serves(core: Core, function: str, qualifiers: Collection[str]) -> bool:
+    catalogue = await read_catalogue(core, function)
+    return any(qualifier in qualifiers for qualifier, _ in catalogue.served())
 
 
 async def _remove(core: Core, function: str, qualifiers: list[str], *, force: bool) -> None:
@@ -264,25 +309,28 @@ async def _remove(core: Core, function: str, qualifiers: list[str], *, force: bo
 
 async def _change(core: Core, function: str, change: Callable[[Catalogue], Catalogue]) -> Catalogue:
     """Compare and set, then what holds events is made to agree, and workers hear of it."""
-    for _ in range(_CHANGE_ATTEMPTS):
+
+    async def attempt() -> Catalogue | None:
         stored = await core.directory.catalogue(function)
         after = change(EMPTY if stored is None else _decoded(stored))
-        if await core.directory.put_catalogue(function, msgspec.json.encode(after), instead_of=stored):
-            await align(core, function)
-            await _heard(core, function, after)
-            return after
-    raise StoreFault(f'the versions of function "{function}" were changed {_CHANGE_ATTEMPTS} times during one change')
+        put = await core.directory.put_catalogue(function, msgspec.json.encode(after), instead_of=stored)
+        return after if put else None
+
+    after = await compare_and_set(f'the versions of function "{function}"', attempt)
+    await align(core, function)
+    await _heard(core, function, after)
+    return after
 
 
 async def _heard(core: Core, function: str, catalogue: Catalogue) -> None:
     """Returns when live workers serve what their builds are behind, so that who calls it next is served; at the latest
     after a second, as one of them may be dead."""
-    deadline, workers = time.monotonic() + _HEARD_S, LiveWorkers(core)
+    deadline = time.monotonic() + _HEARD_S
     served = {f"{function}:{qualifier}": catalogue.build_of(version, "") for qualifier, version in catalogue.served()}
     while time.monotonic() < deadline:
         live = [
             (worker.build, {name for name in worker.functions if name.startswith(f"{function}:")})
-            for worker in await workers.all(fresh=True)
+            for worker in await live_workers(core)
             if not worker.alone and any(name.partition(":")[0] == function for name in worker.functions)
         ]
         if all(names >= {name for name, build in served.items() if build == own} for own, names in live if own):
@@ -296,19 +344,29 @@ async def _heard(core: Core, function: str, catalogue: Catalogue) -> None:
 async def align(core: Core, function: str) -> None:
     """Makes what holds the events of versions and aliases agree with the catalogue and the function's settings."""
     resource = core.resource("function", function)
-    for _ in range(_CHANGE_ATTEMPTS):
+    made: set[str] = set()
+    for _ in range(CHANGE_ATTEMPTS):
         stored, described = await core.directory.catalogue(function), await core.directory.describe(resource)
+        catalogue = EMPTY if stored is None or described is None else _decoded(stored)
+        if stray := made - {qualifier for qualifier, _ in catalogue.served()}:
+            # They were deleted before they were made here. What has got events meanwhile stays.
+            for qualifier in stray:
+                await core.directory.delete(core.resource("function", f"{function}:{qualifier}"), force=False)
+            made -= stray
+            continue  # one of them may be wanted again by now
         if stored is None or described is None:
             return
-        await _align(core, function, _decoded(stored), described)
+        made |= await _align(core, function, catalogue, described)
         again = await core.directory.describe(resource)
         if await core.directory.catalogue(function) == stored and _standing(again) == _standing(described):
             break  # else somebody has changed them meanwhile, whose look may have come before our writing
     await core.directory.tell_of_versions(function)
 
 
-async def _align(core: Core, function: str, catalogue: Catalogue, described: Described) -> None:
+async def _align(core: Core, function: str, catalogue: Catalogue, described: Described) -> set[str]:
+    """Answers what had to be made."""
     settings = _settings(described)
+    made = set[str]()
     for qualifier, _ in catalogue.served():
         resource = core.resource("function", f"{function}:{qualifier}")
         wanted = catalogue.settings_of(qualifier, settings)
@@ -317,7 +375,9 @@ async def _align(core: Core, function: str, catalogue: Catalogue, described: Des
         if done.status == "created":
             core.directory.forget(resource)
             await core.directory.note_nonce(resource)
+            made.add(qualifier)
         await core.directory.hold(resource, held=described.held)
+    return made
 
 
 def _standing(described: Described | None) -> object:

@@ -11,6 +11,8 @@ from broker.core import Core
 from broker.records import MappingSettings
 
 HEARTBEAT_S: Final = 10.0
+HEARTBEAT_AGAIN_S: Final = 1.0
+"""After one that Redis did not take: the last sign of life may not count any more when it is back."""
 HEARTBEAT_TTL_MS: Final = 30_000
 _CACHE_S: Final = 1.0
 
@@ -36,25 +38,27 @@ class Serves(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return mapping.target in self.functions if mapping.origin == "api" else mapping.name in self.mappings
 
 
-class LiveWorkers:
-    """Who is there, remembered for a second."""
+async def live_workers(core: Core) -> list[Serves]:
+    """Every worker that has given a sign of life within the last 30 seconds."""
+    return [msgspec.json.decode(text, type=Serves) for text in (await core.directory.live_workers()).values()]
+
+
+class KnownWorkers:
+    """Who may be there, remembered for a second: also those who are silent, as all are when Redis comes back. Whether
+    somebody listens is seen when a call is handed over."""
 
     def __init__(self, core: Core) -> None:
         self._core: Final = core
         self._found: list[Serves] = []
         self._found_at: float = -_CACHE_S
 
-    async def all(self, *, fresh: bool = False) -> list[Serves]:
-        """Every worker heard of lately."""
-        if fresh or time.monotonic() - self._found_at >= _CACHE_S:
-            found = await self._core.directory.live_workers()
-            self._found = [msgspec.json.decode(text, type=Serves) for text in found.values()]
-            self._found_at = time.monotonic()
-        return self._found
-
     async def serving(self, function: str, *, fresh: bool = False) -> list[Serves]:
         """Those that take calls of a function."""
-        return [worker for worker in await self.all(fresh=fresh) if function in worker.functions and not worker.alone]
+        if fresh or time.monotonic() - self._found_at >= _CACHE_S:
+            found = await self._core.directory.known_workers()
+            self._found = [msgspec.json.decode(text, type=Serves) for text in found.values()]
+            self._found_at = time.monotonic()
+        return [worker for worker in self._found if function in worker.functions and not worker.alone]
 
     def forget(self, process: str) -> None:
         """Drops a worker that did not answer."""

@@ -56,8 +56,7 @@ class BatchClaims:
         except BaseException:
             self._engine.give_back(self._queue, token)
             raise
-        if claim.suspects and not self._engine.alone:
-            self._engine.on_suspects()
+        self._engine.seen_suspects(claim.suspects)
         if claim.outbox:
             self._engine.relays.kick(self._queue)
         now = time.monotonic()
@@ -74,6 +73,10 @@ class BatchClaims:
         ]
         self._engine.keeper.hold(self._queue, [item.member for item in held])
         try:
+            if self._engine.alone:
+                await self._engine.settled_alone()
+                ours = self._engine.keeper.holding(self._queue)  # that may have taken long
+                held = [item for item in held if item.member in ours]
             held = await self._without_quarantined(held)
             if self.filter.patterns:
                 held = await self._without_unwanted(held)

@@ -6,6 +6,7 @@ apart and when it has had enough; when the other end is gone, so is its supervis
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -13,8 +14,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Final, NoReturn
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NoReturn, ParamSpec
 
 import anyio
 import msgspec
@@ -37,6 +39,8 @@ from runtime.recycling import Recycle, memory_bytes
 from runtime.reporting import Reporter, State
 from runtime.worker import Worker
 
+P = ParamSpec("P")
+
 EXIT_CANNOT_START: Final = 78
 """The app cannot be loaded, or Redis not be used: starting again would not help."""
 
@@ -56,6 +60,8 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_calls: int
     threads: int
     recycle: Recycle = Recycle()
+    early_mb: int = 0
+    """What the process whose place it takes told of its first seconds."""
     alone: bool
     build: str = ""
     control: int
@@ -86,14 +92,14 @@ def main() -> int:
             log_stream=log_stream if isinstance(options.app, LambdaHandler) else None,
             figures=figures,
             on_suspects=_at_most_every_second(lambda: _say(control, "suspects")),
+            on_backlog=_at_most_every_second(lambda count: _say(control, f"behind {count}")),
             on_ready=lambda: _say(control, "ready"),
             on_settings=_when_outdated(app, lambda: _say(control, "renew"))
             if isinstance(options.app, LambdaHandler)
             else None,
         )
         _say(control, f"hello {worker.process}")
-        uvloop = {"use_uvloop": _has_uvloop()}
-        anyio.run(_serve, worker, control, options, figures, backend_options=uvloop)
+        _run(_serve(worker, control, options, figures))
     except* PenstockError as errors:  # a task group's, or one of load_app's own
         problems = errors
     if problems is None:
@@ -156,18 +162,22 @@ def _first(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
 
 async def _serve(worker: Worker, control: socket.socket, options: ChildOptions, figures: Figures | None) -> None:
     reporter = _reporter(worker, options.reports, figures)
-    recycle = options.recycle
     async with anyio.create_task_group() as group:
         group.start_soon(_obey_signals, worker, name="signals")
         group.start_soon(_notice_orphaning, worker, control, name="supervisor watch")
-        group.start_soon(
-            recycle.watch, lambda: worker.events_ended, lambda words: _say(control, words), name="recycling"
-        )
+        group.start_soon(_watch_growth, worker, control, options, name="recycling")
         await worker.run()
         if reporter is not None:
             reporter.stop()
         # Here: on its way out the loop would wait for handlers that do not stop.
         end(EXIT_EXHAUSTED if worker.exhausted else 0)
+
+
+async def _watch_growth(worker: Worker, control: socket.socket, options: ChildOptions) -> None:
+    def tell(words: str) -> None:
+        _say(control, words)
+
+    await options.recycle.watch(lambda: worker.events_ended, tell, early_mb=options.early_mb)
 
 
 def _reporter(worker: Worker, to: int | None, figures: Figures | None) -> Reporter | None:
@@ -211,31 +221,50 @@ def _say(control: socket.socket, words: str) -> None:
         control.sendall(words.encode() + b"\n")
 
 
-def _at_most_every_second(tell: Callable[[], None]) -> Callable[[], None]:
+def _at_most_every_second(tell: Callable[P, None]) -> Callable[P, None]:
     last = float("-inf")
 
-    def tell_sometimes() -> None:
+    def tell_sometimes(*args: P.args, **options: P.kwargs) -> None:
         nonlocal last
         if time.monotonic() - last >= 1:
             last = time.monotonic()
-            tell()
+            tell(*args, **options)
 
     return tell_sometimes
 
 
-def _has_uvloop() -> bool:
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Runs it to its end. What a handler has done to the loop (an exit in a callback, a stop) ends the process here and
+    now: closing the loop would wait for handlers that swallow their cancellation, and be deaf meanwhile."""
+    runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        import uvloop  # noqa: F401, PLC0415 - only whether it is there
+        runner.run(work)
+    except* PenstockError:
+        raise
+    except* SystemExit as error:
+        left = error.exceptions[0]
+        code = left.code if isinstance(left, SystemExit) else 1
+        end(code if isinstance(code, int) else 0 if code is None else 1)
+    except* BaseException:  # noqa: BLE001 - told, and the supervisor tells of the status
+        traceback.print_exc()
+        end(1)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - only where it is there
     except ImportError:
-        return False
-    return True
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def end(status: int) -> NoReturn:
-    """Ends the process at once: a handler's thread that never returns must not hold it."""
+    """Ends the process at once: a handler that never returns must not hold it."""
     spans.flush()  # what its libraries do at exit is left out
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a handler may have closed it, or taken it away
+            stream.flush()
     os._exit(status)
 
 

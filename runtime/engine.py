@@ -15,9 +15,10 @@ from broker.errors import StoreError
 from broker.figures import Figures
 from broker.ids import TOKEN_OWNER_LENGTH, TokenSource
 from broker.limits import ERROR_MESSAGE_ATTRIBUTE_BYTES as ERROR_TEXT_BYTES
+from broker.message_attributes import Attribute
 from broker.names import LATEST, Queue, Resource
 from broker.queue_settings import ensure_queue
-from broker.records import Attribute, Delivery, FunctionSettings, pack
+from broker.records import Delivery, FunctionSettings, pack
 from broker.relays import Relays
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Invoker
@@ -49,6 +50,7 @@ class Engine:
         build: str = "",
         figures: Figures | None = None,
         on_suspects: Callable[[], None],
+        on_backlog: Callable[[int], None] = lambda _: None,
         on_settings: Callable[[HandlerFunction], None] = lambda _: None,
     ) -> None:
         self.core: Final[Core] = broker.core
@@ -62,11 +64,13 @@ class Engine:
         self.build: Final = build
         self.figures: Final = figures
         """What metrics are made of; None where nobody asked for them."""
-        self.on_suspects: Final = on_suspects
+        self._on_suspects: Final = on_suspects
+        self._on_backlog: Final = on_backlog
         self.on_settings: Final = on_settings
         self.on_split: Callable[[Resource, int], None] = _nothing_to_do
         """Told when a resource is seen to have several partitions: each needs a source."""
         self._turns: Final[dict[tuple[Resource, ...], asyncio.Lock]] = {}
+        self._waiting_for_room: Final[set[object]] = set()
         self._breathed_at = 0.0
         self._settling: Final[list[asyncio.Task[None]]] = []
         self.settlers: Final[dict[Resource, Settler]] = {}
@@ -122,6 +126,13 @@ class Engine:
         delivery = Delivery(kind="dead_letter", target=Queue(target), blob=pack(letter.body, header))
         return msgspec.msgpack.encode(delivery)
 
+    def seen_suspects(self, count: int) -> None:
+        """So many events are set apart at the moment, beside what was claimed."""
+        if count and self.alone:
+            self._on_backlog(count)
+        elif count:
+            self._on_suspects()
+
     def is_foreign(self, settings: FunctionSettings) -> bool:
         """Whether what runs under these settings is a version of another build than this process's."""
         return settings.version != LATEST and settings.build != self.build
@@ -130,6 +141,23 @@ class Engine:
     def free_calls(self) -> int:
         """How many more calls this process may run."""
         return 1 - len(self.invoker.running) if self.alone else self.max_calls - len(self.invoker.running)
+
+    def free_calls_for(self, source: object) -> int:
+        """The same for one source. Whoever has nothing running and found no room is left one each: else a source with
+        much queued would take all that its own calls give back."""
+        waiting = self._waiting_for_room
+        return self.free_calls - len(waiting) if waiting and source not in waiting else self.free_calls
+
+    def wait_for_room(self, source: object) -> None:
+        """From here until it has looked, a source that has nothing running is left room for one call."""
+        if not self.alone:  # there they take turns
+            self._waiting_for_room.add(source)
+
+    def has_looked(self, source: object) -> None:
+        """Whatever it has found: what was left to it is for all again."""
+        if source in self._waiting_for_room:
+            self._waiting_for_room.discard(source)
+            self.invoker.tell_freed()
 
     def full_for(self, function: HandlerFunction) -> bool:
         """Whether this process has no room for one more call of that function, whoever has taken it."""
@@ -174,6 +202,11 @@ class Engine:
     async def settled(self) -> None:
         """Returns when every verdict handed in so far is in Redis."""
         await asyncio.gather(*(settler.drained() for settler in self.settlers.values()))
+
+    async def settled_alone(self) -> None:
+        """Where one message at a time runs: returns when none but what was claimed last is leased by this process."""
+        if self.alone:
+            await self.settled()
 
 
 def _nothing_to_do(_whole: Resource, _count: int) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from broker.errors import InvalidOption, PayloadNotJson
 from broker.names import SPARE, check_name
 from broker.records import FunctionSettings, MappingSettings, encode_json
+from runtime.outcomes import text_of
 from runtime.shaping import Record
 from runtime.yielding import Take, as_bytes, as_json, gathering, passing_on
 
@@ -27,9 +28,10 @@ _UNTYPED: Final = (inspect.Parameter.empty, Any, dict, object)
 class Unreadable(Exception):
     """An event does not become what its handler takes; the text is Lambda's ``Runtime.UnmarshalError`` message."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         ours = isinstance(error, msgspec.MsgspecError | UnicodeDecodeError)
-        super().__init__(f"Unable to unmarshal input: {error if ours else f'{type(error).__name__}: {error}'}")
+        text = text_of(error)
+        super().__init__(f"Unable to unmarshal input: {text if ours else f'{type(error).__name__}: {text}'}")
 
 
 class HandlerFunction:
@@ -119,7 +121,7 @@ class HandlerFunction:
         """An event as the type that the handler takes. Raises Unreadable."""
         try:
             return self._decode_event(body)
-        except Exception as error:
+        except BaseException as error:  # the type's own code may do anything, exit too
             raise Unreadable(error) from error
 
     def decode_record(self, body: bytes) -> Any:
@@ -129,7 +131,7 @@ class HandlerFunction:
             return body
         try:
             return body.decode() if self.record_type is str else self._decode_body(body)
-        except Exception as error:
+        except BaseException as error:  # the type's own code may do anything, exit too
             raise Unreadable(error) from error
 
     def typed(self, event: dict[str, Any]) -> Any:
@@ -138,7 +140,7 @@ class HandlerFunction:
             return event
         try:
             return msgspec.convert(event, self._event_type)
-        except Exception as error:
+        except BaseException as error:  # the type's own code may do anything, exit too
             raise Unreadable(error) from error
 
 

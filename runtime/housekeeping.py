@@ -18,7 +18,7 @@ from broker.log import log
 from broker.names import Resource
 from broker.records import FunctionSettings, MappingSettings
 from broker.store.values import Claim, Deferral, Onward, member_of
-from broker.workers import LiveWorkers
+from broker.workers import live_workers
 from runtime.engine import Engine
 from runtime.outcomes import exit_error
 from runtime.policy import GiveUp, before_run
@@ -36,7 +36,6 @@ class Housekeeping:
         self._broker: Final = broker
         self._engine: Final = engine
         self._every_s: Final = every_s
-        self._workers: Final = LiveWorkers(broker.core)
 
     async def run(self) -> None:
         """Runs for ever."""
@@ -50,7 +49,7 @@ class Housekeeping:
 
     async def round(self) -> None:
         """All chores once."""
-        live = await self._workers.all(fresh=True)
+        live = await live_workers(self._broker.core)
         split = await self._broker.core.partitions.listed()
         served = {name for worker in live if not worker.alone for name in worker.functions}
         declared = {name for worker in live if not worker.alone for name in worker.mappings}

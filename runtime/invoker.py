@@ -153,7 +153,8 @@ class Invoker:
         """Calls this once, when the next call of whatever function ends or turns out not to stop."""
         self._told_when_freed.add(tell)
 
-    def _tell_freed(self) -> None:
+    def tell_freed(self) -> None:
+        """There may be room: those who wait for it look again."""
         told = tuple(self._told_when_freed)
         self._told_when_freed.clear()
         for tell in told:
@@ -195,9 +196,9 @@ class Invoker:
             outcome = _completed(await call.function.handler(call.event, call.context), call)
         except asyncio.CancelledError as error:
             outcome = self._cancelled(call, error)
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome, SystemExit too
+        except BaseException as error:  # whatever a handler raises is its outcome, SystemExit too
+            if isinstance(error, GeneratorExit) and call.task not in (None, asyncio.current_task(self._loop)):
+                raise  # from outside: what is left is being closed
             outcome = failed_with(error, call.context.aws_request_id)
         self._end(call, outcome)
 
@@ -258,7 +259,7 @@ class Invoker:
         finally:
             call.on_free(call)
             if self._told_when_freed:
-                self._tell_freed()
+                self.tell_freed()
 
     # -- deadlines ----------------------------------------------------------------------------------------------------
 
@@ -293,7 +294,7 @@ class Invoker:
             if call.trace is not None:
                 call.trace.ended(outcome)
             call.on_outcome(call)
-        self._tell_freed()
+        self.tell_freed()
         now = time.monotonic()
         if not call.overdue(now):
             return  # abandoned: a thread that still has time to end by itself

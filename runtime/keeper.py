@@ -98,6 +98,10 @@ class LeaseKeeper:
         failed = await self._loop.run_in_executor(None, self._renew_all)
         return not failed or self._runner.link.place_of(self._core.keys.of(resource).leases) not in {None, *failed}
 
+    def doubt(self, place: Place | None) -> None:
+        """A server was lost, and another may serve by now what that one did: it is not waited for."""
+        self._runner.link.doubt(place)
+
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:

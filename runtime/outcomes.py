@@ -108,15 +108,19 @@ def failed(error_type: str, message: str, request_id: str, stack: list[str] | No
 def failed_with(error: BaseException, request_id: str) -> Failed:
     """The failure that an exception of the handler is: class name, text, and the frames from the handler on."""
     if isinstance(error, SystemExit | Exited):
-        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        status = int(error.code) if isinstance(error.code, int) else 0 if error.code is None else 1
         with_status = f"Runtime exited with error: exit status {status}"
         reason = with_status if status else "Runtime exited without providing a reason"
         return failed("Runtime.ExitError", f"RequestId: {request_id} Error: {reason}", request_id)
+    return failed(type(error).__name__, text_of(error), request_id, _stack(error.__traceback__))
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception of the user's code says. Its own ``__str__`` may do anything, exit too."""
     try:
-        message = str(error)
-    except Exception as unprintable:  # noqa: BLE001 - the handler's own __str__ may do anything
-        message = f"<error text unavailable: {type(unprintable).__name__}>"
-    return failed(type(error).__name__, message, request_id, _stack(error.__traceback__))
+        return str(error)
+    except BaseException as unprintable:  # noqa: BLE001 - and ends nothing but this try
+        return f"<error text unavailable: {type(unprintable).__name__}>"
 
 
 def too_large(limit_bytes: int, request_id: str) -> Failed:

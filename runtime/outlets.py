@@ -87,6 +87,11 @@ class Outlet:
         return self._end_made and not self._kept
 
     @property
+    def sending(self) -> asyncio.Task[Any] | None:
+        """What sends, as long as there is something that was not sent yet."""
+        return self._sending
+
+    @property
     def _is_over(self) -> bool:
         return self._closed or self.ended is not None
 
@@ -176,6 +181,11 @@ class Outlets:
         outlet = self._open.pop(call_id, None)
         if outlet is not None:
             outlet.close()
+
+    @property
+    def sending(self) -> set[asyncio.Task[Any]]:
+        """What sends parts now."""
+        return {outlet.sending for outlet in self._open.values() if outlet.sending is not None}
 
     def _gone(self, call_id: str) -> None:
         self.close(call_id)

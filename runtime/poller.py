@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from broker.errors import StoreError, StoreUnavailable
-from broker.limits import CLAIM_BYTES
 from broker.log import log
 from broker.names import Resource
 from broker.store.addresses import Place
@@ -34,6 +33,7 @@ class Pollers:
         self._waiters: Final[list[Waiter]] = []
         self.stopping = False
         self._servers: Final[dict[Place | None, _Server]] = {}
+        self._server_before: Final[dict[Resource, _Server]] = {}
         self._active = 0
         self._all_ended: Final = asyncio.Event()
         self._turn: Final = asyncio.Lock()
@@ -89,10 +89,9 @@ class Pollers:
                 raise
             finally:
                 source.permits.give_back_rest()
-            if claim.suspects and not self._engine.alone:
-                self._engine.on_suspects()
+            self._engine.seen_suspects(claim.suspects)
             room = min(room, source.asked_for)
-            pause_s = self._pause(claim, room)
+            pause_s = self._pause(claim, room, source.asked_bytes)
             went_without = claim.status == "full" or 0 < len(claim.messages) < room
             if source.shares_limit and went_without:
                 return SHARED_S if pause_s is None else min(pause_s, SHARED_S)
@@ -102,7 +101,12 @@ class Pollers:
 
     async def poll_queue(self, source: QueueSource, waiter: Waiter) -> None:
         """Runs until a stop, or until its source is stopped."""
-        await self._poll(source, source.take, waiter)
+
+        async def take(room: int) -> float | None:
+            self._engine.has_looked(source)  # before: it may gather for as long as its window
+            return await source.take(room)
+
+        await self._poll(source, take, waiter)
 
     async def _poll(
         self,
@@ -121,7 +125,9 @@ class Pollers:
                     if room < 1:
                         continue
                     pause_s = await (self._take_alone(take) if self._engine.alone else take(room))
+                    self._engine.has_looked(source)
                 except StoreError as error:
+                    self._engine.has_looked(source)
                     self._lost(source.resource, error)
                     await waiter.wait(_BROKEN_S[min(failures, len(_BROKEN_S) - 1)])
                     failures += 1
@@ -132,6 +138,7 @@ class Pollers:
                     slow_s = self._slow_s()
                     await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
         finally:
+            self._engine.has_looked(source)
             self._active -= 1
             if not self._active:
                 self._all_ended.set()
@@ -141,7 +148,11 @@ class Pollers:
         room = source.room()
         if room < 1:
             if source.wants_room():
+                if source.is_idle:
+                    self._engine.wait_for_room(source)
                 self._engine.invoker.when_freed(waiter.wake)
+            else:
+                self._engine.has_looked(source)
             await waiter.wait(None)
             return 0
         gather_s = source.should_gather(room)
@@ -151,18 +162,18 @@ class Pollers:
         return 0 if self.stopping else source.room()
 
     async def _take_alone(self, take: Callable[[int], Awaitable[float | None]]) -> float | None:
-        """One message of all sources of this process at a time, and it is settled before the next is claimed: so that
-        the one that takes the process down is the one that is blamed."""
+        """One message of all sources of this process at a time: so that the one that takes the process down is the one
+        that is blamed. The next claim goes out with its settle, and what that brings waits for the reply to both
+        (:meth:`Engine.settled_alone`)."""
         async with self._turn:
             if self.stopping:
                 return None
             pause_s = await take(1)
             await self._engine.invoker.ended()
-            await self._engine.settled()
             return pause_s
 
-    def _pause(self, claim: Claim, room: int) -> float | None:
-        if claim.status == "ok" and claim.filled(room, CLAIM_BYTES):
+    def _pause(self, claim: Claim, room: int, size: int) -> float | None:
+        if claim.status == "ok" and claim.filled(room, size):
             return 0
         if claim.next_due_ms is None:
             return None
@@ -172,7 +183,13 @@ class Pollers:
 
     def _server_of(self, resource: Resource) -> _Server:
         place = self._engine.core.place_of(resource)
-        return self._servers.get(place) or self._servers.setdefault(place, _Server())
+        server = self._servers.get(place) or self._servers.setdefault(place, _Server(place))
+        before = self._server_before.get(resource)
+        if before is not server:
+            self._server_before[resource] = server
+            if before is not None:
+                server.take_over(before)
+        return server
 
     def _lost(self, resource: Resource, error: StoreError) -> None:
         server = self._server_of(resource)
@@ -191,14 +208,17 @@ class Pollers:
         async with server.recovery:
             if self._is_steady(server, resource):  # by now
                 return
+            self._engine.keeper.doubt(server.instead_of or server.place)
             if not await self._engine.keeper.renew_now(resource):
                 raise StoreUnavailable("the leases cannot be renewed")
             since, _ = self._steadiness_of(resource)
+            if since is not None:
+                since = max(since, server.took_over_at)
             await asyncio.sleep(RETRY_S if since is None else max(0.0, since + RETRY_S - time.monotonic()))
             server.renewed_at = time.monotonic()
             if server.broken_at is not None:
                 log.info("store_back", after_s=round(server.renewed_at - server.broken_at, 1))
-                server.broken_at, server.broken_code = None, ""
+                server.broken_at, server.broken_code, server.instead_of = None, "", None
 
     def _is_steady(self, server: _Server, resource: Resource) -> bool:
         """Whether the connection has held for long enough that the other workers have renewed their leases, too."""
@@ -217,8 +237,21 @@ class Pollers:
 class _Server:
     """What is known of one server, or one node of a cluster."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place | None) -> None:
+        self.place: Final = place
         self.broken_at: float | None = None
         self.broken_code = ""
         self.renewed_at = float("-inf")
+        self.took_over_at = float("-inf")
+        self.instead_of: Place | None = None
+        """Whom it took over from last, until the leases have been renewed here."""
         self.recovery: Final = asyncio.Lock()
+
+    def take_over(self, lost: _Server) -> None:
+        """It serves what another did. Where that was lost, leases have run out meanwhile, and nothing may be claimed
+        here before they are renewed; and nobody looks at the other any more."""
+        self.took_over_at, self.instead_of = time.monotonic(), lost.place
+        if lost.broken_at is not None:
+            if self.broken_at is None:
+                self.broken_at, self.broken_code = lost.broken_at, lost.broken_code
+            lost.broken_at, lost.broken_code = None, ""

@@ -19,7 +19,7 @@ from broker.names import LATEST, Resource
 from broker.records import FunctionSettings
 from broker.store.channels import Listener
 from broker.versions import read_catalogues
-from broker.workers import HEARTBEAT_S, LiveWorkers
+from broker.workers import HEARTBEAT_S, live_workers
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
 from runtime.poller import Pollers
@@ -39,7 +39,6 @@ class Duties:
     def __init__(self, core: Core, functions: dict[str, HandlerFunction], build: str) -> None:
         self._core: Final = core
         self._functions: Final = functions
-        self._workers: Final = LiveWorkers(core)
         self.build: Final = build
         self.served: Final[dict[str, HandlerFunction]] = {}
         self.versioned = False
@@ -48,6 +47,10 @@ class Duties:
     def concerns(self, function: str) -> bool:
         """Whether it has anything to do with a function."""
         return function in self._functions
+
+    def of_builds(self) -> tuple[str, ...]:
+        """The functions whose newest build this worker may have been, where any has versions."""
+        return tuple(self._functions) if self.build and self.versioned else ()
 
     async def look(self) -> dict[str, HandlerFunction]:
         """What is to be served from now on, by the name in the store."""
@@ -92,8 +95,8 @@ class Duties:
         mine = catalogue.newest_of(self.build) if self.build else 0
         if not mine or registered == self.build or 0 < catalogue.newest_of(registered) < mine:
             return True
-        live = await self._workers.serving(name, fresh=True)
-        return not any(worker.build == registered for worker in live)
+        live = await live_workers(self._core)
+        return not any(worker.build == registered and name in worker.functions and not worker.alone for worker in live)
 
 
 class Serving:

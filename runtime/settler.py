@@ -138,8 +138,11 @@ class Settler:
 
 
 def _bytes_onward(ending: _Ending) -> int:
-    onward, end = ending[1], ending[2]
-    return sum(len(record) for _, record in onward) + (len(end.rest) if end is not None else 0)
+    _, onward, end = ending
+    size = 0 if end is None else len(end.rest)
+    for _, record in onward:
+        size += len(record)
+    return size
 
 
 def _bytes_noted(deferral: Deferral) -> int:

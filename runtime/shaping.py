@@ -11,8 +11,9 @@ import msgspec
 
 from broker.digests import attributes_md5
 from broker.ids import message_id, sequence_number
+from broker.message_attributes import PlainValue
 from broker.names import Resource
-from broker.records import FIRST_FACTS, NO_HEADER, Facts, Header, PlainValue, unpack
+from broker.records import FIRST_FACTS, NO_HEADER, Facts, Header, unpack
 from broker.store.values import Claimed
 
 T = TypeVar("T")

@@ -1,19 +1,17 @@
 """The parent of worker processes: starts them, starts them again, replaces them, and keeps why one died.
 
 It runs no user code, so it is there when a handler takes its process down. Events that were on a process when it died
-are set apart; for those it starts one more process, which runs them one at a time.
+are set apart; for those it starts one more process, which runs them one at a time, and where there are many several.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -29,6 +27,7 @@ from broker.log import log
 from runtime.child import EXIT_CANNOT_START, EXIT_EXHAUSTED, ChildOptions
 from runtime.lambda_handler import LambdaHandler
 from runtime.monitor import Monitor
+from runtime.process_ends import cause_of, end_of
 from runtime.recycling import Recycle
 
 EXIT_DRAINED: Final = 0
@@ -38,10 +37,10 @@ _RESTART_LAST_S: Final = 5.0
 _RESTART_READY_LAST_S: Final = 1.0
 """One that had been ready was ended by what it ran, or from outside: a longer pause would help nobody."""
 _STEADY_S: Final = 2.0
+_EVENTS_A_LANE: Final = 100
 _LAST_WORDS_S: Final = 0.5
 _REPORT_BYTES: Final = 16 * 1024 * 1024
 _NEVER: Final = Recycle()
-_SIGNAL_WORDS: Final = {signal.SIGKILL: "killed", signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "aborted"}
 
 
 class _Child:
@@ -165,27 +164,26 @@ class Supervisor:
             child.signal(signal.SIGTERM)
         return True
 
-    async def _exchange(self, child: _Child, *, reason: str, events: int, memory_mb: int) -> None:
+    async def _exchange(self, child: _Child, *, reason: str, figures: dict[str, int], early_mb: int) -> None:
         """One after another, and the old one works on until the new one is ready: no throughput is lost."""
         async with self._exchanging:
             if child.retiring or child.ended.is_set() or self._stopping.is_set():
                 return
-            new = self._start()
+            new = self._start(early_mb=early_mb)
             done = await self._take_over([new], [child])
             has_heir = child.ended.is_set()  # it died meanwhile, and nobody but us knew of the new one
         if done and has_heir:
             new.retiring = True
             new.signal(signal.SIGTERM)
-        names = {"process": child.name, "reason": reason, "events": events, "memory_mb": memory_mb}
         if done:
-            log.info("worker_recycled", **names)
+            log.info("worker_recycled", process=child.name, reason=reason, **figures)
         elif not self._stopping.is_set():
-            log.warning("worker_not_recycled", **names)
+            log.warning("worker_not_recycled", process=child.name, reason=reason, **figures)
             child.spent = False
 
     # -- children -----------------------------------------------------------------------------------------------------
 
-    def _start(self, *, alone: bool = False, deaths: int = 0) -> _Child:
+    def _start(self, *, alone: bool = False, deaths: int = 0, early_mb: int = 0) -> _Child:
         ours, theirs = socket.socketpair()
         told, tells = (None, None) if self._monitor is None else socket.socketpair()
         options = ChildOptions(
@@ -195,6 +193,7 @@ class Supervisor:
             max_calls=self._max_calls,
             threads=self._threads,
             recycle=_NEVER if alone else self._recycle,
+            early_mb=early_mb,
             alone=alone,
             build=self._build,
             control=theirs.fileno(),
@@ -237,9 +236,12 @@ class Supervisor:
                         self._tell_why(msgspec.json.decode(line.partition(b" ")[2], type=str))
                     case ["suspects"]:
                         self._run_alone()
-                    case ["spent", reason, events, memory_mb] if not child.spent:
+                    case ["behind", count]:
+                        self._widen(int(count))
+                    case ["spent", reason, events, memory_mb, early_mb] if not child.spent:
                         child.spent = True
-                        exchange = self._exchange(child, reason=reason, events=int(events), memory_mb=int(memory_mb))
+                        figures = {"events": int(events), "memory_mb": int(memory_mb)}
+                        exchange = self._exchange(child, reason=reason, figures=figures, early_mb=int(early_mb))
                         self._spawn(exchange, f"exchange-{child.process.pid}")
                     case ["renew"]:
                         self._renew()
@@ -258,7 +260,7 @@ class Supervisor:
         self._told = reason
 
     async def _watch(self, child: _Child) -> None:
-        status = await _end_of(child.process)
+        status = await end_of(child.process)
         with anyio.move_on_after(_LAST_WORDS_S):  # a process that it forked may hold the other end open
             await child.heard.wait()
         self._children.discard(child)
@@ -271,7 +273,7 @@ class Supervisor:
             if not self._keep_going:
                 self.stop()
             return
-        cause = _cause_of(status)
+        cause = cause_of(status)
         deaths = 0
         if status == EXIT_EXHAUSTED:
             log.warning("worker_exchanged", process=child.name)
@@ -296,6 +298,15 @@ class Supervisor:
             self._wants_alone = True
         elif not self._stopping.is_set():
             self._start(alone=True)
+
+    def _widen(self, behind: int) -> None:
+        """Many events wait for those that run alone: as many processes as there are others may share them. Each runs
+        one at a time, so blame is as exact as before."""
+        lanes = [child for child in self._children if child.alone]
+        wanted = min(self._processes, 1 + behind // _EVENTS_A_LANE)
+        if all(child.ready.is_set() for child in lanes) and not self._stopping.is_set():
+            for _ in range(wanted - len(lanes)):
+                self._start(alone=True)
 
     def _renew(self) -> None:
         """The environment that its handler was loaded with has changed: new processes take over, one set for all that
@@ -361,24 +372,6 @@ async def _first(*events: asyncio.Event) -> None:
             wait.cancel()
 
 
-async def _end_of(process: subprocess.Popen[bytes]) -> int:
-    """The status of a process once it has ended; a thread for each, as a pool has no room for many that only wait."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[int] = loop.create_future()
-
-    def tell(status: int) -> None:
-        if not ended.cancelled():
-            ended.set_result(status)
-
-    def wait() -> None:
-        status = process.wait()
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, status)
-
-    threading.Thread(target=wait, name=f"penstock-wait-{process.pid}", daemon=True).start()
-    return await ended
-
-
 def _pause_s(child: _Child, deaths: int) -> float:
     """How long to wait before another one takes its place, after so many early deaths in a row. Where events run
     alone dying is to be expected, and the others there wait for it."""
@@ -387,11 +380,3 @@ def _pause_s(child: _Child, deaths: int) -> float:
     else:
         longest_s = _RESTART_FIRST_S if child.alone else _RESTART_READY_LAST_S
     return min(longest_s, _RESTART_FIRST_S * 2.0 ** min(deaths - 1, 16))
-
-
-def _cause_of(status: int) -> str:
-    """How a process ended, in Lambda's words: ``signal: killed``, ``exit status 3``."""
-    if status >= 0:
-        return f"exit status {status}"
-    number = signal.Signals(-status)
-    return f"signal: {_SIGNAL_WORDS.get(number, number.name)}"

@@ -32,3 +32,19 @@ async def tell_caller(core: Core, process: str, notice: bytes, *, still: Callabl
             return False
         await asyncio.sleep(_PAUSE_S)
     return False
+
+
+async def keep_for_caller(
+    core: Core, name: str, payload: bytes, *, ttl_ms: int, still: Callable[[], bool] = lambda: True
+) -> None:
+    """Stores an answer that is too large to be published; again while Redis is away and it is ``still`` wanted. Raises
+    StoreError after that."""
+    while True:
+        try:
+            await core.parcels.put(name, payload, ttl_ms=ttl_ms)
+        except StoreError:
+            if not still():
+                raise
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            return

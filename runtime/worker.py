@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final
@@ -24,7 +22,6 @@ from broker.names import Resource
 from broker.settings import Settings
 from broker.store.channels import Listener
 from broker.upkeep import Upkeep
-from broker.workers import HEARTBEAT_S, HEARTBEAT_TTL_MS, Serves
 from runtime.app import App
 from runtime.engine import DEFAULT_CALLS, Engine
 from runtime.handlers import HandlerFunction
@@ -36,6 +33,7 @@ from runtime.mappings import Mappings
 from runtime.metrics import count_lost
 from runtime.partitions import Partitions
 from runtime.poller import Pollers
+from runtime.presence import Presence
 from runtime.registration_log import log_registration
 from runtime.reporting import PollState
 from runtime.serving import Duties, Serving
@@ -45,6 +43,7 @@ from runtime.sources.queue import QueueSource
 
 DEFAULT_GRACE_S: Final = 25.0
 _CANCEL_GRACE_S: Final = 3.0
+_ANSWER_GRACE_S: Final = 1.0
 _REGISTER_AT_ONCE: Final = 32
 _ALONE_IDLE_S: Final = 30.0
 
@@ -55,7 +54,8 @@ class Worker:
     ``grace`` seconds are given to running calls after a stop; what is left then is handed back at once.
     ``build`` names the code where the app does not. ``max_calls`` and ``threads`` bound what runs at a time in this
     process. ``alone`` makes it the process that runs only events set apart after a crash, one at a time;
-    ``on_suspects`` is called when such events were seen, ``on_settings`` when a function's settings were read.
+    ``on_suspects`` is called when such events were seen, ``on_backlog`` by that process with how many more there are,
+    ``on_settings`` when a function's settings were read.
     Contexts tell ``log_stream``, or a name made of the date and the process. ``figures`` is what metrics are made of.
     """
 
@@ -73,6 +73,7 @@ class Worker:
         log_stream: str | None = None,
         figures: Figures | None = None,
         on_suspects: Callable[[], None] | None = None,
+        on_backlog: Callable[[int], None] | None = None,
         on_ready: Callable[[], None] | None = None,
         on_settings: Callable[[HandlerFunction], None] | None = None,
         housekeeping_every: float = EVERY_S,
@@ -87,6 +88,7 @@ class Worker:
         self._alone: Final = alone
         self._figures: Final = figures
         self._on_suspects: Final = on_suspects or _nobody_to_tell
+        self._on_backlog: Final = on_backlog or (lambda _: None)
         self._on_ready: Final = on_ready
         self._on_settings: Final = on_settings or (lambda _: None)
         self._housekeeping_every_s: Final = housekeeping_every
@@ -146,6 +148,7 @@ class Worker:
             functions = self._app.functions
             use_store(broker.core)
             self._duties = Duties(broker.core, functions, self._build)
+            self._presence = Presence(broker.core, self.process, self._duties, alone=self._alone)
             await self._join(broker, functions)
             # One that runs events alone has no room beside a call that does not stop.
             invoker = Invoker(threads=1 if self._alone else self._threads, on_exhausted=self._exhausted)
@@ -161,6 +164,7 @@ class Worker:
                 build=self._build,
                 figures=self._figures,
                 on_suspects=self._on_suspects,
+                on_backlog=self._on_backlog,
                 on_settings=self._on_settings,
             )
             self._engine = engine
@@ -176,12 +180,12 @@ class Worker:
     async def _join(self, broker: Broker, functions: dict[str, HandlerFunction]) -> None:
         """First it says that it serves them, so that nobody takes its mappings for undeclared, then it registers."""
         self._duties.served.update(await self._duties.look())
-        await self._heartbeat(broker)
+        await self._presence.tell()
         try:
             await self._register(broker, [functions[name] for name in functions if name in self._duties.served])
         except BaseException:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_CANCEL_GRACE_S):
-                await self._leave_registry(broker)
+                await self._presence.leave()
             raise
 
     async def _register(self, broker: Broker, functions: Iterable[HandlerFunction]) -> None:
@@ -215,7 +219,7 @@ class Worker:
 
             async def changed() -> None:
                 mappings.look_again()
-                await self._heartbeat(broker)
+                await self._presence.tell()
 
             async def register(names: Iterable[str]) -> None:
                 await self._register(broker, [functions[name] for name in names])
@@ -230,7 +234,7 @@ class Worker:
             await engine.core.channels.listen_all(listeners)
             group.start_soon(mappings.run, name="mappings")
             group.start_soon(serving.run, name="serving")
-            group.start_soon(self._beat, broker, name="heartbeat")
+            group.start_soon(self._presence.keep, name="heartbeat")
             if not self._alone:
                 group.start_soon(self._repair, broker, [source.resource for source in sources], name="repair")
                 keeping = Housekeeping(broker, engine, every_s=self._housekeeping_every_s)
@@ -239,46 +243,16 @@ class Worker:
                 group.start_soon(upkeep.run, name="upkeep")
             else:
                 group.start_soon(self._stop_when_idle, engine, name="idle watch")
-            await self._heartbeat(broker)
+            await self._presence.tell()
             self.ready.set()
             log.info("worker_ready", process=self.process, functions=len(functions), alone=self._alone)
             if self._on_ready is not None:
                 self._on_ready()
             await self._stop.wait()
-            await self._drain(broker, engine, pollers, calls)
+            await self._drain(engine, pollers, calls)
             group.cancel_scope.cancel()
 
     # -- while it runs ------------------------------------------------------------------------------------------------
-
-    async def _beat(self, broker: Broker) -> None:
-        while not self._stop.is_set():
-            await anyio.sleep(HEARTBEAT_S)
-            if self._stop.is_set():
-                return  # it has left the registry
-            try:
-                await self._heartbeat(broker)
-            except StoreError as error:
-                log.debug("heartbeat_failed", reason=str(error))
-
-    async def _heartbeat(self, broker: Broker) -> None:
-        served = self._duties.served
-        serves = Serves(
-            process=self.process,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            functions=tuple(served),
-            build=self._build,
-            mappings=tuple(
-                function.mapping.name
-                for name, function in served.items()
-                if function.mapping is not None and name == function.name
-            ),
-            alone=self._alone,
-        )
-        encoded = msgspec.json.encode(serves)
-        gone = await broker.core.directory.heartbeat(self.process, encoded, ttl_ms=HEARTBEAT_TTL_MS)
-        for process in gone:
-            log.warning("worker_gone", process=process, reason="no sign of life for 30 s")
 
     async def _repair(self, broker: Broker, resources: list[Resource]) -> None:
         """At the start: whatever a broken-off script has left behind gets a place again."""
@@ -336,32 +310,33 @@ class Worker:
 
     # -- stop ---------------------------------------------------------------------------------------------------------
 
-    async def _drain(self, broker: Broker, engine: Engine, pollers: Pollers, calls: CallSource) -> None:
+    async def _drain(self, engine: Engine, pollers: Pollers, calls: CallSource) -> None:
         log.info("worker_stopping", running=len(engine.invoker.running), grace_s=self._grace_s)
         pollers.stop_claiming()
         calls.stopping = True
         self._hand_back()
-        await self._leave_registry(broker)
+        await self._presence.leave()
         with anyio.move_on_after(_CANCEL_GRACE_S):
             await pollers.ended()
-        await self._wait_for_calls(engine, self._grace_s, until=self._hurry)
+        given_up = time.monotonic() + self._grace_s
+        await self._wait_for(engine.invoker.ended, self._grace_s, until=self._hurry)
         unfinished = [call for call in engine.invoker.running if not call.stuck]
         await self._abandon_calls(engine)
         self._hand_back()
         with anyio.move_on_after(_CANCEL_GRACE_S):
             await engine.settled()
             await engine.relays.settled()
+        await self._leave_inbox(engine, calls, max(_ANSWER_GRACE_S, given_up - time.monotonic()))
         self._drained = True
         log.info("worker_stopped", handed_back=len(unfinished), stuck=len(engine.invoker.running))
 
-    async def _leave_registry(self, broker: Broker) -> None:
-        """Callers look for another worker from now on."""
-        try:
-            await broker.core.directory.heartbeat(self.process, b"", ttl_ms=0)
-            for function in self._app.functions if self._build and self._duties.versioned else ():
-                await broker.core.directory.tell_of_versions(function)  # an older build may be the newest by now
-        except StoreError as error:
-            log.debug("heartbeat_failed", reason=str(error))
+    async def _leave_inbox(self, engine: Engine, calls: CallSource, seconds: float) -> None:
+        """Behind all answers: whose worker has no inbox any more takes it for dead."""
+        if self._alone:
+            return
+        await self._wait_for(calls.answered, seconds, until=self._hurry)
+        with anyio.move_on_after(_ANSWER_GRACE_S):
+            await calls.leave(engine.core.parcels.inbox(self.process))
 
     def _hand_back(self) -> None:
         for source in self._sources:
@@ -371,14 +346,14 @@ class Worker:
         for call in tuple(engine.invoker.running):
             if not call.stuck:
                 engine.invoker.abandon(call)
-        await self._wait_for_calls(engine, _CANCEL_GRACE_S, until=None)
+        with anyio.move_on_after(_CANCEL_GRACE_S):
+            await engine.invoker.ended()
 
-    async def _wait_for_calls(self, engine: Engine, seconds: float, *, until: anyio.Event | None) -> None:
+    async def _wait_for(self, what: Callable[[], Awaitable[object]], seconds: float, *, until: anyio.Event) -> None:
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as group:
-                group.start_soon(_then_cancel, engine.invoker.ended, group.cancel_scope, name="calls")
-                if until is not None:
-                    group.start_soon(_then_cancel, until.wait, group.cancel_scope, name="second stop")
+                group.start_soon(_then_cancel, what, group.cancel_scope, name="waited for")
+                group.start_soon(_then_cancel, until.wait, group.cancel_scope, name="second stop")
 
     async def _leave(self, engine: Engine) -> None:
         """Also when the worker's task was cancelled: nothing stays leased that this process could give back."""

@@ -9,7 +9,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -61,9 +61,10 @@ def until(done: Callable[[], bool], what: str) -> None:
 class Member(EmbeddedRedis):
     """One server of several, also at a port."""
 
-    def __init__(self, directory: Path, port: int, options: Mapping[str, str]) -> None:
-        always = {"port": str(port), "bind": "127.0.0.1", "repl-diskless-sync-delay": "0"}
+    def __init__(self, directory: Path, port: int, options: Mapping[str, str], *, host: str = "127.0.0.1") -> None:
+        always = {"port": str(port), "bind": host, "protected-mode": "no", "repl-diskless-sync-delay": "0"}
         super().__init__(directory, append_only=False, options={**always, **options})
+        self.host = host
         self.port = port
         self._password = options.get("requirepass")
 
@@ -77,7 +78,10 @@ class Member(EmbeddedRedis):
 
 
 class RedisCluster:
-    """Primaries with all slots between them, and so many replicas of each; a context manager."""
+    """Primaries with all slots between them, and so many replicas of each; a context manager.
+
+    Each node has an address of ``hosts``, all of them loopback's if there are none, and is started by ``start``.
+    """
 
     def __init__(
         self,
@@ -87,18 +91,22 @@ class RedisCluster:
         replicas: int = 1,
         options: Mapping[str, str] | None = None,
         slots: int = _SLOTS,
+        hosts: Sequence[str] = (),
+        start: Callable[[Member], None] = Member.start,
     ) -> None:
         self._directory = directory
         self._primaries = primaries
         self._replicas = replicas
         self._options = dict(options or {})
         self._slots = slots
+        self._hosts = hosts or ["127.0.0.1"] * (primaries * (1 + replicas))
+        self._start_member = start
         self.members: list[Member] = []
 
     @property
     def url(self) -> str:
         """Its address, by all nodes."""
-        return f"redis+cluster://{','.join(f'127.0.0.1:{member.port}' for member in self.members)}"
+        return f"redis+cluster://{','.join(f'{member.host}:{member.port}' for member in self.members)}"
 
     def __enter__(self) -> Self:
         for attempt in range(1, _TRIES + 1):
@@ -137,15 +145,16 @@ class RedisCluster:
                 "cluster-config-file": "nodes.conf",
                 "cluster-node-timeout": str(NODE_TIMEOUT_MS),
                 "cluster-replica-validity-factor": "0",
+                "cluster-announce-ip": self._hosts[index],
                 **self._options,
             }
-            member = Member(folder, port, options)
+            member = Member(folder, port, options, host=self._hosts[index])
             self.members.append(member)
-            member.start()
+            self._start_member(member)
 
     def _line(self, ids: list[str], ports: list[int], index: int, *, myself: bool) -> str:
         port, me = ports[index], "myself," if myself else ""
-        place = f"{ids[index]} 127.0.0.1:{port}@{port + 10_000}"
+        place = f"{ids[index]} {self._hosts[index]}:{port}@{port + 10_000}"
         if index >= self._primaries:
             of = ids[index % self._primaries]
             return f"{place} {me}slave {of} 0 0 {index % self._primaries + 1} connected"
@@ -172,24 +181,34 @@ class RedisCluster:
             if member.running:
                 member.signal(signal.SIGCONT)
             else:
-                member.start()
+                self._start_member(member)
+        self.until_whole()
+
+    def until_whole(self) -> None:
+        """Waits until every node knows that all slots are served, and every replica follows its primary."""
         until(lambda: all(self._is_ready(member) for member in self.members), "the cluster is whole again")
 
     # -- who is what ---------------------------------------------------------------------------------------------------
 
-    def primary_of(self, slot: int, says: Member | None = None) -> Member:
-        """Who serves a slot, as that node says, or any running one."""
-        for first, last, primary, *_ in (says or self._running()).ask("CLUSTER", "SLOTS"):
+    def primary_of(self, slot: int, *, without: Member | None = None) -> Member:
+        """Who serves a slot, as a running node says; another than ``without``, which may be stopped."""
+        for first, last, primary, *_ in self._running(without=without).ask("CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return self.at(primary[1])
         raise LookupError(f"nobody serves slot {slot}")
 
     def replica_of(self, primary: Member) -> Member:
-        """A replica of a primary."""
-        for _, _, main, *replicas in self._running(without=primary).ask("CLUSTER", "SLOTS"):
-            if main[1] == primary.port:
-                return self.at(replicas[0][1])
-        raise LookupError(f"the node at port {primary.port} has no replica")
+        """A replica of a primary, once the others know one that is well."""
+        found: list[Member] = []
+
+        def look() -> bool:
+            for _, _, main, *replicas in self._running(without=primary).ask("CLUSTER", "SLOTS"):
+                if main[1] == primary.port and replicas:
+                    found.append(self.at(replicas[0][1]))
+            return bool(found)
+
+        until(look, f"the node at port {primary.port} has a replica")
+        return found[0]
 
     def at(self, port: int) -> Member:
         """The node at a port."""
@@ -230,7 +249,12 @@ class RedisCluster:
         target_id = target.ask("CLUSTER", "MYID").decode()
         self.primary_of(slot).ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target_id)
         for member in self.serving():
-            until(lambda of=member: self.primary_of(slot, of) is target, f"slot {slot} is at port {target.port}")  # type: ignore[misc]
+            until(lambda of=member: _serves(of, slot, target), f"slot {slot} is at port {target.port}")  # type: ignore[misc]
+
+
+def _serves(says: Member, slot: int, primary: Member) -> bool:
+    shards = says.ask("CLUSTER", "SLOTS")
+    return any(first <= slot <= last and found[1] == primary.port for first, last, found, *_ in shards)
 
 
 class Sentinel(EmbeddedRedis):
@@ -261,8 +285,16 @@ class SentinelGroup:
 
     SERVICE: Final = "events"
 
-    def __init__(self, directory: Path, *, replicas: int = 2, sentinels: int = 3) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        replicas: int = 2,
+        sentinels: int = 3,
+        first_primary_options: Mapping[str, str] | None = None,
+    ) -> None:
         self._directory = directory
+        self._first_primary_options = dict(first_primary_options or {})
         self._replicas = replicas
         self._sentinels = sentinels
         self.members: list[Member] = []
@@ -278,7 +310,8 @@ class SentinelGroup:
         ports = free_ports(1 + self._replicas + self._sentinels)
         members, sentinels = ports[: 1 + self._replicas], ports[1 + self._replicas :]
         for port in members:
-            options = {} if port == members[0] else {"replicaof": f"127.0.0.1 {members[0]}"}
+            is_first = port == members[0]
+            options = self._first_primary_options if is_first else {"replicaof": f"127.0.0.1 {members[0]}"}
             self.members.append(Member(self._directory / str(port), port, options))
         for port in sentinels:
             folder, quorum = self._directory / str(port), self._sentinels // 2 + 1
@@ -307,6 +340,28 @@ class SentinelGroup:
     def _seen_by(self, sentinel: Sentinel) -> dict[str, str]:
         flat = ask(sentinel, "SENTINEL", "MASTER", self.SERVICE)
         return {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+
+    def fail_over(self) -> None:
+        """Has the Sentinels replace the primary."""
+        ask(self.sentinels[0], "SENTINEL", "FAILOVER", self.SERVICE)
+
+    def heal(self) -> None:
+        """Brings back what was killed or stopped, as a replica of who is the primary by now, and waits for it."""
+        for member in self.members:
+            if not member.running:
+                member.start()
+            member.signal(signal.SIGCONT)
+        primary = self.primary()
+        for member in self.members:
+            if member is not primary:
+                member.ask("REPLICAOF", "127.0.0.1", primary.port)
+        until(lambda: self._follow(primary), "all replicas follow the primary")
+        until(lambda: all(self._seen_by(each)["flags"] == "master" for each in self.sentinels), "it is seen well")
+
+    def _follow(self, primary: Member) -> bool:
+        return len(primary.ask("ROLE")[2]) == self._replicas and all(
+            member is primary or member.ask("ROLE")[3] == b"connected" for member in self.members
+        )
 
     def primary(self) -> Member:
         """Who is the primary, as the first Sentinel says."""

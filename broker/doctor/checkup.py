@@ -26,7 +26,7 @@ from broker.store.connection import Execute
 from broker.store.durable import ServerState
 from broker.store.rights import lacking, may, too_much
 from broker.store.server import read_info
-from broker.workers import LiveWorkers
+from broker.workers import live_workers
 
 T = TypeVar("T")
 Progress: TypeAlias = Callable[[str], None]
@@ -136,7 +136,7 @@ class _Scope:
         core, scope = self._core, f"{self._core.settings.account} {self._core.settings.region}"
         kinds: tuple[Kind, Kind, Kind] = ("queue", "function", "stream")
         names = {kind: await core.directory.names(kind) for kind in kinds}
-        live = await LiveWorkers(core).all(fresh=True)
+        live = await live_workers(core)
         resources = [core.resource(kind, name) for kind in ("queue", "function") for name in names[kind]]
         self._checkup.progress(f"{scope}: looking at {len(resources)} queues and functions")
         first = await self._see_all(resources)

@@ -148,7 +148,8 @@ def mapping_finding(mapping: MappingSettings, *, queues: set[str], functions: se
         advice = f'create it again, or `penstock delete mapping "{mapping.name}"`'
         return Finding("error", "mapping", subject, f"{gone} does not exist", advice)
     if not mapping.enabled:
-        return Finding("note", "mapping", subject, "disabled")
+        advice = "`aws lambda update-event-source-mapping --enabled --uuid …` lets it poll again"
+        return Finding("note", "mapping", subject, "disabled", advice)
     if not any(worker.polls(mapping) for worker in live):
         advice = "start its worker; or delete the mapping, if no app declares it any more"
         return Finding("warning", "mapping", subject, "no live worker polls for it", advice)

@@ -174,7 +174,7 @@ def _from_file(path: Path, option: str) -> list[AccessKey]:
     keys = _parse(text, f"{option} {path}", "line")
     if not keys:
         # An empty file is a mistake that would open the gateway to everybody.
-        raise InvalidOption(option, str(path), "there is no key in the file")
+        raise InvalidOption(option, str(path), "there is no key in the file; write one a line, as KEYID:SECRET")
     return keys
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import Any, Final, TypeAlias
@@ -36,7 +36,7 @@ from broker.gateway.hosts import HostRefused, Hosts
 from broker.gateway.metrics_access import MetricsAccess, MetricsToken
 from broker.gateway.monitoring import METRICS_PATH, SCALING_PREFIX, Asked, GatewayFigures, Monitoring
 from broker.gateway.pieces import StreamedAnswer
-from broker.gateway.protocol import Ending, connection_of
+from broker.gateway.protocol import Ending, GuardedProtocol, connection_of
 from broker.gateway.services import SERVICES
 from broker.gateway.sigv4 import Claim, Request, SignatureRefused, check_credential_size, joined
 from broker.log import log
@@ -103,26 +103,20 @@ class _Gateway:
         if scope["path"] == METRICS_PATH or scope["path"].startswith(SCALING_PREFIX):
             await self._monitoring(scope, send)
             return
+        asked = Asked()
         try:
-            answer = await self._answer(scope, receive)
+            answer = await self._answer(scope, receive, asked)
         except ClientGone:
+            asked.code = "ClientGone"
             return
+        finally:
+            self._figures.answered(asked)
         if isinstance(answer, StreamedAnswer):
             await answer.send(send, connection_of(scope))
         else:
             await respond(send, *answer)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer | StreamedAnswer:
-        asked = Asked()
-        try:
-            return await self._answer_counted(scope, receive, asked)
-        except ClientGone:
-            asked.code = "ClientGone"
-            raise
-        finally:
-            self._figures.answered(asked)
-
-    async def _answer_counted(self, scope: Scope, receive: Receive, asked: Asked) -> Answer | StreamedAnswer:
+    async def _answer(self, scope: Scope, receive: Receive, asked: Asked) -> Answer | StreamedAnswer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id, routes = self._request_ids.next(), self._catalogue.with_routes(scope["path"], headers)
         speech: Speech = speech_of(headers) if routes is None else REST
@@ -226,35 +220,10 @@ class _Gateway:
 
     # -- doing it -----------------------------------------------------------------------------------------------------
 
-    async def _run(self, operation: Operation, call: Call, given: Any, scope: Scope) -> Any:
+    def _run(self, operation: Operation, call: Call, given: Any, scope: Scope) -> Awaitable[Any]:
         watched = operation.ends_with_client or operation.when_ended is not None
         connection = connection_of(scope) if watched else None
-        task = asyncio.current_task()
-        if connection is None or task is None:
-            return await operation.run(call, given)
-        if connection.stopping and operation.when_ended is not None:
-            return operation.when_ended
-        ended: list[Ending] = []
-
-        def end(why: Ending) -> None:
-            if why == "stopping" and operation.when_ended is None:
-                connection.watch(end)  # it may end by itself; its client may still go away
-                return
-            ended.append(why)
-            task.cancel()
-
-        connection.watch(end)
-        try:
-            return await operation.run(call, given)
-        except asyncio.CancelledError:
-            if not ended:
-                raise
-            task.uncancel()
-            if ended[0] == "gone":
-                raise ClientGone from None
-            return operation.when_ended
-        finally:
-            connection.watch(None)
+        return operation.run(call, given) if connection is None else _watched(connection, operation, call, given)
 
     # -- what went wrong ----------------------------------------------------------------------------------------------
 
@@ -295,6 +264,49 @@ class _Gateway:
         lost_at_s, self._store_lost_at_s = self._store_lost_at_s, None
         if lost_at_s is not None:
             log.info("store_back", after_s=round(time.monotonic() - lost_at_s, 1))
+
+
+async def _watched(connection: GuardedProtocol, operation: Operation, call: Call, given: Any) -> Any:
+    """What the operation answers, unless the client goes away meanwhile, or the gateway stops. Raises ClientGone."""
+    task = asyncio.current_task()
+    if task is None:
+        return await operation.run(call, given)
+    if connection.stopping and operation.when_ended is not None:
+        return operation.when_ended
+    watch = _Watch(connection, task, waits=operation.when_ended is not None)
+    connection.watch(watch.end)
+    try:
+        return await operation.run(call, given)
+    except asyncio.CancelledError:
+        if watch.ended is None:
+            raise
+        task.uncancel()
+        if watch.ended == "gone":
+            raise ClientGone from None
+        return operation.when_ended
+    finally:
+        connection.watch(None)
+
+
+class _Watch:
+    """Cancels the task that runs an operation, when nobody is going to have its answer. An object, as a function that
+    watches again by its own name would be left to the garbage collector by each request."""
+
+    __slots__ = ("_connection", "_task", "_waits", "ended")
+
+    def __init__(self, connection: GuardedProtocol, task: asyncio.Task[Any], *, waits: bool) -> None:
+        self._connection = connection
+        self._task = task
+        self._waits = waits
+        self.ended: Ending | None = None
+
+    def end(self, why: Ending) -> None:
+        """Told by the connection."""
+        if why == "stopping" and not self._waits:
+            self._connection.watch(self.end)  # it may end by itself; its client may still go away
+            return
+        self.ended = why
+        self._task.cancel()
 
 
 class _RequestIds:

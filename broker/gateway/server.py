@@ -31,13 +31,15 @@ _DEFAULT_LIMITS: Final = Limits()
 
 
 class AddressUnusable(PenstockError):
-    """The gateway cannot listen there: the port is taken, or the address is not this machine's."""
+    """Nobody can listen there: the port is taken, or the address is not this machine's."""
 
     code = "AddressUnusable"
 
-    def __init__(self, host: str, port: int, reason: str) -> None:
+    def __init__(self, host: str, port: int, reason: str, *, options: str = "--port, or --host") -> None:
         super().__init__(f"cannot listen on {host} port {port}: {reason}")
         self.host, self.port, self.reason = host, port, reason
+        self.options = options
+        """Those of the command that choose another address."""
 
 
 class Bound(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ Place: TypeAlias = tuple[str, int]
 _DEFAULT_PORTS: Final = {"cluster": 6379, "sentinel": 26379}
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\[\]:,@/]+)(?::(\d{1,5}))?")
 _SCHEMES: Final = frozenset({"redis", "rediss"})
+_RULE: Final = "begins with redis:// or rediss://, each also as redis+cluster:// or redis+sentinel://, or with unix://"
 _DATABASE: Final = re.compile(r"[0-9]*")
 _MAX_PORT: Final = 65_535
 _SENTINEL_OPTION: Final = "sentinel_"
@@ -56,14 +57,14 @@ def hidden(url: str) -> str:
 
 def read_address(url: str) -> Target:
     """What a URL means: ``redis+cluster://host:port,…`` and ``redis+sentinel://host:port,…/service``, both also with
-    ``rediss``, and whatever else for the client library to read. Raises InvalidOption.
+    ``rediss``, and what the client library reads: ``redis``, ``rediss`` and ``unix``. Raises InvalidOption.
     """
     scheme, _, kind = url.partition("://")[0].partition("+")
-    if not kind:
+    if not kind and scheme in {*_SCHEMES, "unix"}:
         _check_database(url, _split(url).path.removeprefix("/") if scheme in _SCHEMES else "")
         return Target(kind="single", url=url)
     if scheme not in _SCHEMES or kind not in {"cluster", "sentinel"}:
-        raise InvalidOption("url", hidden(url), "begins with redis, rediss, each also with +cluster or +sentinel; unix")
+        raise InvalidOption("url", hidden(url), _RULE)
     return _cluster(url, scheme) if kind == "cluster" else _sentinel(url, scheme)
 
 

@@ -34,6 +34,7 @@ class Channels:
         self._on_lost: Final = on_lost
         self._listeners: Final[dict[bytes, list[Listener]]] = {}
         self._confirmed: Final[dict[bytes, asyncio.Event]] = {}
+        self._leaving: Final[dict[bytes, asyncio.Event]] = {}
         self._pubsub: Subscription | None = None
         self._reader: asyncio.Task[None] | None = None
         self._adding: Final[set[asyncio.Task[None]]] = set()
@@ -91,6 +92,26 @@ class Channels:
                 with contextlib.suppress(*_LOST):
                     await self._pubsub.unsubscribe(name)
 
+    async def leave(self, channel: str, listener: Listener) -> None:
+        """The same for the only listener of a channel, who first hears whatever was published until Redis knows of it;
+        who publishes afterwards is told that nobody listens. Where the connection is lost meanwhile, what it held is.
+        """
+        name = channel.encode()
+        if self._pubsub is None or not self.hears(channel):
+            await self.unlisten(channel, listener)
+            return
+        left = self._leaving[name] = asyncio.Event()
+        try:
+            with contextlib.suppress(*_LOST):
+                await self._pubsub.unsubscribe(name)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PONG_S):
+                    await left.wait()
+        finally:
+            del self._leaving[name]
+            self._listeners.pop(name, None)
+            self._confirmed.pop(name, None)
+
     def renew(self) -> None:
         """Makes the connection anew: the address may lead elsewhere by now."""
         if self._pubsub is not None:
@@ -136,6 +157,9 @@ class Channels:
                 self._pubsub = None
                 for event in self._confirmed.values():
                     event.clear()
+                for name, left in self._leaving.items():
+                    self._listeners.pop(name, None)
+                    left.set()
                 pubsub.close()
         self._reader = None  # nobody listens; the next one starts it anew (no await since the loop's condition)
 
@@ -165,6 +189,8 @@ class Channels:
             event = self._confirmed.get(channel)
             if event is not None:
                 event.set()
+        if kind == b"unsubscribe" and channel in self._leaving:
+            self._leaving[channel].set()
         if kind in {b"subscribe", b"message"}:
             for listener in tuple(self._listeners.get(channel, ())):
                 try:

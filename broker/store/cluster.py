@@ -28,7 +28,9 @@ _LONGEST_PAUSE_S: Final = 0.2
 _LOST: Final = (failures.ConnectionError, failures.TimeoutError, OSError)
 _MAP_TIMEOUT_S: Final = 1.0
 _MAP_PAUSE_S: Final = 0.1
-_WATCH_S: Final = 1.0
+_WATCH_S: Final = 0.2
+_SILENT_S: Final = 1.0
+"""Who answers nothing for so long is doubted: the others are asked at every look, who serves by now."""
 _RETIRED_KEPT: Final = 32  # closed once more at the end: somebody may have been about to use them
 _RETIRE_S: Final = 0.5
 """A node that serves nothing any more may still be answering what it had begun."""
@@ -50,7 +52,9 @@ class Node:
         self._execute: Final = self.client.execute
         self.doubtful = False
         self.under_way = 0
-        self.answered = self.answered_before = 0
+        self.answered = 0
+        self._answered_before = 0
+        self._heard_at = time.monotonic()
 
     async def send(self, command: Sequence[Word]) -> Any:
         """The reply to one command."""
@@ -69,6 +73,12 @@ class Node:
             return reply
         finally:
             self.under_way -= 1
+
+    def is_silent(self) -> bool:
+        """Whether it owes an answer and has given none for a while; to be looked at all the time."""
+        if not self.under_way or self.answered != self._answered_before:
+            self._answered_before, self._heard_at = self.answered, time.monotonic()
+        return time.monotonic() - self._heard_at >= _SILENT_S
 
     async def ask(self, command: Sequence[Word]) -> Any:
         """The same for a slot that is still on its way to this node."""
@@ -118,6 +128,14 @@ class ClusterLink:
     def servers(self) -> list[tuple[str, Execute]]:
         """The nodes that serve slots, as messages name them, and what sends them commands."""
         return [(f"Redis at {written(node.place)}", node.client.execute) for node in self.primaries()]
+
+    async def execute_at(self, place: Place, *command: Word) -> Any:
+        """The reply of one node to one command, whatever it serves."""
+        try:
+            return await self.node_at(place).send(command)
+        except _LOST:
+            self.doubt()
+            raise
 
     async def everywhere(self, *command: Word) -> list[Any]:
         """The replies of all nodes that serve slots; of those that answer."""
@@ -264,9 +282,10 @@ class ClusterLink:
         self.on_moved()
 
     async def _retire(self, node: Node) -> None:
-        await asyncio.sleep(_RETIRE_S)
+        if not node.doubtful:  # whoever waits for one that is silent has waited long enough
+            await asyncio.sleep(_RETIRE_S)
         answered = -1
-        while node.under_way and node.answered != answered:
+        while node.under_way and node.answered != answered and not node.doubtful:
             answered = node.answered
             await asyncio.sleep(_RETIRE_S)
         await node.close()
@@ -277,10 +296,9 @@ class ClusterLink:
         while True:
             await asyncio.sleep(_WATCH_S)
             for node in tuple(self._nodes.values()):
-                if node.under_way and node.answered == node.answered_before:
+                if node.is_silent():
                     node.doubtful = True
                     self.doubt()
-                node.answered_before = node.answered
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -87,6 +87,12 @@ class ClusterChannels:
             del self._listeners[channel], self._homes[channel]
         await self._line(place).unlisten(channel, listener)
 
+    async def leave(self, channel: str, listener: Listener) -> None:
+        """The same for the only listener of a channel, who first hears whatever was published until then."""
+        if channel in self._homes:
+            del self._listeners[channel]
+            await self._line(self._homes.pop(channel)).leave(channel, listener)
+
     async def close(self) -> None:
         """Ends the connections."""
         self._link.on_moved = lambda: None

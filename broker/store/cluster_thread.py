@@ -43,7 +43,7 @@ class ClusterThreadLink:
                 asking = isinstance(error, failures.AskError) and not isinstance(error, failures.MovedError)
                 place = self._next(error, place, command)
             except _LOST:
-                self._doubt(place)
+                self.doubt(place)
                 raise
 
     def leave(self) -> None:
@@ -92,11 +92,11 @@ class ClusterThreadLink:
             raise failures.ClusterDownError(f"the cluster is down: slot {slot} belongs to no node")
         return place
 
-    def _doubt(self, lost: Place) -> None:
+    def doubt(self, place: Place | None) -> None:
         """Whoever needs this node next looks who serves its slots now, and asks this one last."""
-        self._slots = [None if place == lost else place for place in self._slots]
-        others = (place for place in (*self._known, *self._target.places) if place != lost)
-        self._known = (*dict.fromkeys(others), lost)
+        self._slots = [None if each == place else each for each in self._slots]
+        others = (each for each in (*self._known, *self._target.places) if each != place)
+        self._known = (*dict.fromkeys(others), *((place,) if place else ()))
 
     def _refresh(self) -> None:
         reasons: list[str] = []

@@ -36,12 +36,15 @@ class Client:
         """Makes the connections; none of its own is used."""
         self._pipe: Final = Pipe(pool, timeout_s=timeout_s)
         self._subscriptions: Final[WeakSet[Subscription]] = WeakSet()
+        self._others: Final[WeakSet[Pipe]] = WeakSet()
         self.execute: Final = self._pipe.execute
         self.together: Final = self._pipe.together
 
     def another_pipe(self, *, waits_s: float) -> Pipe:
         """A connection for commands of its own, which may block it for so long."""
-        return Pipe(self.pool, timeout_s=_TIMEOUT_S + waits_s)
+        pipe = Pipe(self.pool, timeout_s=_TIMEOUT_S + waits_s)
+        self._others.add(pipe)
+        return pipe
 
     def pubsub(self) -> Subscription:
         """A connection that listens on channels."""
@@ -55,7 +58,8 @@ class Client:
 
     async def drop(self) -> None:
         """Ends all connections at once: whoever waits for something hears that it is lost."""
-        await self._pipe.close()
+        for pipe in (self._pipe, *self._others):
+            await pipe.close()
         for subscription in tuple(self._subscriptions):
             subscription.close()
 
@@ -145,7 +149,17 @@ def _from_reply(text: str, url: str) -> errors.StoreError:
     if "READONLY" in text:
         return errors.StoreReadOnly(f"{place} is a read-only replica")
     if any(
-        word in text for word in ("LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "UNBLOCKED")
+        word in text
+        for word in (
+            "LOADING",
+            "BUSY",
+            "CLUSTERDOWN",
+            "MASTERDOWN",
+            "TRYAGAIN",
+            "MISCONF",
+            "NOREPLICAS",
+            "UNBLOCKED",
+        )
     ):
         return errors.StoreUnavailable(f"{place} cannot serve at the moment: {text}")
     if any(word in text for word in ("NOAUTH", "NOPERM", "WRONGPASS")):

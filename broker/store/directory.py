@@ -280,7 +280,12 @@ class DirectoryStore:
         return [name.decode() for name in gone]
 
     async def live_workers(self) -> dict[str, bytes]:
-        """What each worker that was heard of lately serves."""
+        """What each worker serves whose last sign of life still counts."""
+        flat = await self._runner.run("live_workers", (self._keys.workers("live"), self._keys.workers("info")), ())
+        return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+
+    async def known_workers(self) -> dict[str, bytes]:
+        """What each worker serves that is known, also one that has been silent for too long and not been forgotten."""
         flat = await self._runner.fetch("HGETALL", self._keys.workers("info"))
         return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
 

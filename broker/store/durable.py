@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -68,9 +69,8 @@ class DurableWrites:
         self._confirm_ms: Final = confirm_ms
         self._required: Final[dict[Resource, str]] = {}
         self._lanes: Final[dict[tuple[int, bool, Place | None], Lane]] = {}
-        self._state: ServerState | None = None
-        self._looked_at_s = float("-inf")
-        self._looking: asyncio.Task[ServerState] | None = None
+        self._everywhere: Final = _View(runner.fetch_everywhere)
+        self._views: Final[dict[Place, _View]] = {}
 
     async def store(self, resource: Resource, attempt: Attempt[T]) -> T:
         """What the attempt stores. Raises DurabilityNotMet where nothing was stored, WriteNotConfirmed where it was."""
@@ -85,6 +85,13 @@ class DurableWrites:
                 else:
                     self._required.pop(resource, None)
 
+    async def make_sure(self, resources: Iterable[Resource]) -> None:
+        """Before the first of several resources is written to: raises DurabilityNotMet where one of them, as far as is
+        known, requires what is not given now."""
+        for resource in resources:
+            if required := self._required.get(resource):
+                await self._made_sure(required, resource)
+
     async def check(self, text: str, resource: Resource) -> None:
         """Raises DurabilityNotMet unless a level is given now where a resource is, or will be; '' is none."""
         if text:
@@ -93,26 +100,22 @@ class DurableWrites:
                 raise DurabilityNotMet(text, why_not)
             if required.replicas_on_disk:
                 keys = self._keys.of(resource)
-                await self._lane_at(keys.meta, required).probe(keys.probe)
+                await self._lane_at(keys.meta, self._runner.link.place_of(keys.meta), required).probe(keys.probe)
 
     async def state(self) -> ServerState:
-        """What the server gives, as known for at most a second."""
-        if self._state is not None and time.monotonic() - self._looked_at_s <= _FRESH_S:
-            return self._state
-        return await self.look()
+        """What all servers give, as known for at most a second."""
+        return await self._everywhere.state()
 
     async def look(self) -> ServerState:
-        """What the server gives now. Whoever asks meanwhile shares the answer."""
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look(), name="penstock-durability")
-            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits
-        return await asyncio.shield(self._looking)
+        """What all servers give now."""
+        for view in self._views.values():
+            view.forget()
+        return await self._everywhere.look()
 
     async def close(self) -> None:
         """Ends the connections."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        for view in (self._everywhere, *self._views.values()):
+            await view.close()
         for lane in self._lanes.values():
             await lane.close()
 
@@ -122,26 +125,68 @@ class DurableWrites:
         except InvalidOption as error:  # set by a newer release
             self._required.pop(resource, None)
             raise DurabilityNotMet(text, f"this release knows no such level ({error.rule})") from error
-        if why_not := (await self.state()).why_not(required):
+        meta = self._keys.of(resource).meta
+        place = self._runner.link.place_of(meta)
+        if why_not := (await self._view_of(place).state()).why_not(required):
             self._required.pop(resource, None)  # it may be required no more: the next write asks
             raise DurabilityNotMet(text, why_not)
         if not required.replicas:
             return self._runner
-        meta = self._keys.of(resource).meta
-        return self._lane_at(meta, required).of(meta)
+        return self._lane_at(meta, place, required).of(meta)
 
-    def _lane_at(self, meta: str, required: Durability) -> Lane:
-        lane = required.replicas, required.replicas_on_disk, self._runner.link.place_of(meta)
-        if lane not in self._lanes:
-            client = self._runner.link.client_for(meta)
-            self._lanes[lane] = Lane(self._runner, client, self._scripts, required, confirm_ms=self._confirm_ms)
-        return self._lanes[lane]
+    def _lane_at(self, meta: str, place: Place | None, required: Durability) -> Lane:
+        key = required.replicas, required.replicas_on_disk, place
+        client = self._runner.link.client_for(meta)
+        lane = self._lanes.get(key)
+        if lane is None or lane.client is not client:  # a node that left and came back is a new one
+            lane = Lane(self._runner, client, self._scripts, required, confirm_ms=self._confirm_ms)
+            self._lanes[key] = lane
+        return lane
+
+    def _view_of(self, place: Place | None) -> _View:
+        """What is known of the one server that stores a resource: what the others give does not matter to it."""
+        if place is None:
+            return self._everywhere
+        return self._views.get(place) or self._views.setdefault(place, _View(partial(self._runner.fetch_at, place)))
+
+
+class _View:
+    """What one server gives, or all of them do, as it was seen last; ``fetch`` brings their replies."""
+
+    def __init__(self, fetch: Callable[..., Awaitable[Sequence[Any]]]) -> None:
+        self._fetch: Final = fetch
+        self._state: ServerState | None = None
+        self._looked_at_s = float("-inf")
+        self._looking: asyncio.Task[ServerState] | None = None
+
+    async def state(self) -> ServerState:
+        """As known for at most a second."""
+        if self._state is not None and time.monotonic() - self._looked_at_s <= _FRESH_S:
+            return self._state
+        return await self.look()
+
+    def forget(self) -> None:
+        """The next one looks."""
+        self._state = None
+
+    async def look(self) -> ServerState:
+        """As it is now. Whoever asks meanwhile shares the answer."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name="penstock-durability")
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits
+        return await asyncio.shield(self._looking)
+
+    async def close(self) -> None:
+        """Ends a look that is under way."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
 
     async def _look(self) -> ServerState:
         began_s = time.monotonic()
         try:
             self._state = None
-            infos = [read_info(info) for info in await self._runner.fetch_everywhere("INFO")]
+            infos = [read_info(info) for info in await self._fetch("INFO")]
             configs = await self._configs(len(infos))
             self._state = _weakest(
                 [
@@ -155,9 +200,9 @@ class DurableWrites:
             self._looking = None
 
     async def _configs(self, nodes: int) -> Sequence[dict[str, str] | None]:
-        """What each node shows of its settings; None where not all do: a provider's may not know the command."""
+        """What each server shows of its settings; None where not all do: a provider's may not know the command."""
         try:
-            found = await self._runner.fetch_everywhere("CONFIG", "GET", PERSISTENCE_SETTINGS)
+            found = await self._fetch("CONFIG", "GET", PERSISTENCE_SETTINGS)
         except (StoreDenied, StoreFault):
             found = []
         return [read_config(reply) for reply in found] if len(found) == nodes else [None] * nodes

@@ -51,10 +51,16 @@ class FifoStore:
     ) -> Stored | None:
         """Stores up to 1,000 messages in one step, each once within five minutes by its deduplication id."""
         k = self._keys.of(queue)
-        arguments: list[Argument] = [k.wake, limits.DEDUPLICATION_MS, "urgent" if urgent else "", made_sure_of]
+        plain = all(message.deduplication_id and not message.own_id and not message.facts for message in messages)
+        arguments: list[Argument] = [
+            *(k.wake, limits.DEDUPLICATION_MS, "urgent" if urgent else "", made_sure_of),
+            "plain" if plain else "full",
+        ]
         for message in messages:
-            arguments += (message.blob, message.group, message.deduplication_id, message.own_id)
-            arguments += (message.facts, message.size, "" if message.deduplication_id else content_id(message.blob))
+            arguments += (message.blob, message.group, message.deduplication_id, message.size)
+            if not plain:
+                named = message.deduplication_id or message.own_id
+                arguments += (message.own_id, message.facts, "" if named else content_id(message.blob))
         keys = (
             *(k.meta, k.bodies, k.groups, k.order, k.open, k.blocked, k.suspects),
             *(k.delayed, k.facts, k.accepted_even, k.accepted_odd),

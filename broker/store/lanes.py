@@ -67,6 +67,8 @@ class Lane:
         *,
         confirm_ms: int,
     ) -> None:
+        self.client: Final = client
+        """The connections to the server that it belongs to: it ends with them."""
         self._runner: Final = runner
         self._scripts: Final = scripts
         self._level: Final = level

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -16,7 +17,10 @@ from broker.store.cluster_thread import ClusterThreadLink
 from broker.store.connection import Client, Execute, check_server, connect, connect_in_thread, server_at
 from broker.store.sentinel import Finder, connect_to_primary, connect_to_primary_in_thread, demoted, was_demoted
 
-_WATCH_S: Final = 1.0
+_WATCH_S: Final = 0.2
+_SILENT_S: Final = 1.0
+_ASK_S: Final = 1.0
+"""How often Sentinels are asked, whatever is heard of the primary."""
 _THREAD_TIMEOUT_S: Final = 3.0
 """Where another server may take over, the thread that renews leases must not wait long for one that is silent."""
 
@@ -42,6 +46,10 @@ class SingleLink:
     def servers(self) -> list[tuple[str, Execute]]:
         """The one server, as messages name it, and what sends it commands."""
         return [(server_at(self.target.url), self.execute)]
+
+    async def execute_at(self, place: Place, *command: str | bytes | int) -> Any:  # noqa: ARG002 - there is only one
+        """The reply of the one server."""
+        return await self.execute(*command)
 
     async def everywhere(self, *command: str | bytes | int) -> list[Any]:
         """The reply of the one server."""
@@ -97,11 +105,17 @@ class SentinelLink(SingleLink):
         return infos
 
     async def _watch(self) -> None:
+        """Whoever is silent may have been replaced. Whoever answers, too: after a planned failover a primary goes on
+        for ten seconds, until it is told, and what it accepts meanwhile is forgotten then."""
         primary, before = self._finder.found, 0
+        heard_at = asked_at = time.monotonic()
         while True:
             await asyncio.sleep(_WATCH_S)
-            silent, before = self._under_way and self._answered == before, self._answered
-            if silent:
+            now = time.monotonic()
+            if not self._under_way or self._answered != before:
+                before, heard_at = self._answered, now
+            if now - heard_at >= _SILENT_S or now - asked_at >= _ASK_S:
+                asked_at = now
                 with contextlib.suppress(failures.RedisError, OSError):
                     await self._finder.primary()
             if self._finder.found != primary:
@@ -143,6 +157,9 @@ class ThreadLink(Protocol):
     def leave(self) -> None:
         """The server is a replica now: the next command takes a new connection."""
 
+    def doubt(self, place: Place | None) -> None:
+        """A server was lost: nobody waits for it, and whoever needs it next looks first who serves its names now."""
+
     def close(self) -> None:
         """Ends the connections."""
 
@@ -152,6 +169,10 @@ class _SingleThreadLink:
         self.execute: Final[Callable[..., Any]] = client.execute_command
         self.close: Final = client.close
         self.leave: Final[Callable[[], None]] = client.connection_pool.disconnect
+
+    def doubt(self, place: Place | None) -> None:  # noqa: ARG002 - there is only one
+        """The next command takes a new connection, which may lead elsewhere."""
+        self.leave()
 
     def place_of(self, name: str | bytes) -> Place | None:  # noqa: ARG002 - there is only one
         return None

@@ -3,12 +3,19 @@
 Redis does not roll a script back. The commands are ordered so that whatever one leaves behind is still in the stream
 or in the hash of bodies, and what is there but in no set is found here; nothing else can touch such a message. Found
 too is what was left over: copies, names and facts of messages that are elsewhere, or gone.
+
+Everything is read in pages, so that Redis is never held for long, while others move messages from set to set. What was
+there before and seen in no set is restored by a script that looks again: into all sets but the leases, whose members
+nobody can name, and whether its facts are still those that were read before. That is enough. Who has been leased since
+has other facts, as every lease but the first counts a receive in them. A first lease takes a message from `delayed` or
+from `order`, perhaps from the one by way of the other; these are read in this order, and the leases last, so it was
+seen on its way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
 
 import msgspec
 
@@ -17,12 +24,16 @@ from broker.store.keys import Keyspace
 from broker.store.scripts import ScriptRunner
 
 _LOCK_MS: Final = 60_000
-_PAGE: Final = 1_000
+_PAGE: Final = 200
+_NAMES_PAGE: Final = 250
+_VALUES_BYTES: Final = 256 * 1024
+_FIRST_PAGE: Final = 16
 _STREAM_PAGE: Final = 100
 
 
 class _Findings(msgspec.Struct, frozen=True):
-    stranded: list[bytes]
+    stranded: list[tuple[bytes, bytes]]
+    """With the facts that each had."""
     left_over: list[bytes]
 
 
@@ -49,7 +60,8 @@ class RepairStore:
             restored = 0
             for start in range(0, len(found.stranded), _PAGE):
                 page = found.stranded[start : start + _PAGE]
-                restored += await self._runner.run("restore", keys, (len(page), *page))
+                pairs = [value for pair in page for value in pair]
+                restored += await self._runner.run("restore", keys, (len(page), *pairs))
             for start in range(0, len(found.left_over), _PAGE):
                 await self._runner.run("restore", keys, (0, *found.left_over[start : start + _PAGE]))
             return restored
@@ -70,26 +82,22 @@ class RepairStore:
         return max(0, bodies - sum([int(await fetch("ZCARD", key)) for key in places]))
 
     async def _look(self, resource: Resource) -> _Findings:
-        """What was there, then where everything is.
-
-        A message that was there before, is in no set, and still exists when the script looks again is stranded: ids
-        are never used twice, and nothing moves a message that has no place.
-        """
+        """What was there, then where everything is."""
         k = self._keys.of(resource)
         cursor = await self._runner.fetch("HGET", k.meta, "cursor") or b"0-0"
+        facts = dict(await self._scan("HSCAN", k.facts))
         behind = await self._behind(k.ready, cursor)
-        bodies = set(await self._runner.fetch("HKEYS", k.bodies))
-        counted = {entry for key in (k.facts, k.notes) for entry in await self._runner.fetch("HKEYS", key)}
-        grouped = set(await self._runner.fetch("HKEYS", k.groups))
-        places = (k.leases, k.waiting, k.delayed, k.suspects, k.order)
-        leases, *sets, in_turn = await self._runner.run("places", places, ())
-        leased, in_sets = {member.partition(b"|")[0] for member in leases}, {entry for found in sets for entry in found}
-        in_sets |= {member.rpartition(b" ")[2] for member in in_turn}
+        bodies, noted = await self._names(k.bodies), await self._names(k.notes)
+        grouped = await self._names(k.groups)
+        in_sets = await self._members(k.delayed)
+        in_sets |= {member.rpartition(b" ")[2] for member in await self._members(k.order)}
+        in_sets |= await self._members(k.waiting) | await self._members(k.suspects)
+        leased = {member.partition(b"|")[0] for member in await self._members(k.leases)}
         stranded = (behind | bodies) - leased - in_sets
         passed = _position(cursor)
-        left_over = {entry for entry in counted if _position(entry) <= passed} - bodies - behind
+        left_over = {entry for entry in facts.keys() | noted if _position(entry) <= passed} - bodies - behind
         left_over |= (behind & bodies) | ((in_sets | grouped) - bodies)
-        return _Findings(sorted(stranded), sorted(left_over - stranded))
+        return _Findings([(entry, facts.get(entry, b"")) for entry in sorted(stranded)], sorted(left_over - stranded))
 
     # -- FIFO queues --------------------------------------------------------------------------------------------------
 
@@ -97,17 +105,18 @@ class RepairStore:
         """Bodies that have no place in their group, names without a body, groups that are in no set or in two."""
         k = self._keys.of(queue)
         keys = (*k.fifo(), k.delayed)
-        group_of = await self._hash(k.groups)
-        bodies = set(await self._runner.fetch("HKEYS", k.bodies))
-        places = (k.order, k.open, k.blocked, k.suspects, k.waiting, k.delayed, k.leases)
-        order, opened, blocked, suspects, waiting, delayed, leases = await self._runner.run("places", places, ())
-        in_order = [member.split(b" ") for member in order]
+        group_of = dict(await self._scan("HSCAN", k.groups))
+        bodies = await self._names(k.bodies)
+        in_order = [member.split(b" ") for member in await self._members(k.order)]
         ordered = {entry: group for group, entry in in_order}
-        holders = await self._hash(k.holders)
-        leased = {member.partition(b"|")[0] for member in leases}
-        counted = [entry for key in (k.facts, k.notes) for entry in await self._runner.fetch("HKEYS", key)]
+        opened, blocked, suspects = [await self._members(key) for key in (k.open, k.blocked, k.suspects)]
+        waiting, delayed = [await self._members(key) for key in (k.waiting, k.delayed)]
+        leased = {member.partition(b"|")[0] for member in await self._members(k.leases)}
+        holders = await self._names(k.holders)
+        counted = await self._names(k.facts) | await self._names(k.notes)
         named = {*group_of, *ordered, *holders, *waiting, *delayed, *leased, *counted}
-        doubtful = (bodies - ordered.keys()) | (named - bodies) | (leased & set(waiting)) | (holders.keys() - leased)
+        # The script looks at each again: what was on its way meanwhile is as it was.
+        doubtful = (bodies - ordered.keys()) | (named - bodies) | (leased & waiting) | (holders - leased)
         restored = 0
         for page in _pages(sorted(doubtful)):
             pairs = [value for entry in page for value in (entry, group_of.get(entry) or ordered.get(entry) or b"")]
@@ -116,9 +125,33 @@ class RepairStore:
             await self._runner.run("fifo_restore", keys, (k.wake, 0, *page))
         return restored
 
-    async def _hash(self, key: str) -> dict[bytes, bytes]:
-        flat = await self._runner.fetch("HGETALL", key)
-        return {flat[i]: flat[i + 1] for i in range(0, len(flat), 2)}
+    # -- reading in pages: what is there all the time is found, whatever else changes meanwhile ------------------------
+
+    async def _scan(self, command: Literal["HSCAN", "ZSCAN"], key: str) -> Iterable[tuple[bytes, bytes]]:
+        """Fields and values, or members and scores."""
+        found: dict[bytes, bytes] = {}
+        cursor: bytes | str = "0"
+        while True:
+            cursor, page = await self._runner.fetch(command, key, cursor, "COUNT", _NAMES_PAGE)
+            found.update(zip(page[::2], page[1::2], strict=True))
+            if cursor == b"0":
+                return found.items()
+
+    async def _members(self, key: str) -> set[bytes]:
+        return {member for member, _ in await self._scan("ZSCAN", key)}
+
+    async def _names(self, key: str) -> set[bytes]:
+        """Of a hash whose values may be large: the larger they are, the smaller are the pages."""
+        names = set[bytes]()
+        cursor: bytes | str = "0"
+        count = _FIRST_PAGE
+        while True:
+            cursor, size, *page = await self._runner.run("names", (key,), (cursor, count))
+            names.update(page)
+            if cursor == b"0":
+                return names
+            each = max(1, int(size) // max(1, len(page)))
+            count = max(1, min(_NAMES_PAGE, count * 4, _VALUES_BYTES // each))
 
     async def _behind(self, ready: str, cursor: bytes) -> set[bytes]:
         """What the stream holds up to the cursor; in small pages, as the bodies come along."""

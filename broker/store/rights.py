@@ -9,8 +9,22 @@ from broker.store.scripts import ScriptRunner
 
 COMMANDS: Final = (
     *("del", "eval", "evalsha", "exists", "expire", "get", "getdel", "hdel", "hexists", "hget", "hgetall", "hincrby"),
-    *("hkeys", "hlen", "hmget", "hset", "info", "ping", "publish", "set", "subscribe", "time", "type", "unlink"),
-    *("unsubscribe", "wait", "xadd", "xdel", "xlen", "xrange", "xtrim", "zadd", "zcard", "zcount", "zmscore", "zrange"),
+    *("hkeys", "hlen", "hmget", "hscan", "hset", "info", "ping", "publish", "set", "subscribe", "time", "type"),
+    *(
+        "unlink",
+        "unsubscribe",
+        "wait",
+        "xadd",
+        "xdel",
+        "xlen",
+        "xrange",
+        "xtrim",
+        "zadd",
+        "zcard",
+        "zcount",
+        "zmscore",
+        "zrange",
+    ),
     *("zrangebylex", "zrangebyscore", "zrank", "zrem", "zremrangebyscore", "zscan", "zscore"),
 )
 """Whole commands, those that scripts call among them."""
@@ -25,6 +39,7 @@ _HARMLESS: Final[dict[str, tuple[str | int, ...]]] = {
     "hdel": ("HDEL", _NOTHING, "x"),
     "hgetall": ("HGETALL", _NOTHING),
     "hkeys": ("HKEYS", _NOTHING),
+    "hscan": ("HSCAN", _NOTHING, 0),
     "publish": ("PUBLISH", _NOTHING, ""),
     "unlink": ("UNLINK", _NOTHING),
     "zrem": ("ZREM", _NOTHING, "x"),

@@ -11,6 +11,7 @@ import msgspec
 from redis.exceptions import NoScriptError
 
 from broker.errors import StoreReadOnly
+from broker.store.addresses import Place
 from broker.store.connection import Execute, server_at, translated
 from broker.store.keys import CLOCK_OFFSET_KEYS
 from broker.store.links import Link, ThreadLink
@@ -19,9 +20,9 @@ Command: TypeAlias = Literal[
     "adopt", "append", "await_end", "begin_once", "call", "cancel", "cancel_move", "claim", "configure", "counts",
     "defer", "delete", "delist", "discard", "end_move", "end_once", "enlist", "expire", "extend", "fifo_claim",
     "fifo_counts", "fifo_defer", "fifo_expire", "fifo_extend", "fifo_finish", "fifo_peek", "fifo_release_claim",
-    "fifo_restore", "fifo_send", "finish", "forget_ends", "heartbeat", "hold", "lead_move", "mark", "moves", "now",
-    "peek", "places", "purge", "release_claim", "release_permits", "rename", "renew_permits", "restore", "send",
-    "settle_outbox", "start_move", "status", "take_outbox", "take_permits", "take_turn",
+    "fifo_restore", "fifo_send", "finish", "forget_ends", "heartbeat", "hold", "lead_move", "live_workers", "mark",
+    "moves", "names", "now", "peek", "purge", "release_claim", "release_permits", "rename", "renew_permits",
+    "restore", "send", "settle_outbox", "start_move", "status", "take_outbox", "take_permits", "take_turn",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 
@@ -47,12 +48,13 @@ def load_scripts(*, test_clock: bool = False) -> dict[Command, Script]:
     facts = (folder / "_facts.lua").read_text()
     groups = (folder / "_groups.lua").read_text()
     ends = (folder / "_ends.lua").read_text()
+    leases = (folder / "_leases.lua").read_text()
     scripts: dict[Command, Script] = {}
     for name in get_args(Command):
         body = (folder / f"{name}.lua").read_text()
         text = clock + (facts if "_facts" in body or "entry_ms" in body else "")
         text += (groups if "groups_of" in body else "") + (ends if "ends_of" in body or "is_behind" in body else "")
-        text += body
+        text += (leases if "release_page" in body else "") + body
         scripts[name] = Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
     return scripts
 
@@ -105,6 +107,11 @@ class ScriptRunner:
                 return await execute(*command)
 
         return fetch
+
+    async def fetch_at(self, place: Place, *command: Argument) -> list[Any]:
+        """The same from one node of a cluster, alone in a list."""
+        with translated(self.url, self.chosen_by):
+            return [await self.link.execute_at(place, *command)]
 
     async def fetch_everywhere(self, *command: Argument) -> list[Any]:
         """The same from every server that has keys, as far as it answers."""

@@ -52,6 +52,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
     id: str
     entry: str
+    """In a FIFO queue, else '': nobody asks."""
 
     @property
     def sequence_number(self) -> str:
@@ -121,7 +122,12 @@ class Claim(msgspec.Struct, frozen=True):
 
     def filled(self, room: int, max_bytes: int) -> bool:
         """Whether it brought all that was asked for, by number or by bytes: then there may be more."""
-        return len(self.messages) >= room or sum(len(claimed.blob) for claimed in self.messages) >= max_bytes
+        return len(self.messages) >= room or self.size >= max_bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its messages, as they are stored."""
+        return sum(len(claimed.blob) for claimed in self.messages)
 
 
 class Settlement(msgspec.Struct, frozen=True):

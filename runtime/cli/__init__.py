@@ -55,7 +55,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
     "broker": _Command(
         _RUN,
         "gateway:broker",
-        "Serve Amazon SQS over HTTP, for boto3 and others.",
+        "Serve Amazon SQS and AWS Lambda over HTTP, for boto3 and others.",
         (
             "penstock broker",
             "penstock broker --host 0.0.0.0 --access-keys keys.txt --public-url https://sqs.example.com",
@@ -308,7 +308,6 @@ _ADVICE: Final = {
     "ResourceBusy": " (here: --force)",
     "CallThrottled": "; try again later",
     "CallTimeout": "; --timeout gives it longer",
-    "AddressUnusable": "; choose another with --port, or --host",
     "StoreUnavailable": "; see that it runs, and that --url or PENSTOCK_REDIS_URL is its address",
     "StoreDenied": "; give a user and password that may, in the URL: redis://USER:PASSWORD@HOST:6379",
 }
@@ -317,6 +316,8 @@ _IS_BUSY: Final = " cannot serve at the moment: "
 
 
 def _with_advice(error: PenstockError) -> str:
+    if options := getattr(error, "options", ""):  # of AddressUnusable, whose module costs a start of each command
+        return f"{error}; choose another with {options}"
     advice = "; try again in a moment" if _IS_BUSY in str(error) else _ADVICE.get(error.code, "")
     return f"{error}{advice}"
 

@@ -21,12 +21,13 @@ from broker.gateway.options import DEFAULT_HOST, GatewayOptions, port_is_chosen
 from broker.gateway.running import run_gateway
 from broker.gateway.server import AddressUnusable, Bound
 from broker.log import log
-from broker.workers import LiveWorkers
+from broker.workers import live_workers
 from runtime.cli.gateway import Port, setting_lines
 from runtime.cli.handler_options import NO_HANDLER, HandlerOptions
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output
 from runtime.cli.serving import Form, Grace, Level, MaxCalls, Processes, Threads, check_serving, set_logs, supervise
+from runtime.collecting import collect_seldom
 from runtime.supervisor import Supervisor
 
 _DEFAULT_GRACE_S: Final = 5.0
@@ -43,7 +44,7 @@ def dev(
     processes: Processes = 1,
     reload: Annotated[bool, Parameter(help="Replace the worker when a Python file of this folder changes.")] = True,
     port: Port = None,
-    gateway: Annotated[bool, Parameter(help="Serve Amazon SQS over HTTP too, as `penstock broker` does.")] = True,
+    gateway: Annotated[bool, Parameter(help="Serve SQS and Lambda over HTTP too, as `penstock broker` does.")] = True,
     grace: Grace = _DEFAULT_GRACE_S,
     max_calls: MaxCalls = None,
     threads: Threads = None,
@@ -113,14 +114,16 @@ class DevGateway:
                 Broker(self._url) as broker,
                 run_gateway(broker, self._options, grace_s=self._grace_s, upkeep=False) as self.bound,
             ):
-                self.lines = [f"SQS: {self.bound.url}", "", *setting_lines(self._options, self.bound)]
+                settings = setting_lines(self._options, self.bound, broker.core.settings.region)
+                self.lines = [f"SQS, Lambda: {self.bound.url}", "", *settings]
                 self.begun.set()
+                collect_seldom()
                 await anyio.sleep_forever()
         except AddressUnusable as error:
             if self._must:
                 raise
             log.warning("gateway_not_started", reason=str(error))
-            self.lines = [f"SQS: not served, as {error.reason} (port {error.port}); --port chooses another"]
+            self.lines = [f"SQS, Lambda: not served, as {error.reason} (port {error.port}); --port chooses another"]
             self.begun.set()
 
 
@@ -149,7 +152,7 @@ class _Session:
         await self._supervisor.ready.wait()
         await self._gateway.begun.wait()
         async with Broker(self._redis.url) as broker:
-            live = await LiveWorkers(broker.core).all(fresh=True)
+            live = await live_workers(broker.core)
         functions = sorted({name for worker in live for name in worker.functions})
         mapped = {mapping.partition("->")[2] for worker in live for mapping in worker.mappings}
         if self._output.as_json:

@@ -12,7 +12,7 @@ from broker.mappings import list_mappings
 from broker.names import Target
 from broker.partitions import counters
 from broker.records import FunctionSettings, MappingSettings
-from broker.workers import LiveWorkers, Serves
+from broker.workers import Serves, live_workers
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output, builtin, duration
 from runtime.cli.versions import described_versions, print_versions
@@ -25,7 +25,7 @@ async def functions(name: str | None = None, /, *, common: Common = COMMON) -> N
     a function, with its settings, counters and mappings.
     """
     async with Broker(common.url) as broker:
-        live = await LiveWorkers(broker.core).all(fresh=True)
+        live = await live_workers(broker.core)
         mappings = await _mappings(broker, live)
         names = await broker.functions() if name is None else [name]
         described = [await _described(broker, each, live, mappings) for each in names]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -20,7 +19,8 @@ from broker.log import log
 from broker.records import check_range
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output
-from runtime.cli.serving import Form, Level, first_error, set_logs
+from runtime.cli.serving import Form, Level, first_error, set_logs, stop_signals
+from runtime.collecting import collect_seldom
 
 Port: TypeAlias = Annotated[
     int | None, Parameter(help=f"Port of the gateway, 0 for any free one; or PENSTOCK_PORT, else {DEFAULT_PORT}.")
@@ -47,11 +47,12 @@ def broker(
     log_format: Form = None,
     common: Common = COMMON,
 ) -> int:
-    """Serve Amazon SQS over HTTP, so that boto3 and the aws command work on Penstock.
+    """Serve Amazon SQS and AWS Lambda over HTTP, for boto3 and the aws command.
 
-    Set AWS_ENDPOINT_URL to its address, and nothing else. Without access keys
-    it listens for programs of this machine only. Any number may run on one
-    Redis. SIGTERM or Ctrl-C lets open requests end; a second one ends them now.
+    Set AWS_ENDPOINT_URL to its address, and a region and credentials as for
+    AWS. Without access keys any credentials will do, and it listens for
+    programs of this machine only. Any number may run on one Redis. SIGTERM or
+    Ctrl-C lets open requests end; a second one ends them now.
     """
     check_range("grace", grace, 0, 86_400)
     options = GatewayOptions.read(
@@ -70,7 +71,8 @@ async def _serve(common: Common, options: GatewayOptions, grace_s: float) -> int
         async with anyio.create_task_group() as group:
             await group.start(_obey_signals, stopped, group.cancel_scope, grace_s)
             async with Broker(common.url) as opened, run_gateway(opened, options, grace_s=grace_s) as bound:
-                _welcome(common.output, options, bound)
+                _welcome(common.output, options, bound, opened.core.settings.region)
+                collect_seldom()
                 await stopped.wait()
             group.cancel_scope.cancel()
     except* PenstockError as errors:
@@ -85,7 +87,7 @@ async def _obey_signals(
     *,
     task_status: anyio.abc.TaskStatus[None],
 ) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+    with stop_signals() as received:
         task_status.started()
         async for _ in received:
             if stopped.is_set():
@@ -101,17 +103,17 @@ def _tell_of_keys(path: Path, key_id: str) -> None:
     log.warning("access_keys_made", path=str(path), key_id=key_id, reason=how)
 
 
-def _welcome(output: Output, options: GatewayOptions, bound: Bound) -> None:
+def _welcome(output: Output, options: GatewayOptions, bound: Bound, region: str) -> None:
     if output.as_json:
         output.emit({"url": bound.url, "host": bound.host, "port": bound.port, "access_keys": bool(options.keys)})
         return
-    lines = [f"The gateway listens on {bound.url}", "", *setting_lines(options, bound), "", "Ctrl-C stops it."]
+    lines = [f"The gateway listens on {bound.url}", "", *setting_lines(options, bound, region), "", "Ctrl-C stops it."]
     print("\n".join(lines), flush=True)  # noqa: T201 - the command's output
 
 
-def setting_lines(options: GatewayOptions, bound: Bound) -> list[str]:
-    """What a program needs to find the gateway, as lines of a screen."""
-    lines = [f"  export AWS_ENDPOINT_URL={options.public_url or bound.url}"]
+def setting_lines(options: GatewayOptions, bound: Bound, region: str) -> list[str]:
+    """What a program needs to find the gateway and what workers of the region do, as lines of a screen."""
+    lines = [f"  export AWS_ENDPOINT_URL={options.public_url or bound.url} AWS_DEFAULT_REGION={region}"]
     if options.keys:
         return [*lines, f"  export AWS_ACCESS_KEY_ID={options.keys[0].id}   # and its secret; requests must be signed"]
     return [

@@ -66,7 +66,12 @@ async def serving_health(place: HealthPort | None, monitor: Monitor | None) -> A
     if place is None or monitor is None:
         yield
         return
+    from broker.gateway.server import AddressUnusable
     from runtime.health_port import serve_monitor
 
-    async with serve_monitor(monitor, place.host, place.port, token=place.token):
-        yield
+    try:
+        async with serve_monitor(monitor, place.host, place.port, token=place.token):
+            yield
+    except AddressUnusable as error:
+        options = "--health-port, or --health-host"
+        raise AddressUnusable(error.host, error.port, error.reason, options=options) from None

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from broker.errors import InvalidInput, InvalidOption
-from broker.records import AttributeValue, decode_json
+from broker.message_attributes import AttributeValue
+from broker.records import decode_json
 from runtime.cli.options import STANDARD_INPUT
 
 

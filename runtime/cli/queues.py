@@ -11,11 +11,12 @@ from cyclopts import Parameter
 from broker import Broker, Message, NotFound, Queue
 from broker.errors import InvalidOption
 from broker.invocation_records import iso_timestamp
+from broker.message_attributes import Attribute
 from broker.names import Resource
 from broker.partitions import counters
 from broker.queue_settings import describe_queue
 from broker.queues import RedriveFrom as RedriveSources
-from broker.records import Attribute, DeduplicationScope, QueueSettings, ThroughputLimit
+from broker.records import DeduplicationScope, QueueSettings, ThroughputLimit
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output, builtin, duration
 from runtime.cli.payloads import parse_tags

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeAlias
 
 import anyio
@@ -149,12 +150,24 @@ def first_error(group: BaseExceptionGroup[PenstockError]) -> PenstockError:
     return first_error(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _obey_signals(supervisor: Supervisor, grace_s: float) -> None:
+@contextmanager
+def stop_signals() -> Iterator[AsyncIterator[signal.Signals]]:
+    """What ends a command, as it comes. Afterwards it is ignored: what has stopped ends with its own status, however
+    often it is told."""
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it: the terminal may go
         numbers.append(signal.SIGHUP)
+    try:
+        with anyio.open_signal_receiver(*numbers) as received:
+            yield received
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+
+async def _obey_signals(supervisor: Supervisor, grace_s: float) -> None:
     stopping = False
-    with anyio.open_signal_receiver(*numbers) as received:
+    with stop_signals() as received:
         async for _ in received:
             if not stopping and sys.stderr.isatty():
                 sys.stderr.write(f"\nstopping: running calls get {grace_s:g} s to end; Ctrl-C again ends them now\n")

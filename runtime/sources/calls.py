@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import msgspec
@@ -22,12 +23,13 @@ from runtime.metrics import CallFigures
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, exit_error, failed
 from runtime.outlets import Outlets
 from runtime.policy import in_loop
-from runtime.telling import tell_caller
+from runtime.telling import keep_for_caller, tell_caller
 from runtime.tracing import Tracer
 
 _PARCEL_TTL_MS: Final = 60_000
 _MAX_TEXT: Final = 300
 _REMEMBERED: Final = 1_000
+_NO_ROOM: Final = "no room, or stopping"
 _CALLER_GRACE_S: Final = 1.0
 """A caller whose time is over says so; this much later its call ends all the same, as the caller may be dead."""
 
@@ -48,7 +50,19 @@ class CallSource:
         self._latest: Final[deque[str]] = deque(maxlen=_REMEMBERED)
         self._known: Final[set[str]] = set()
         self._figures: Final[dict[str, CallFigures]] = {}
+        self._under_way: Final[set[asyncio.Task[Any]]] = set()
         self.stopping = False
+        """Whether new calls are refused; their callers hand them to another worker."""
+
+    async def answered(self) -> None:
+        """Returns when whatever was to be told to callers has been told, or nobody wants to hear it any more."""
+        while tasks := self._under_way | self._outlets.sending:
+            await asyncio.wait(tasks)
+
+    async def leave(self, inbox: str) -> None:
+        """Ends the inbox. Calls that had reached it by then are refused, so none is left there unread."""
+        await self._engine.core.channels.leave(inbox, self.on_notice)
+        await self.answered()
 
     def on_notice(self, data: bytes | None) -> None:
         """What the inbox received."""
@@ -73,7 +87,12 @@ class CallSource:
         if not self._is_new(notice.id):
             return
         self._arriving.add(notice.id)
-        self._engine.core.in_background(self._take(notice, time.monotonic()), name="call")
+        self._begin(self._take(notice, time.monotonic()), name="call")
+
+    def _begin(self, work: Coroutine[Any, Any, Any], *, name: str) -> None:
+        task = self._engine.core.in_background(work, name=name)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     def _cancel(self, call_id: str) -> None:
         call = self._running.get(call_id)
@@ -93,11 +112,11 @@ class CallSource:
 
     async def _take(self, notice: CallNotice, received: float) -> None:
         function = self._functions.get(notice.function)
-        if function is None or self.stopping or self._engine.full_for(function):
+        if function is None or self._takes_none(function):
             self._arriving.discard(notice.id)
             if figures := self._figures_of(notice.function):
                 figures.throttled("room")
-            await self._refuse(notice, "no room, or stopping")
+            await self._refuse(notice, _NO_ROOM)
             return
         resource = self._engine.core.resource("function", notice.function)
         permits = self._engine.core.keys.of(resource).permits
@@ -113,6 +132,9 @@ class CallSource:
         self._arriving.discard(notice.id)
         if payload is None:
             await self._refuse(notice, "the payload has expired before it was read")
+            return
+        if self.stopping:  # since its payload was asked for
+            await self._refuse(notice, _NO_ROOM)
             return
         tracer = self._tracer_of(function)
         if notice.trace.header and in_loop(function.settings, tracer.invocations(notice.trace.header)):
@@ -142,6 +164,9 @@ class CallSource:
         call.trace = tracer.of_call(notice.trace, context)
         self._running[notice.id] = call
         self._engine.invoker.start(call)
+
+    def _takes_none(self, function: HandlerFunction) -> bool:
+        return self.stopping or self._engine.full_for(function)
 
     def _tracer_of(self, function: HandlerFunction) -> Tracer:
         """Versions and aliases are their function."""
@@ -199,7 +224,7 @@ class CallSource:
         if call.function.yields and self._outlets.end(call.work.id, said):
             return
         answer = self._answer(call.work, payload, failed_=failed_, log_tail=tail)
-        self._engine.core.in_background(answer, name="answer")
+        self._begin(answer, name="answer")
 
     def _log_failure(self, call: Call, outcome: Failed | TimedOut) -> None:
         log.warning(
@@ -215,7 +240,7 @@ class CallSource:
         self._running.pop(call.work.id, None)
         self._engine.calls_ended += 1
         resource = self._engine.core.resource("function", call.function.resource_name)
-        self._engine.core.in_background(self._free(resource, call.work.id), name="release_permit")
+        self._begin(self._free(resource, call.work.id), name="release_permit")
 
     async def _free(self, resource: Resource, call_id: str) -> None:
         """Whatever this process knows of limits: its permit, where there was one, was taken by what Redis knew."""
@@ -223,17 +248,22 @@ class CallSource:
         await self._engine.core.permits.release_of_function(resource, [call_id])
 
     async def _answer(self, notice: CallNotice, payload: bytes, *, failed_: bool, log_tail: bytes) -> None:
-        inline = len(payload) <= INLINE_BYTES
+        inline, still = len(payload) <= INLINE_BYTES, _while_waited_for(notice)
         if not inline:
-            await self._engine.core.parcels.put(reply_parcel(notice.id), payload, ttl_ms=_PARCEL_TTL_MS)
+            name = reply_parcel(notice.id)
+            await keep_for_caller(self._engine.core, name, payload, ttl_ms=_PARCEL_TTL_MS, still=still)
         reply = CallReply(id=notice.id, failed=failed_, payload=payload if inline else None, log_tail=log_tail)
-        await self._tell(notice, reply)
+        await self._tell(notice, reply, still)
 
-    async def _tell(self, notice: CallNotice, reply: CallReply) -> None:
-        """While its caller can still be waiting."""
-        given_up = time.monotonic() + notice.timeout_ms / 1000 + _CALLER_GRACE_S
-        said = msgspec.msgpack.encode(reply)
-        await tell_caller(self._engine.core, notice.reply_to, said, still=lambda: time.monotonic() < given_up)
+    async def _tell(self, notice: CallNotice, reply: CallReply, still: Callable[[], bool] | None = None) -> None:
+        still = still or _while_waited_for(notice)
+        await tell_caller(self._engine.core, notice.reply_to, msgspec.msgpack.encode(reply), still=still)
+
+
+def _while_waited_for(notice: CallNotice) -> Callable[[], bool]:
+    """Whether the caller can still be waiting."""
+    given_up = time.monotonic() + notice.timeout_ms / 1000 + _CALLER_GRACE_S
+    return lambda: time.monotonic() < given_up
 
 
 def _invoked_arn(resource: Resource, notice: CallNotice) -> str:

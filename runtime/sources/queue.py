@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Set as AbstractSet
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -19,15 +19,15 @@ from broker.records import NO_HEADER, FunctionSettings, MappingSettings
 from broker.store.permits import PERMIT_NOTICE
 from broker.store.values import Claim, Deferral
 from runtime.batch_claims import FULL_BYTES, BatchClaims
+from runtime.batch_events import batch_event
 from runtime.batch_permits import BatchPermits
 from runtime.batches import Batch, Held, in_batches, not_behind
 from runtime.context import Context
 from runtime.engine import Engine
-from runtime.handlers import HandlerFunction, Unreadable
+from runtime.handlers import HandlerFunction
 from runtime.invoker import Call
 from runtime.outcomes import Abandoned, Outcome, Throttled, failed
 from runtime.policy import after_batch, visible_again_s
-from runtime.shaping import sqs_record, typed_record
 from runtime.tally import BatchTally
 from runtime.waiter import Waiter
 
@@ -119,7 +119,7 @@ class QueueSource:
     def room(self) -> int:
         """How many batches may start now in this process."""
         local = self._mapping.max_concurrency or max(_LOCAL_BATCHES, _LOCAL_MESSAGES // self._mapping.batch_size)
-        free = min(local - self._running, self._engine.free_calls)
+        free = min(local - self._running, self._engine.free_calls_for(self))
         if not self._function.on_loop:
             free = min(free, self._engine.invoker.free_threads)
         # A batch of a FIFO queue is what one claim brings: so no group is ever in two batches.
@@ -127,7 +127,12 @@ class QueueSource:
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
-        return self._engine.full_for(self._function)
+        return self._engine.full_for(self._function) or self._engine.free_calls_for(self) < 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether none of its batches runs."""
+        return not self._running
 
     def should_gather(self, room: int) -> float | None:  # noqa: ARG002 - the window is what gathers here
         """Batches are claimed whole: nothing to wait for."""
@@ -320,46 +325,25 @@ class QueueSource:
             fencing_token=max(item.fence for item in batch.held),
             settings=settings,
         )
-        event, usable, problem = self._shape(batch)
-        if usable is None:
-            self._settle(batch, failed("Runtime.UnmarshalError", problem, context.aws_request_id, []))
+        partial = self._mapping.partial_failures
+        shaped = batch_event(self._function, self.resource, batch.held, partial_failures=partial)
+        if not shaped.held:
+            self._settle(batch, failed("Runtime.UnmarshalError", shaped.problem, context.aws_request_id, []))
             self._permits.give_back([batch.permit])
             return
+        if shaped.unread:
+            count, reason = len(shaped.unread), shaped.problem[:300]
+            log.warning("messages_unreadable", function=self._function.name, count=count, reason=reason)
+            self._send_back(shaped.unread)
+        usable = Batch(shaped.held, batch.permit)
         self._running += 1
         if self.tally.figures is not None:
             self.tally.waited(usable.held)
-        call = Call(self._function, event, context, deadline, self._on_outcome, self._on_free, usable)
+        call = Call(self._function, shaped.event, context, deadline, self._on_outcome, self._on_free, usable)
         if self._tracer.always or any(item.letter.header is not NO_HEADER for item in usable.held):
             headers = [(item.letter.id, item.letter.header) for item in usable.held]
             call.trace = self._tracer.of_batch(self.resource, headers, context)
         self._engine.invoker.start(call)
-
-    def _shape(self, batch: Batch) -> tuple[Any, Batch | None, str]:
-        """The event, and the messages that it carries: one that does not decode fails alone where it can."""
-        if not self._function.takes_records:
-            records = [
-                sqs_record(item.letter, self.resource, receipt_handle=item.receipt, claimed_ms=item.claimed_ms)
-                for item in batch.held
-            ]
-            try:
-                return self._function.typed({"Records": records}), batch, ""
-            except Unreadable as error:
-                return None, None, str(error)
-        bodies, unreadable, problem = {}, set[str](), ""
-        for item in batch.held:
-            try:
-                bodies[item.member] = self._function.decode_record(item.letter.body)
-            except Unreadable as error:
-                unreadable.add(item.member)
-                problem = f"message {item.letter.id}: {error}"
-        good, bad = not_behind(unreadable, batch.held, fifo=self.resource.fifo)
-        if bad and (not self._mapping.partial_failures or not good):
-            return None, None, problem
-        if bad:
-            log.warning("messages_unreadable", function=self._function.name, count=len(bad), reason=problem[:300])
-            self._send_back(bad)
-        typed = [typed_record(item.letter, bodies[item.member], fencing_token=item.fence) for item in good]
-        return typed, Batch(good, batch.permit), ""
 
     def _on_outcome(self, call: Call) -> None:
         if call.outcome is not None:

@@ -28,6 +28,7 @@ SETTINGS = Settings(prefix="moved")
         (failures.ResponseError("BUSY Redis is busy running a script."), errors.StoreUnavailable),
         (failures.ResponseError("MASTERDOWN Link with MASTER is down"), errors.StoreUnavailable),
         (failures.ResponseError("CLUSTERDOWN The cluster is down"), errors.StoreUnavailable),
+        (failures.ResponseError("NOREPLICAS Not enough good replicas to write."), errors.StoreUnavailable),
         (failures.ResponseError("MISCONF Redis is configured to save RDB snapshots"), errors.StoreUnavailable),
         (failures.ReadOnlyError("You can't write against a read only replica."), errors.StoreReadOnly),
         (failures.ResponseError("READONLY You can't write (script: x)"), errors.StoreReadOnly),

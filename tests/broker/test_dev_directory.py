@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import broker.errors
 from broker.dev_directory import DevAlreadyRunning, DevDirectory, running_dev_url
-
-PROJECT = Path(broker.errors.__file__).parent.parent
+from tests.broker.children import child
 
 DEV_CHILD = """
 import signal, sys
@@ -29,20 +24,6 @@ dev.publish("unix:///of/the/child.sock")
 print("ready", flush=True)
 signal.pause()
 """
-
-
-@contextlib.contextmanager
-def child(script: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """A Python process running `script`, and the words of the first line that it printed."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().split()
-        finally:
-            process.kill()
 
 
 def test_a_second_one_is_refused_by_name(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.digests import attributes_md5, body_md5
-from broker.records import Attribute
+from broker.message_attributes import Attribute
 
 ABC = {"a": Attribute("String", b"x"), "b": Attribute("Number.int", b"12"), "c": Attribute("Binary", b"\x01\x02\x03")}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,12 @@ from broker.durability import Durability, ServerLevel, gives, parse_durability
 from broker.embedded import EmbeddedRedis
 from broker.errors import DurabilityNotMet, InvalidOption
 from broker.functions import register_function
+from broker.names import Resource
 from broker.records import FunctionSettings
 from broker.store.durable import ServerState
+from broker.store.partitions import partition_of_id
 from broker.store.server import InForce, level_in_force, online_replicas
+from broker.store.values import Stored
 
 
 def test_levels_are_read() -> None:
@@ -189,3 +193,87 @@ async def test_concurrent_senders_share_a_look_at_the_server(strict: Broker) -> 
     looks = [line for line in stats.splitlines() if line.startswith("cmdstat_config")]
     assert sum("|get" in line or "cmdstat_config:" in line for line in looks) <= 1
     assert (await queue.counts()).visible == 100
+
+
+# -- several partitions, several steps --------------------------------------------------------------------------------
+
+PARTITIONS = 4
+
+
+async def behind(broker: Broker, part: Resource) -> None:
+    """A partition has not heard yet of what its queue requires now."""
+    await broker.core.runner.fetch("HDEL", broker.core.keys.of(part).meta, "durability")
+
+
+def by_partition(names: Iterable[str], first: int) -> list[str]:
+    """Those of one partition before all others."""
+    return sorted(names, key=lambda name: partition_of_id(name, PARTITIONS) != first)
+
+
+async def total(broker: Broker, queue: str) -> int:
+    return (await broker.queue(queue).counts()).total
+
+
+async def test_a_send_over_several_partitions_stores_nothing_where_one_is_known_to_require_more(
+    strict: Broker,
+) -> None:
+    queue = strict.queue("orders")
+    await queue.create(durability="fsync", partitions=PARTITIONS)
+    await behind(strict, queue.resource.part(2))
+    await asyncio.gather(*(queue.send("x", id=f"first-{number}") for number in range(40)))
+    await change(strict, "appendfsync", "everysec")
+    names = by_partition((f"second-{number}" for number in range(40)), 2)
+    results = await asyncio.gather(*(queue.send("y", id=name) for name in names), return_exceptions=True)
+    assert {type(result) for result in results} == {DurabilityNotMet}
+    assert await total(strict, "orders") == 40
+
+
+async def test_each_message_of_a_send_that_one_partition_refuses_is_told_for_itself(strict: Broker) -> None:
+    await strict.queue("orders").create(durability="fsync", partitions=PARTITIONS)
+    await behind(strict, strict.queue("orders").resource.part(2))
+    await change(strict, "appendfsync", "everysec")
+    names = by_partition((f"second-{number}" for number in range(40)), 2)
+    async with Broker(strict.core.address.url) as stranger:  # who does not know yet what is required
+        queue = stranger.queue("orders")
+        stranger.core.splits.heard(queue.resource, PARTITIONS)
+        results = await asyncio.gather(*(queue.send("y", id=name) for name in names), return_exceptions=True)
+    stored = [name for name, result in zip(names, results, strict=True) if result == name]
+    assert stored == [name for name in names if partition_of_id(name, PARTITIONS) == 2]
+    assert len(stored) == await total(strict, "orders") > 0
+    assert all(isinstance(result, DurabilityNotMet) for result in results[len(stored) :])
+
+
+async def test_a_send_of_several_steps_that_is_cut_short_tells_what_was_stored(
+    strict: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = strict.queue("orders")
+    await queue.create(durability="fsync")
+    send = strict.core.messages.send
+
+    async def weakening(*args: Any, **options: Any) -> Any:
+        stored = await send(*args, **options)
+        if isinstance(stored, Stored):
+            await change(strict, "appendfsync", "everysec")
+        return stored
+
+    monkeypatch.setattr(strict.core.messages, "send", weakening)
+    with pytest.raises(DurabilityNotMet, match="before that, 1000 messages of this send were stored") as caught:
+        await queue.send_many([str(number) for number in range(1_500)])
+    assert len(set(caught.value.stored)) == await total(strict, "orders") == 1_000
+    (message,) = await queue.receive()
+    assert message.id == caught.value.stored[0]
+
+
+async def test_own_ids_of_what_was_stored_are_told(strict: Broker) -> None:
+    queue = strict.queue("orders")
+    await queue.create(durability="fsync", partitions=PARTITIONS)
+    await behind(strict, queue.resource.part(2))
+    await change(strict, "appendfsync", "everysec")
+    names = by_partition((f"own-{number}" for number in range(40)), 2)
+    async with Broker(strict.core.address.url) as stranger:
+        stranger.core.splits.heard(queue.resource, PARTITIONS)
+        with pytest.raises(DurabilityNotMet) as caught:
+            await stranger.queue("orders").send_batch({"body": "x", "id": name} for name in names)
+    ours = [name if partition_of_id(name, PARTITIONS) == 2 else "" for name in names]
+    assert list(caught.value.stored) == ours
+    assert await total(strict, "orders") == sum(map(bool, ours)) > 0

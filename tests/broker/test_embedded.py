@@ -5,7 +5,6 @@ import fcntl
 import os
 import signal
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 import redis
 
-import broker.errors
 from broker.embedded import (
     MAX_SOCKET_PATH_BYTES,
     EmbeddedRedis,
@@ -22,8 +20,7 @@ from broker.embedded import (
     EmbeddedRedisMissing,
     find_server,
 )
-
-PROJECT = Path(broker.errors.__file__).parent.parent
+from tests.broker.children import child
 
 SERVER_CHILD = """
 import signal, sys
@@ -76,20 +73,6 @@ def session_is_empty(session: int) -> bool:
 def client(url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(url, decode_responses=True) as connection:
         yield connection
-
-
-@contextlib.contextmanager
-def child(script: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """A Python process running `script`, and the words of the first line that it printed."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().split()
-        finally:
-            process.kill()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from broker import Broker
-from broker.errors import DeduplicationIdMissing, InvalidOption
+from broker.errors import DeduplicationIdMissing, InvalidOption, PayloadTooLarge
 from broker.queues import QueueClient
 from tests.broker.fifo import bodies, send, take
 from tests.conftest import Clock
@@ -68,6 +68,24 @@ async def test_ids_are_forgotten_after_a_long_pause(queue: QueueClient, clock: C
         sent.add(await queue.send("one", group="a", deduplication_id="id"))
         await clock.advance(pause_s)
     assert len(sent) == 4
+
+
+@pytest.mark.parametrize("ids", [("1", "2", "1"), ("1", None, "1")])
+async def test_a_batch_is_the_same_whether_all_of_it_has_ids_or_not(
+    queue: QueueClient, ids: tuple[str | None, ...]
+) -> None:
+    async def send_batch(*texts: str) -> list[str]:
+        pairs = zip(texts, ids, strict=True)
+        return await queue.send_batch(
+            [{"body": text, "group": "a", "deduplication_id": known} for text, known in pairs]
+        )
+
+    await queue.configure(max_message_bytes=1_024)
+    with pytest.raises(PayloadTooLarge, match="message 1 "):
+        await send_batch("a", "b" * 1_025, "a")
+    first, second, third = await send_batch("a", "b" * 1_024, "c")
+    assert (first == third, first == second) == (True, False)
+    assert sorted(await bodies(queue)) == ["a", "b" * 1_024]
 
 
 async def test_the_scope_of_the_queue_knows_an_id_in_every_group(queue: QueueClient) -> None:

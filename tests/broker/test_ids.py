@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.ids import (
@@ -32,10 +32,14 @@ def test_an_id_names_its_entry(milliseconds: int, sequence: int, nonce: int) -> 
     assert entry_of(message_id(entry, nonce), nonce) == entry
 
 
-@given(MILLISECONDS, SEQUENCES, NONCES)
-def test_ids_in_a_row_are_those_made_one_by_one(milliseconds: int, sequence: int, nonce: int) -> None:
-    row = message_ids(str(milliseconds), sequence, 3, nonce)
-    assert row == [message_id(f"{milliseconds}-{sequence + n}", nonce) for n in range(3)]
+@given(MILLISECONDS, SEQUENCES, st.integers(0, 200), NONCES, st.integers(0, 1_023))
+@example(0, 2**20 - 100, 200, 0, 0)
+def test_ids_in_a_row_are_those_made_one_by_one(
+    milliseconds: int, sequence: int, count: int, nonce: int, partition: int
+) -> None:
+    mark = mark_of(nonce, partition)
+    row = message_ids(str(milliseconds), sequence, count, mark)
+    assert row == [message_id(f"{milliseconds}-{sequence + n}", mark) for n in range(count)]
 
 
 @given(MILLISECONDS, SEQUENCES, NONCES)

@@ -13,7 +13,6 @@ import structlog
 
 from broker import Broker, Message, Queue, settling
 from broker.errors import InvalidOption, QueueNotFound, ResourceBusy, TooManyInFlight
-from broker.ids import id_mark, partition_of
 from broker.names import Resource
 from broker.queue_settings import queue_fields
 from broker.queues import QueueClient
@@ -23,9 +22,8 @@ from broker.settings import Settings
 from broker.store.partitions import partition_of_id
 from broker.upkeep import Upkeep
 from tests.conftest import Clock
+from tests.partitions import PARTITIONS, commands, named, of
 from tests.runtime.scene import eventually
-
-PARTITIONS = 4
 
 
 @pytest.fixture
@@ -42,13 +40,6 @@ async def stranger(redis_url: str, settings: Settings, broker: Broker) -> AsyncI
         yield opened
 
 
-def of(message_id: str) -> int:
-    """The partition that an id tells."""
-    mark = id_mark(message_id)
-    assert mark is not None
-    return partition_of(mark)
-
-
 async def held_by(broker: Broker, queue: Resource, count: int = PARTITIONS) -> list[int]:
     """How many messages each partition holds."""
     found = [await broker.core.messages.counts(part) for part in queue.parts(count)]
@@ -60,16 +51,6 @@ async def received_all(queue: QueueClient) -> list[Message]:
     while messages := await queue.receive(10):
         found += messages
     return found
-
-
-async def commands(broker: Broker) -> int:
-    """How many scripts the server, or all of a cluster, has run."""
-    total = 0
-    for _, fetch in broker.core.runner.servers():
-        info: bytes = await fetch("INFO", "commandstats")
-        stats = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-        total += int(stats["cmdstat_evalsha"].split(",")[0].removeprefix("calls=")) if "cmdstat_evalsha" in stats else 0
-    return total
 
 
 # -- sending ----------------------------------------------------------------------------------------------------------
@@ -156,7 +137,7 @@ async def test_a_long_poll_hears_of_a_message_in_any_partition(
     orders: QueueClient, stranger: Broker, partition: int
 ) -> None:
     waiting = asyncio.create_task(stranger.queue("orders").receive(1, wait=20))
-    name = next(f"n{number}" for number in range(100) if partition_of_id(f"n{number}", PARTITIONS) == partition)
+    name = named(partition)
     meta = orders.core.keys.of(orders.resource.part(partition)).meta
 
     async def sleeps() -> bool:
@@ -512,7 +493,7 @@ async def test_a_long_poll_hears_of_partitions_that_come_meanwhile(broker: Broke
     await asyncio.sleep(0.05)
     await queue.configure(partitions=2)
     await asyncio.sleep(0.05)
-    name = next(f"n{number}" for number in range(100) if partition_of_id(f"n{number}", 2) == 1)
+    name = named(1, 2)
     await queue.send("x", id=name)
     (message,) = await asyncio.wait_for(waiting, 3)
     assert message.queue.partition == 1

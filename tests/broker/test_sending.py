@@ -13,8 +13,10 @@ from broker import Broker, InvalidInput, StoreError
 from broker.embedded import EmbeddedRedis
 from broker.errors import FunctionNotFound, PayloadTooLarge, QueueNotFound, StoreUnavailable
 from broker.functions import register_function
+from broker.limits import MIB
 from broker.queues import QueueClient
 from broker.records import FunctionSettings
+from broker.sending import chunks
 from broker.settings import Settings
 from tests.conftest import ON_CLUSTER, Clock
 from tests.faults.proxy import Action, FaultProxy, Rule
@@ -50,6 +52,25 @@ async def bodies(queue: QueueClient) -> list[str]:
 async def script_calls(broker: Broker) -> int:
     """How many scripts the server has run."""
     return await command_calls(broker.core, "eval", "evalsha")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([], []),
+        ([1] * 1_000, [1_000]),
+        ([1] * 2_001, [1_000, 1_000, 1]),
+        ([MIB] * 9, [4, 4, 1]),
+        ([5 * MIB, 1, 5 * MIB, 5 * MIB], [1, 1, 1, 1]),
+        ([0, 4 * MIB, 0, 1], [3, 1]),
+    ],
+)
+def test_a_step_carries_a_thousand_or_four_megabytes_or_one_that_is_larger(
+    sizes: list[int], expected: list[int]
+) -> None:
+    steps = list(chunks(sizes, bytes_of=lambda size: size))
+    assert [len(step) for step in steps] == expected
+    assert [size for step in steps for size in step] == sizes
 
 
 # -- ordinary sends ----------------------------------------------------------------------------------------------------

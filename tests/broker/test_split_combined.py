@@ -16,10 +16,9 @@ from broker.lineage import hash_of
 from broker.names import Resource
 from broker.queues import QueueClient
 from broker.records import FunctionSettings
-from broker.store.partitions import partition_of_id
 from tests.conftest import Clock
+from tests.partitions import PARTITIONS, named
 
-PARTITIONS = 4
 QUALIFIERS = ("1", "2", "live", "live+")
 
 
@@ -180,11 +179,6 @@ async def send_to_each(queue: QueueClient) -> None:
     """One message to each partition, which take turns."""
     for _ in range(PARTITIONS):
         await queue.send("x")
-
-
-def named(partition: int, count: int = PARTITIONS) -> str:
-    """An id of a caller that picks this partition."""
-    return next(f"n{number}" for number in range(1_000) if partition_of_id(f"n{number}", count) == partition)
 
 
 # -- the doctor -------------------------------------------------------------------------------------------------------

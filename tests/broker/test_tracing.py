@@ -9,7 +9,8 @@ import pytest
 from broker import Broker, InvalidInput, Message, Queue, tracing
 from broker import sync as blocking
 from broker.functions import register_function
-from broker.records import PACKING_BYTES, Attribute, FunctionSettings, Header, pack, unpack
+from broker.message_attributes import Attribute
+from broker.records import PACKING_BYTES, FunctionSettings, Header, pack, unpack
 from broker.settings import Settings
 from broker.tracing import NO_TRACE, Trace, of_header, of_request, stamped, traced
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from broker.builds import Alias, Catalogue
 from broker.errors import (
     AliasExists,
     BuildNotNamed,
+    DurabilityNotMet,
     FunctionNotFound,
     InvalidName,
     ResourceBusy,
@@ -19,8 +21,10 @@ from broker.errors import (
     VersionNotFound,
 )
 from broker.functions import register_function
+from broker.names import Resource
 from broker.records import FunctionSettings
 from broker.settings import Settings
+from broker.store.directory import Configured
 from broker.versions import align, create_alias, read_catalogue
 
 
@@ -181,6 +185,89 @@ async def test_what_a_process_that_died_has_left_out_is_made_by_the_next_alignme
     await align(broker.core, "orders")
     assert await held(broker, ":1") == {":1": 0}
     assert (await broker.function("orders:1").settings()).build == "one"
+
+
+@pytest.mark.parametrize("name", ["orders:live", "orders:2", "orders"])
+async def test_an_alignment_that_makes_what_was_deleted_meanwhile_removes_it_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    await registered(broker, "one", "two")
+    await broker.function("orders").set_alias("live", 1)
+    configure, asked, let_go = broker.core.directory.configure, asyncio.Event(), asyncio.Event()
+    gone = name if ":" in name else "orders:1"
+
+    async def slow(resource: Resource, *args: Any, **options: Any) -> Configured:
+        if resource.name == gone and not asked.is_set():
+            asked.set()
+            await let_go.wait()
+        return await configure(resource, *args, **options)
+
+    monkeypatch.setattr(broker.core.directory, "configure", slow)
+    aligning = asyncio.create_task(align(broker.core, "orders"))
+    await asyncio.wait_for(asked.wait(), 10)
+    await broker.function(name).delete()
+    let_go.set()
+    await aligning
+    assert gone not in await broker.core.directory.names("function")
+    if ":" in name:
+        assert await held(broker, "", ":1") == {"": 0, ":1": 0}
+
+
+@pytest.mark.parametrize("name", ["orders:live", "orders:2"])
+@pytest.mark.parametrize("force", [False, True])
+async def test_what_an_alignment_makes_in_the_middle_of_a_deletion_goes_with_it_unless_it_has_got_events(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, name: str, *, force: bool
+) -> None:
+    await registered(broker, "one", "two")
+    await broker.function("orders").set_alias("live", 1)
+    put, steps = broker.core.directory.put_catalogue, list[str]()
+
+    async def late(*args: Any, **options: Any) -> bool:
+        for step in steps:
+            await (align(broker.core, "orders") if step == "align" else broker.invoke(name, 1))
+        steps.clear()
+        return await put(*args, **options)
+
+    monkeypatch.setattr(broker.core.directory, "put_catalogue", late)
+    before = await read_catalogue(broker.core, "orders")
+    steps += ["align", "send"]
+    if force:
+        await broker.function(name).delete(force=True)
+    else:
+        with pytest.raises(ResourceBusy):
+            await broker.function(name).delete()
+        assert await read_catalogue(broker.core, "orders") == before
+        assert await held(broker, f":{name.partition(':')[2]}") == {f":{name.partition(':')[2]}": 1}
+        await broker.function(name).purge()
+        steps.append("align")
+        await broker.function(name).delete()
+    assert name not in await broker.core.directory.names("function")
+
+
+async def test_events_for_two_versions_of_an_alias_that_are_stored_in_part_are_told_in_their_order(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await registered(broker, "one", "two")
+    await broker.function("orders").set_alias("live", 1, weights={"2": 0.5})
+    send, calls = broker.core.messages.send, list[str]()
+
+    async def second_fails(resource: Resource, *args: Any, **options: Any) -> Any:
+        calls.append(resource.name)
+        if len(calls) > 1:
+            raise DurabilityNotMet("fsync", "it is not")
+        return await send(resource, *args, **options)
+
+    monkeypatch.setattr(broker.core.messages, "send", second_fails)
+    with pytest.raises(DurabilityNotMet) as caught:
+        await broker.invoke_many("orders:live", range(50))
+    first, other = calls
+    stored = caught.value.stored
+    assert len(stored) == 50
+    assert 0 < sum(map(bool, stored)) < 50
+    ids = [each for each in stored if each]
+    assert ids == sorted(set(ids))
+    assert await held(broker, f":{first.partition(':')[2]}") == {f":{first.partition(':')[2]}": len(ids)}
+    assert await held(broker, f":{other.partition(':')[2]}") == {f":{other.partition(':')[2]}": 0}
 
 
 async def test_the_other_face_has_the_same(broker: Broker, redis_url: str, settings: Settings) -> None:

@@ -178,7 +178,8 @@ async def test_a_taken_port_stops_the_start_before_any_worker(shell: Shell) -> N
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ended = await shell.run("runtime", "app:app", "--health-port", port, status=1)
-    assert f"port {port}: the port is taken by another program" in ended.err
+    words = "the port is taken by another program; choose another with --health-port, or --health-host"
+    assert f"port {port}: {words}" in ended.err
     assert "worker_ready" not in ended.err
 
 

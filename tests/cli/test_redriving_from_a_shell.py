@@ -98,7 +98,7 @@ async def test_options_that_do_not_go_together_are_refused(shell: Shell, broker:
 async def test_a_move_that_is_left_goes_on_elsewhere_and_says_how_to_end_it(
     shell: Shell, broker: Broker, tmp_path: Path
 ) -> None:
-    await dead_letters(broker, *"abcdef")
+    await dead_letters(broker, *map(str, range(100)))  # far more than it moves before it hears the signal
     process = shell.start(["redrive", "dead", "--rate", "1"], out=tmp_path / "out", err=tmp_path / "err")
 
     async def begun() -> bool:

@@ -12,7 +12,8 @@ import pytest
 
 from broker import Broker, errors
 from tests.cluster.load import under_load
-from tests.servers import SentinelGroup
+from tests.runtime.scene import eventually
+from tests.servers import SentinelGroup, until
 
 
 @pytest.fixture
@@ -43,6 +44,27 @@ async def test_a_primary_that_comes_back_as_a_replica_is_left(group: SentinelGro
         await load.ended(died_at=died_at)
         assert load.at_once(died_at=died_at) == []
         assert group.primary() is not primary
+
+
+async def test_a_primary_that_was_replaced_is_left_also_where_it_goes_on_answering(tmp_path: Path) -> None:
+    """Nobody has told it yet, as in the seconds after a planned failover: what it accepts will be forgotten."""
+    never_told = {"rename-command": 'SLAVEOF ""'}
+    with SentinelGroup(tmp_path, first_primary_options=never_told) as group:
+        async with Broker(group.url) as broker:
+            old = await asyncio.to_thread(group.primary)
+            await asyncio.to_thread(group.fail_over)
+            await asyncio.to_thread(until, lambda: group.primary() is not old, "a replica takes over")
+            new = await asyncio.to_thread(group.primary)
+
+            async def has_moved() -> bool:
+                try:
+                    _, port = await broker.core.runner.fetch("CONFIG", "GET", "port")
+                except errors.StoreUnavailable:  # its connection is just being left
+                    return False
+                return int(port) == new.port
+
+            await eventually(has_moved, what="commands go to the new primary", timeout_s=30)
+            assert old.ask("ROLE")[0] == b"master"
 
 
 async def test_sentinels_that_know_no_such_primary_and_absent_ones_are_named(group: SentinelGroup) -> None:

@@ -29,6 +29,8 @@ export AWS_ENDPOINT_URL=http://127.0.0.1:4566
 aws lambda invoke --function-name orders --payload '{{"order": 7}}' --log-type Tail answer.json
 ```
 
+Version 2 of the aws command wants `--cli-binary-format raw-in-base64-out` as well, where the payload stands as text.
+
 The gateway needs none of your code: a synchronous invocation goes through Redis to any live worker that has the
 function, an asynchronous one into the function's queue.
 
@@ -67,8 +69,8 @@ _INVOKING: Final = (
     (
         "qualifiers",
         (
-            "`$LATEST` alone. Numbers: `Function not found`, other names: `Cannot find alias arn`. In the name and "
-            "beside it: they must be the same"
+            "`$LATEST`, [versions and aliases](functions.md#versions-and-aliases). Unknown numbers: `Function not "
+            "found`, other names: `Cannot find alias arn`. In the name and beside it: they must be the same"
         ),
     ),
     (

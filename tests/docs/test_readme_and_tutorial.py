@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,10 +24,6 @@ def test_the_listings_of_the_readme_run_as_written(terminal: Terminal) -> None:
     assert sorted(name for name in listings if name) == ["app.py", "producer.py"]
     for name, text in listings.items():
         (terminal.folder / str(name)).write_text(text, encoding="utf-8")
-    (terminal.folder / "photos").mkdir()
-    cat = ROOT / "examples/thumbnails/photos/cat.jpg"
-    shutil.copy(cat, terminal.folder / "cat.jpg")
-    shutil.copy(cat, terminal.folder / "photos/cat.jpg")
 
     dev = terminal.start("penstock dev app:app")
     dev.await_line("app:app is running: contact_sheet, thumbnail")
@@ -40,7 +35,7 @@ def test_the_listings_of_the_readme_run_as_written(terminal: Terminal) -> None:
     assert all("{'id': " in line and line.endswith(" {} 1") for line in produced.stdout.splitlines())
     dev.await_line('"event":"batches_settled"')
     shown = terminal.type("penstock functions --json").stdout
-    assert '"counters":{"sent":2,"done":2,"failed":0' in shown
+    assert '"counters":{"sent":1,"done":1,"failed":0' in shown
     assert dev.stop() == 0
 
 

@@ -78,10 +78,18 @@ async def test_every_line_with_aws_works(address: str, redis_url: str, settings:
     async def orders(event: Any, context: Context) -> Any:
         return event
 
+    app.function(name="thumbnail")(orders)
     async with serving(app, redis_url, settings):
         for place, words in found:
             done = await asyncio.to_thread(run, tmp_path, aws, *words, address=address)
             assert done.returncode == 0, f"{place}: {done.stderr}"
+
+
+def test_whoever_sets_credentials_sets_the_region_that_boto3_reads() -> None:
+    lines = [line for path in pages() for block in blocks(path) for line in block.text.splitlines()]
+    exports = [line for line in lines if line.startswith("export ") and "AWS_ACCESS_KEY_ID=" in line]
+    assert len(exports) >= 3
+    assert all(" AWS_DEFAULT_REGION=" in line for line in exports), exports
 
 
 def run(folder: Path, program: object, *words: str, address: str) -> subprocess.CompletedProcess[str]:

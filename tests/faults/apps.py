@@ -8,6 +8,7 @@ import os
 import sqlite3
 import sys
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -100,6 +101,12 @@ async def swallow(event: dict[str, str], context: Context) -> object:
     answer = _do(event["do"])
     _note("end", context)
     return answer
+
+
+@poison.function(max_crashes=1_000)
+async def graze(event: int, context: Context) -> None:
+    """A neighbour, which waits for something else as most handlers do."""
+    await asyncio.sleep(0.02)
 
 
 class _Unprintable(Exception):
@@ -268,6 +275,18 @@ async def hoard(event: dict[str, int], context: Context) -> int:
     return os.getpid()
 
 
+needy = App()
+_needed: Final[list[bytearray]] = []
+
+
+@needy.function()
+async def need(event: dict[str, int], context: Context) -> int:
+    """Takes so many MB at its first call and no more later; answers whose they are."""
+    if not _needed:
+        _needed.append(bytearray(os.urandom(1024) * 1024 * event["mb"]))
+    return os.getpid()
+
+
 once_only = App()
 
 
@@ -279,3 +298,28 @@ async def whoami(event: dict[str, int], context: Context) -> int:
 
 if "FAULTS_ONCE" in os.environ and HISTORY_VARIABLE in os.environ:
     (_folder() / "started").touch(exist_ok=False)
+
+
+# -- what ends the loop itself, beside a handler that nothing stops ----------------------------------------------------
+
+leaving = App()
+
+
+@leaving.function(timeout=600)
+async def stay(event: object, context: Context) -> None:
+    """Swallows every cancellation."""
+    _note("start", context)
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(600)
+
+
+@leaving.function()
+async def leave(event: str, context: Context) -> str:
+    """Ends the loop in which all calls run."""
+    loop = asyncio.get_running_loop()
+    if event == "exit":
+        loop.call_soon(sys.exit, 3)
+    else:
+        loop.call_soon(loop.stop)
+    return event

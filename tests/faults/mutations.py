@@ -141,8 +141,8 @@ MUTATIONS: Final = (
         edits=(
             Edit(
                 "runtime/sources/invocation.py",
-                "        while self._prefetched:\n            self._settler",
-                "        while False:\n            self._settler",
+                "        while self._prefetched:\n            member",
+                "        while False:\n            member",
             ),
         ),
         test="tests/runtime/test_worker.py",
@@ -166,11 +166,29 @@ MUTATIONS: Final = (
         edits=(
             Edit(
                 "broker/store/lua/restore.lua",
-                "redis.call('ZADD', KEYS[2], 'NX', now, entry)",
+                "redis.call('ZADD', KEYS[2], now, entry)",
                 "redis.call('TYPE', KEYS[2])",
             ),
         ),
         test="tests/store/test_repair.py",
+    ),
+    Mutant(
+        name="repair-looks-again",
+        safeguard="what is leased while the repair looks is left alone",
+        edits=(Edit("broker/store/lua/restore.lua", "~= facts then return true end", "~= facts then facts = '' end"),),
+        test="tests/store/test_repair.py",
+    ),
+    Mutant(
+        name="last-look",
+        safeguard="a worker that stops refuses what has reached its inbox",
+        edits=(Edit("runtime/worker.py", "            await calls.leave(", "            str("),),
+        test="tests/runtime/test_calls_at_a_stop.py",
+    ),
+    Mutant(
+        name="one-at-a-time",
+        safeguard="what runs alone waits until the one before is settled",
+        edits=(Edit("runtime/sources/invocation.py", "        await self._engine.settled_alone()\n", ""),),
+        test="tests/runtime/test_running_alone.py",
     ),
     Mutant(
         name="no-memory-first",

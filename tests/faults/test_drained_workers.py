@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,8 @@ ROUNDS = sized(20, 200)
 CALLS = 100
 LONG = 30
 SHORT = sized(15_000, 150_000)
+CALLERS = 50
+RESTARTS = sized(8, 100)
 GRACES_S = (0.0, 0.3)
 REACTION_MS = 300
 """A signal is heard when the event loop comes round to it, on a busy machine with two cores."""
@@ -161,6 +164,44 @@ async def test_a_second_sigterm_ends_the_calls_now(
     report("R21 second stop", seconds=seconds)
     assert (status, counts.visible, counts.in_flight) == (0, 10, 0)
     assert seconds < BACK_S
+
+
+@pytest.mark.timeout(300)
+async def test_a_rolling_restart_under_load_answers_every_call(
+    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
+) -> None:
+    killer, started = Killer(SEED), time.monotonic()
+    answered = 0
+    over = asyncio.Event()
+
+    async def call(broker: Broker) -> None:
+        nonlocal answered
+        while not over.is_set():
+            await broker.call("mixed", {"ms": answered % 8, "long": 0}, timeout=60)
+            answered += 1
+
+    async with Broker(durable.url, settings=short_leases) as broker, contextlib.AsyncExitStack() as stack:
+        start = partial(worker, durable, short_leases, tmp_path, grace_s=30)
+        live = [await stack.enter_async_context(start()) for _ in range(2)]
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CALLERS):
+                group.create_task(call(broker))
+            for _ in range(RESTARTS):
+                live.append(await stack.enter_async_context(start()))
+                await asyncio.sleep(killer.pause_s(0, 0.2))
+                old = live.pop(0)
+                killer.hit(old.pid, signal.SIGTERM)
+                status, _ = await exited(old)
+                assert status == 0
+            over.set()
+    report(
+        "R21 rolling restart",
+        seed=killer.seed,
+        restarts=RESTARTS,
+        calls=answered,
+        seconds=time.monotonic() - started,
+    )
+    assert answered > CALLERS * RESTARTS
 
 
 @pytest.mark.parametrize("grace_s", [0.5])

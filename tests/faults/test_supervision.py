@@ -65,3 +65,20 @@ async def test_each_of_many_workers_is_watched(durable: EmbeddedRedis, short_lea
             lambda: len(list(service.lines("worker_ready"))) == 2 * MANY, timeout_s=40, what="all have been replaced"
         )
         assert not before & set(service.children())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("how", "cause"), [("exit", "exit status 3"), ("stop", "exit status 1")])
+async def test_a_worker_whose_loop_has_ended_is_replaced_whatever_still_runs_in_it(
+    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path, how: str, cause: str
+) -> None:
+    async with (
+        Broker(durable.url, settings=short_leases) as broker,
+        Service("leaving", url=durable.url, settings=short_leases, folder=tmp_path) as service,
+    ):
+        await broker.invoke("stay", {})
+        await until(lambda: read_histories(tmp_path), timeout_s=20, what="it runs")
+        await broker.invoke("leave", how)
+        await until(lambda: list(service.lines("worker_died")), timeout_s=20, what="the process has ended")
+        assert next(iter(service.lines("worker_died")))["cause"] == cause
+        await until(lambda: len(list(service.lines("worker_ready"))) >= 2, timeout_s=20, what="another one is there")

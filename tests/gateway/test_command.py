@@ -119,7 +119,7 @@ async def test_dev_goes_on_without_a_gateway_where_the_default_port_is_taken(bro
             await gateway.run()
     assert gateway.begun.is_set()
     assert gateway.lines == [
-        f"SQS: not served, as the port is taken by another program (port {port}); --port chooses another"
+        f"SQS, Lambda: not served, as the port is taken by another program (port {port}); --port chooses another"
     ]
     assert [line["event"] for line in lines] == ["gateway_not_started"]
 
@@ -180,6 +180,7 @@ async def test_dev_serves_too_and_ends_where_the_port_that_was_asked_for_is_take
     async with started(shell, "dev", "app:app", "--port", "0", "--no-reload") as running:
         screen = await running.said("Ctrl-C")
         url = screen.partition("AWS_ENDPOINT_URL=")[2].split()[0]
+        assert "AWS_DEFAULT_REGION=us-east-1\n" in screen, "without a region no SDK starts"
         assert await anyio.to_thread.run_sync(send_and_receive, url) == "hello"
         assert await running.ended(signal.SIGINT) == 0
     async with started(shell, "dev", "app:app", "--no-gateway", "--no-reload") as running:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from weakref import WeakSet
 
+import msgspec
 import pytest
 
 from broker import Broker
+from broker.gateway.access import Access
+from broker.gateway.app import gateway_app
 from broker.gateway.asgi import Receive, Scope, Send, respond
+from broker.gateway.aws.service import Call, Operation
 from broker.gateway.bodies import MAX_WAITING_BODY_BYTES, ByteBudget, read_body
 from broker.gateway.protocol import Ending, GuardedProtocol, connection_of
 from broker.gateway.server import Bound
 from broker.limits import KIB
 from tests.gateway.tiny import (
     Answered,
+    Empty,
     Tiny,
+    Waited,
     asked,
     connected,
     form_request,
@@ -157,3 +165,31 @@ async def test_whoever_waits_hears_of_its_clients_end_also_while_reading_was_pau
             await connection.send(request())
             await watching.wait()
         assert await heard.get() == "gone"
+
+
+# -- what is left behind ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when_ended", [None, Waited()])
+async def test_a_request_leaves_nothing_to_the_garbage_collector(broker: Broker, when_ended: Waited | None) -> None:
+    tasks: WeakSet[asyncio.Task[object]] = WeakSet()
+
+    async def noted(_call: Call, _given: Empty) -> Waited:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        return Waited()
+
+    watched = Operation("Wait", Empty, noted, when_ended=when_ended, ends_with_client=True)
+    service = msgspec.structs.replace(tiny().service(), operations={"Wait": watched})
+    app = gateway_app(broker, Access(), services=[service])
+    gc.disable()
+    try:
+        async with serving(app) as bound, connected(bound) as connection:
+            for _ in range(10):
+                await connection.send(json_request("Wait", {}))
+                assert (await connection.answer()).status == 200
+            await asyncio.sleep(0)
+            assert len(tasks) <= 1  # the last one's may not have been let go
+    finally:
+        gc.enable()

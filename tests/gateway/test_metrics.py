@@ -119,13 +119,14 @@ async def test_more_resources_than_a_page_holds_are_on_the_next_ones(
     assert {answer.status for answer in bad} == {400}
 
 
-async def test_scrapes_within_a_second_read_redis_once(broker: Broker) -> None:
+async def test_scrapes_within_a_second_read_redis_once(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_figures, "_FRESH_S", 600.0)  # however long the five take here
     await broker.queue("orders").create()
     async with gateway(broker) as bound:
         before = await _counts_run(broker)
         for _ in range(5):
             await scrape(bound)
-        assert await _counts_run(broker) - before <= 2  # a second may have passed between them
+        assert await _counts_run(broker) - before <= 2  # the upkeep may read one, too
 
 
 async def _counts_run(broker: Broker) -> int:

@@ -208,8 +208,11 @@ async def test_what_cannot_be_read_is_a_serialization_exception(bound: Bound, qu
 
 async def test_a_required_member_that_is_missing_is_named(bound: Bound) -> None:
     answer = await sent(bound, "PUT", f"{_VERSION}/things/a")
-    assert answer.status == 400
-    assert "Size" in answer.json["message"]
+    assert (answer.status, answer.headers["x-amzn-errortype"]) == (400, "ValidationException")
+    assert answer.json == {
+        "message": "1 validation error detected: Value null at 'size' failed to satisfy constraint: Member must not be "
+        "null"
+    }
 
 
 async def test_a_body_over_the_limit_is_refused_in_the_words_of_the_route(bound: Bound) -> None:

@@ -5,37 +5,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import os
-from collections.abc import Coroutine
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from hypothesis.stateful import run_state_machine_as_test as run_machine
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from broker import Broker, Queue
-from broker.errors import LeaseLost
+from broker import Queue
 from broker.message import Message
 from broker.records import unpack
-from broker.settings import Settings
 from broker.store.values import Deferral, member_of
-from tests.conftest import move_clock, set_clock
+from tests.conftest import move_clock
 from tests.model.fifo_reference import FifoMessage, FifoReference
-from tests.model.reference import Mode, Time, Told
+from tests.model.machine import EXAMPLES, Machine, explore
+from tests.model.reference import Mode, Told
 from tests.store.audit import check_state
 
-T = TypeVar("T")
 _MAX_RECEIVES: Final = 3
 _RETENTION_S: Final = 400
 _ROOM: Final = 500
-_EXAMPLES: Final = os.environ.get("PENSTOCK_MODEL_EXAMPLES")
-_prefixes = itertools.count()
 
 # All durations are multiples of ten seconds, so that the real milliseconds that pass between the steps decide nothing.
 _GROUPS = st.sampled_from(["a", "a!", "b", "c"])
@@ -53,18 +43,11 @@ class _Held(msgspec.Struct, frozen=True):
     message: Message | None = None
 
 
-class FifoMachine(RuleBasedStateMachine):
+class FifoMachine(Machine):
     """The operations, each on both sides."""
 
     def __init__(self, url: str, delay_s: int) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        prefix = f"fifo{os.getpid()}-{next(_prefixes)}"
-        self.broker = Broker(url, settings=Settings(prefix=prefix, test_clock=True))
-        self.run(self.broker.__aenter__())
-        self.core = self.broker.core
-        self.run(set_clock(self.core.runner))
-        self.time = Time()
+        super().__init__(url)
         self.model = FifoReference(self.time, max_receives=_MAX_RECEIVES, retention_s=_RETENTION_S, delay_s=delay_s)
         self.queue, self.dead = self.broker.queue("orders.fifo"), self.broker.queue("dead.fifo")
         self.run(self.dead.create(retention=14 * 86_400))
@@ -80,23 +63,6 @@ class FifoMachine(RuleBasedStateMachine):
         self.ids: dict[str, str] = {}
         self.buried: list[str] = []
         self.held: list[_Held] = []
-        self.numbers = itertools.count()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """One step of the event loop's work, with all that it started."""
-
-        async def whole() -> T:
-            result = await work
-            if self.broker._opened is not None:
-                await asyncio.gather(*self.broker.core._background)
-            return result
-
-        return self.runner.run(whole())
-
-    def teardown(self) -> None:
-        self.run(set_clock(self.core.runner))
-        self.run(self.broker.__aexit__())
-        self.runner.close()
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -191,7 +157,7 @@ class FifoMachine(RuleBasedStateMachine):
         held = self._one(choice)
         mine, there = self.model.holds(held.there, held.token), self.model.is_there(held.there)
         if held.message is not None:
-            assert self._keeps(held.message.delete()) == (mine or not there)
+            assert self.keeps(held.message.delete()) == (mine or not there)
         else:
             settled = self.run(self.core.messages.finish(self.queue.resource, [held.member], counter="done"))
             assert settled.settled == mine
@@ -207,7 +173,7 @@ class FifoMachine(RuleBasedStateMachine):
         if held.message is not None:
             failed = False
             repeated = not self.model.is_there(held.there) or held.there.given_back
-            assert self._keeps(held.message.release(delay_s)) == (mine or repeated)
+            assert self.keeps(held.message.release(delay_s)) == (mine or repeated)
         else:
             deferral = Deferral(held.member, delay_s * 1_000, adds_try=failed)
             assert self.run(self.core.messages.defer(self.queue.resource, [deferral])).settled == mine
@@ -317,26 +283,8 @@ class FifoMachine(RuleBasedStateMachine):
         """Mostly one of the last leases."""
         return self.held[-1 - choice % min(len(self.held), 12)]
 
-    def _keeps(self, work: Coroutine[Any, Any, None]) -> bool:
-        try:
-            self.run(work)
-        except LeaseLost:
-            return False
-        return True
 
-
-@pytest.mark.timeout(3_600 if _EXAMPLES else 240)
+@pytest.mark.timeout(3_600 if EXAMPLES else 240)
 @pytest.mark.parametrize("delay_s", [0, 20])
 def test_fifo_queue_behaves_like_its_reference(redis_url: str, delay_s: int) -> None:
-    run_machine(
-        partial(FifoMachine, redis_url, delay_s),  # type: ignore[arg-type]  # any callable that makes one will do
-        settings=settings(
-            max_examples=int(_EXAMPLES or 30),
-            stateful_step_count=40,
-            derandomize=_EXAMPLES is None,
-            # Shrinking a failure takes minutes: only where somebody asked for a long run.
-            phases=tuple(Phase) if _EXAMPLES else (Phase.generate,),
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    explore(partial(FifoMachine, redis_url, delay_s), 30)

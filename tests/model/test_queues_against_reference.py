@@ -5,42 +5,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import os
-from collections.abc import Coroutine
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
-from broker import Broker, Queue
-from broker.errors import LeaseLost
+from broker import Queue
 from broker.message import Message
 from broker.names import Resource
 from broker.records import unpack
-from broker.settings import Settings
 from broker.store.values import Deferral, member_of
-from tests.conftest import move_clock, set_clock
-from tests.model.reference import Mode, ReferenceMessage, ReferenceQueue, Time, Told
+from tests.conftest import move_clock
+from tests.model.machine import EXAMPLES, Machine, explore
+from tests.model.reference import Mode, ReferenceMessage, ReferenceQueue, Told
 from tests.store.audit import check_state
 
-T = TypeVar("T")
 MAX_RECEIVES: Final = 2
 _ROOM: Final = 100
-_EXAMPLES: Final = os.environ.get("PENSTOCK_MODEL_EXAMPLES")
-_prefixes = itertools.count()
 
 # All durations are multiples of ten seconds, so that the real milliseconds that pass between the steps decide nothing.
 _QUEUES = st.sampled_from(["orders", "orders", "orders", "dead"])
@@ -62,20 +52,13 @@ class _Held(msgspec.Struct, frozen=True):
     message: Message | None = None
 
 
-class QueueMachine(RuleBasedStateMachine):
+class QueueMachine(Machine):
     """The operations, each on both sides."""
 
     partitions = 1
 
     def __init__(self, url: str) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        prefix = f"model{os.getpid()}-{next(_prefixes)}"
-        self.broker = Broker(url, settings=Settings(prefix=prefix, test_clock=True))
-        self.run(self.broker.__aenter__())
-        self.core = self.broker.core
-        self.run(set_clock(self.core.runner))
-        self.time = Time()
+        super().__init__(url)
         self.models = {
             "orders": ReferenceQueue(self.time, max_receives=MAX_RECEIVES),
             "dead": ReferenceQueue(self.time, max_receives=None),
@@ -90,27 +73,10 @@ class QueueMachine(RuleBasedStateMachine):
         )
         self.ids: dict[str, str] = {}
         self.held: list[_Held] = []
-        self.numbers = itertools.count()
 
     def parts(self, queue: str) -> list[Resource]:
         """The partitions of a queue."""
         return self.core.splits.parts(self.queues[queue].resource)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """One step of the event loop's work, with all that it started."""
-
-        async def whole() -> T:
-            result = await work
-            if self.broker._opened is not None:
-                await asyncio.gather(*self.broker.core._background)
-            return result
-
-        return self.runner.run(whole())
-
-    def teardown(self) -> None:
-        self.run(set_clock(self.core.runner))
-        self.run(self.broker.__aexit__())
-        self.runner.close()
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -165,7 +131,7 @@ class QueueMachine(RuleBasedStateMachine):
     def extend(self, choice: int, timeout_s: int) -> None:
         held = self._one(choice)
         if held.message is not None:
-            kept = self._keeps(held.message.extend(timeout_s))
+            kept = self.keeps(held.message.extend(timeout_s))
         else:
             kept = self.run(self.core.messages.extend(held.part, [held.member], lease_ms=timeout_s * 1_000)) == []
         assert kept == self.models[held.queue].holds(held.body, held.token)
@@ -179,7 +145,7 @@ class QueueMachine(RuleBasedStateMachine):
         model = self.models[held.queue]
         mine, there = model.holds(held.body, held.token), model.messages.get(held.body) is held.message_then
         if held.message is not None:
-            assert self._keeps(held.message.delete()) == (mine or not there)
+            assert self.keeps(held.message.delete()) == (mine or not there)
         else:
             settled = self.run(self.core.messages.finish(held.part, [held.member], counter="done"))
             assert settled.settled == mine
@@ -194,7 +160,7 @@ class QueueMachine(RuleBasedStateMachine):
         model = self.models[held.queue]
         if held.message is not None:
             failed = False
-            kept = self._keeps(held.message.release(delay_s))
+            kept = self.keeps(held.message.release(delay_s))
             if kept and not model.holds(held.body, held.token):  # as the repeat of a release whose reply was lost
                 assert not model.is_leased(held.body)
                 return
@@ -313,13 +279,6 @@ class QueueMachine(RuleBasedStateMachine):
         # The newest ones first: most of the others are over.
         return self.held[-1 - choice % min(len(self.held), 8)]
 
-    def _keeps(self, work: Coroutine[Any, Any, None]) -> bool:
-        try:
-            self.run(work)
-        except LeaseLost:
-            return False
-        return True
-
     def _receives_of(self, body: str) -> int:
         found = {message.body: message.receives for message in self.run(self.queues["dead"].peek(1_000))}
         return found[body]
@@ -354,19 +313,8 @@ class SplitQueueMachine(QueueMachine):
         self.run(self.queues[queue].configure(partitions=len(self.parts(queue)) + more))
 
 
-@pytest.mark.timeout(3_600 if _EXAMPLES else 120)
+@pytest.mark.timeout(3_600 if EXAMPLES else 120)
 @pytest.mark.parametrize("machine", [QueueMachine, SplitQueueMachine])
 def test_queue_behaves_like_its_reference(redis_url: str, machine: type[QueueMachine]) -> None:
     examples = 100 if machine is QueueMachine else 25  # of several times as many commands
-    run_state_machine_as_test(
-        partial(machine, redis_url),  # type: ignore[arg-type]  # any callable that makes one will do
-        settings=settings(
-            max_examples=int(_EXAMPLES or examples),
-            stateful_step_count=40,
-            derandomize=_EXAMPLES is None,
-            # Shrinking a failure takes minutes: only where somebody asked for a long run.
-            phases=tuple(Phase) if _EXAMPLES else (Phase.generate,),
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    explore(partial(machine, redis_url), examples)

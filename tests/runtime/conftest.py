@@ -1,9 +1,11 @@
-"""A worker on the test's Redis, and the log lines that it writes."""
+"""A worker on the test's Redis, the log lines that it writes, and a folder to load modules from."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, MutableMapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,3 +27,14 @@ def logs() -> Iterator[list[MutableMapping[str, Any]]]:
     """The log lines of the test, as they are written."""
     with structlog.testing.capture_logs() as lines:
         yield lines
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, from which modules are loaded; afterwards none of them is known."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        del sys.modules[name]

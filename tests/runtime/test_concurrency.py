@@ -281,3 +281,20 @@ async def test_a_blocked_loop_is_named_with_its_function_and_stack(
     (line,) = [line for line in logs if line["event"] == "loop_blocked"]
     assert line["function"] == "blocks"
     assert "time.sleep(2.6)" in line["stack"]
+
+
+async def test_who_claimed_for_room_that_another_took_hears_when_it_is_free_again(broker: Broker, serve: Serve) -> None:
+    app, done = App(), []
+
+    async def handler(event: int, context: Context) -> None:
+        await asyncio.sleep(0.05)
+        done.append(event)
+
+    names = [f"job-{number}" for number in range(4)]
+    for name in names:
+        app.function(name=name)(handler)
+    async with serve(app, max_calls=1):
+        for number in range(5):
+            await asyncio.sleep(0.05)  # all are asleep, and wake up at once
+            await asyncio.gather(*(broker.invoke(name, number) for name in names))
+            await eventually(lambda: len(done) == 4 * (number + 1), what="those of all functions")  # noqa: B023

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
+import time
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -25,6 +27,8 @@ class Camera(msgspec.Struct):
     def __post_init__(self) -> None:
         if self.name == "broken":
             raise KeyError("no such camera")
+        if self.name == "stolen":
+            sys.exit("no camera, no work")
 
 
 async def test_an_event_that_its_type_refuses_in_its_own_way_is_unreadable(broker: Broker, serve: Serve) -> None:
@@ -36,10 +40,13 @@ async def test_an_event_that_its_type_refuses_in_its_own_way_is_unreadable(broke
         return event.name
 
     async with serve(app):
-        await broker.invoke_many("shoot", [{"name": "broken"}, {"name": "good"}])
-        (record,) = await received(broker, "failed")
-        assert record.json()["responsePayload"]["errorType"] == "Runtime.UnmarshalError"
-        assert "KeyError" in record.json()["responsePayload"]["errorMessage"]
+        await broker.invoke_many("shoot", [{"name": "broken"}, {"name": "good"}, {"name": "stolen"}])
+        records = await received(broker, "failed", 2)
+        answers = [record.json()["responsePayload"] for record in records]
+        assert [answer["errorType"] for answer in answers] == ["Runtime.UnmarshalError"] * 2
+        said = "".join(answer["errorMessage"] for answer in answers)
+        assert "KeyError" in said
+        assert "SystemExit" in said
         for _ in range(3):  # more than there are permits
             with pytest.raises(FunctionError, match="no such camera"):
                 await broker.call("shoot", {"name": "broken"}, timeout=5)
@@ -83,6 +90,43 @@ async def test_what_no_release_of_ours_sends_does_not_make_a_worker_deaf(
         await broker.invoke("job", 3)
         await eventually(lambda: seen == [1, 2, 3])
     assert len(lines(logs, "notice_unreadable")) == 3
+
+
+@pytest.mark.parametrize("way", ["event", "batch", "thread"])
+async def test_a_function_with_much_queued_leaves_room_for_the_others(broker: Broker, serve: Serve, way: str) -> None:
+    app, seen = App(), list[str]()
+
+    async def on_loop(event: Any, context: Context) -> None:
+        await asyncio.sleep(0.005)
+
+    def in_thread(event: Any, context: Context) -> None:
+        time.sleep(0.005)
+
+    app.function(name="greedy")(in_thread if way == "thread" else on_loop)
+
+    @app.function()
+    async def modest(event: Any, context: Context) -> None:
+        seen.append("event")
+
+    @app.function()
+    def modest_in_thread(event: Any, context: Context) -> None:
+        seen.append("thread")
+
+    @app.queue("orders", batch_window=0.2)
+    async def place(event: Any, context: Context) -> None:
+        seen.append("batch")
+
+    await broker.queue("orders").create()
+    async with serve(app, max_calls=100 if way == "thread" else 4, threads=4):
+        await broker.invoke_many("greedy", range(8_000))
+        await asyncio.sleep(0.3)  # all room is taken
+        if way == "batch":
+            await broker.queue("orders").send("x")
+        else:
+            await broker.invoke("modest" if way == "event" else "modest_in_thread", {})
+        await eventually(lambda: seen == [way], timeout_s=30, what="the other one has its turn")
+        assert (await broker.function("greedy").counts()).visible > 0
+        await broker.function("greedy").purge()
 
 
 async def test_impatient_callers_do_not_make_a_healthy_worker_drain(

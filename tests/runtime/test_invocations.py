@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from broker import Broker, Function, Message, Queue, Stream
-from broker.records import Attribute
+from broker.message_attributes import Attribute
+from broker.store.values import Claim
 from runtime import App, Context
 from tests.conftest import Clock
 from tests.runtime.scene import Serve, empty, eventually, received, waiting
@@ -363,3 +364,26 @@ async def test_a_thousand_events_of_a_handler_that_never_waits_all_end(broker: B
         await eventually(lambda: len(done) == 3_000, what="all events")
         await empty(broker, "job")
     assert sorted(done) == list(range(3_000))
+
+
+async def test_redis_is_asked_for_more_before_what_was_claimed_has_started(broker: Broker, serve: Serve) -> None:
+    app, seen = App(), [0]
+
+    @app.function(name="job")
+    async def handler(event: Any, context: Context) -> None:
+        seen[0] += 1
+
+    async with serve(app) as worker:
+        claim, begun_during = worker._engine.core.messages.claim, [0]
+
+        async def counted(*args: Any, **options: Any) -> Claim:
+            before = seen[0]
+            claimed = await claim(*args, **options)
+            begun_during.append(seen[0] - before)
+            return claimed
+
+        worker._engine.core.messages.claim = counted  # type: ignore[method-assign]
+        for _ in range(10):  # at first it has to see how fast the handler is
+            await broker.invoke_many("job", [None] * 5_000)
+            await empty(broker, "job")
+    assert max(begun_during) >= 500

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
@@ -117,6 +118,13 @@ async def test_a_result_at_the_limit_is_fine() -> None:
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
+class Unprintable(Exception):
+    """Its text ends the process of whoever asks for it."""
+
+    def __str__(self) -> str:
+        return str(sys.exit(9))
+
+
 async def raise_on_loop(error: BaseException, event: Any, context: Context) -> None:
     await asyncio.sleep(0)
     raise error
@@ -136,6 +144,8 @@ def raise_in_thread(error: BaseException, event: Any, context: Context) -> None:
         (asyncio.CancelledError("leaked"), "CancelledError"),
         (ExceptionGroup("two", [ValueError(), TypeError()]), "ExceptionGroup"),
         (ValueError("half a pair: \ud800"), "ValueError"),
+        (GeneratorExit("leaked"), "GeneratorExit"),
+        (Unprintable(), "Unprintable"),
     ],
 )
 async def test_whatever_a_handler_raises_is_its_outcome(

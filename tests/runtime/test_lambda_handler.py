@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,7 @@ from runtime.lambda_handler import HandlerNotLoaded, LambdaHandler, load_handler
 
 HANDLER = "def handler(event, context):\n    return event\n"
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, from which modules are loaded; afterwards none of them is known."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    known = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - known:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def write(path: Path, text: str = HANDLER) -> None:

@@ -41,6 +41,10 @@ def exits_in_thread(event: Any, context: Context) -> None:
     sys.exit("no status but a text")
 
 
+async def exits_with_true(event: Any, context: Context) -> None:
+    sys.exit(True)  # noqa: FBT003 - whoever does this means 1
+
+
 async def swallows(event: Any, context: Context) -> str:
     try:
         await asyncio.sleep(30)
@@ -73,6 +77,7 @@ MISDEEDS: list[tuple[Callable[..., Any], str, str]] = [
     (raises_in_thread, "Own", "mine"),
     (exits_on_loop, "Runtime.ExitError", "RequestId: {id} Error: Runtime exited with error: exit status 3"),
     (exits_in_thread, "Runtime.ExitError", "RequestId: {id} Error: Runtime exited with error: exit status 1"),
+    (exits_with_true, "Runtime.ExitError", "RequestId: {id} Error: Runtime exited with error: exit status 1"),
     (swallows, "Sandbox.Timedout", "RequestId: {id} Error: Task timed out after 0.50 seconds"),
     (sleeps_on, "Sandbox.Timedout", "RequestId: {id} Error: Task timed out after 0.50 seconds"),
     (answers_no_json, "Runtime.MarshalError", "Unable to marshal response: "),

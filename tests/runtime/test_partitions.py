@@ -14,16 +14,13 @@ from broker import Broker, Queue
 from broker.builds import function_fields
 from broker.errors import CallThrottled, EventNotFound
 from broker.functions import register_function
-from broker.ids import id_mark, partition_of
 from broker.records import FunctionSettings
-from broker.store.partitions import partition_of_id
 from broker.upkeep import Upkeep
 from runtime import App, Context
 from runtime.housekeeping import Housekeeping
 from tests.conftest import Clock
+from tests.partitions import PARTITIONS, commands, named, of
 from tests.runtime.scene import Gauge, Serve, Shop, empty, eventually, received
-
-PARTITIONS = 4
 
 
 def split_app(gauge: Gauge, work_s: float = 0.005, **options: Any) -> App:
@@ -43,28 +40,6 @@ async def spread(broker: Broker, count: int = PARTITIONS) -> list[int]:
     """How many events each partition of `job` holds."""
     found = [await broker.core.messages.counts(part) for part in broker.function("job").resource.parts(count)]
     return [-1 if counts is None else counts.total for counts in found]
-
-
-def of(request_id: str) -> int:
-    """The partition that an id tells."""
-    mark = id_mark(request_id)
-    assert mark is not None
-    return partition_of(mark)
-
-
-def named(partition: int, count: int = PARTITIONS) -> str:
-    """An id of a caller that picks this partition."""
-    return next(f"n{number}" for number in range(1_000) if partition_of_id(f"n{number}", count) == partition)
-
-
-async def commands(broker: Broker) -> int:
-    """How many scripts the server, or all of a cluster, has run."""
-    total = 0
-    for _, fetch in broker.core.runner.servers():
-        info: bytes = await fetch("INFO", "commandstats")
-        stats = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-        total += int(stats["cmdstat_evalsha"].split(",")[0].removeprefix("calls=")) if "cmdstat_evalsha" in stats else 0
-    return total
 
 
 # -- running ----------------------------------------------------------------------------------------------------------

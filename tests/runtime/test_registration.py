@@ -265,7 +265,7 @@ async def test_a_mapping_whose_worker_was_silent_for_a_while_is_enabled_again(br
         keeping = Housekeeping(broker, other._engine)
         await keeping.round()
         assert (await mapping(broker)).asleep
-        await silent._heartbeat(broker)
+        await silent._presence.tell()
         await keeping.round()
         assert not (await mapping(broker)).asleep
         await broker.queue("orders").send(1)

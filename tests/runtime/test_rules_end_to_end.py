@@ -13,7 +13,8 @@ import pytest
 from broker import Broker, Function, Queue, Status, Stream
 from broker.functions import change_function
 from broker.invocation_records import Condition
-from broker.records import Attribute, FunctionSettings
+from broker.message_attributes import Attribute
+from broker.records import FunctionSettings
 from broker.store.values import ClaimMode
 from runtime import App, Context
 from tests.conftest import Clock

@@ -10,8 +10,9 @@ import pytest
 
 from broker.digests import attributes_md5
 from broker.ids import message_id
+from broker.message_attributes import Attribute, AttributeValue
 from broker.names import Resource
-from broker.records import Attribute, AttributeValue, Facts, Header, pack
+from broker.records import Facts, Header, pack
 from broker.store.values import Claimed
 from runtime.shaping import Letter, Record, open_letter, sqs_record, typed_record
 

@@ -12,7 +12,7 @@ from broker import Broker
 from broker.functions import change_function, register_function
 from broker.ids import id_mark, partition_of
 from broker.records import FunctionSettings
-from broker.workers import LiveWorkers
+from broker.workers import live_workers
 from runtime import App, Context
 from tests.runtime.scene import Gauge, Serve, empty, eventually
 
@@ -45,7 +45,7 @@ class Build:
 
 
 async def serves(broker: Broker, process: str) -> set[str]:
-    workers = await LiveWorkers(broker.core).all(fresh=True)
+    workers = await live_workers(broker.core)
     return next((set(worker.functions) for worker in workers if worker.process == process), set())
 
 

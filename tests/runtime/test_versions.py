@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import msgspec
+import pytest
 from msgspec.structs import replace
 
 from broker import Broker
 from broker.functions import change_function
 from broker.records import FunctionSettings
+from broker.store.channels import Listener
 from broker.versions import align, read_catalogue
-from broker.workers import LiveWorkers
+from broker.workers import live_workers
 from runtime import App, Context
-from tests.runtime.scene import Serve, eventually, waiting
+from tests.runtime.scene import Serve, eventually, lines, waiting
 from tests.runtime.taken_over import TakeOver, take_over
 
 __all__ = ["take_over"]
@@ -33,7 +37,7 @@ def build_app(build: str, seen: list[Any], **options: Any) -> App:
 
 
 async def served(broker: Broker, process: str) -> set[str]:
-    workers = await LiveWorkers(broker.core).all(fresh=True)
+    workers = await live_workers(broker.core)
     return next((set(worker.functions) for worker in workers if worker.process == process), set())
 
 
@@ -54,6 +58,44 @@ async def test_workers_say_what_they_serve(broker: Broker, serve: Serve) -> None
             await broker.function("orders:1").delete()
             await eventually(lambda: _is(broker, one.process, {"orders"}), what="it shares again, being no version")
         await eventually(lambda: _is(broker, one.process, {"orders"}))
+
+
+async def test_a_worker_that_begins_to_serve_a_version_while_it_stops_does_not_come_back_into_the_directory(
+    broker: Broker, serve: Serve, logs: list[MutableMapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    asked, let_go, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    app = build_app("one", seen)
+
+    @app.function(timeout=20)
+    async def long(event: Any, context: Context) -> None:
+        seen.append(event)
+        await finished.wait()
+
+    async with serve(app) as worker:
+        listen = worker._engine.core.channels.listen
+
+        async def slow(listeners: Mapping[str, Listener]) -> None:
+            asked.set()
+            await let_go.wait()
+            await listen(listeners)
+
+        await broker.invoke("long", 1)
+        await eventually(lambda: seen, what="it has something to do until its end")
+        monkeypatch.setattr(worker._engine.core.channels, "listen", slow)
+        publishing = asyncio.create_task(broker.function("orders").publish())
+        await asyncio.wait_for(asked.wait(), 10)
+        worker.stop()
+        await eventually(lambda: _is_there(broker, worker.process, there=False), what="it has left the directory")
+        let_go.set()
+        await eventually(lambda: lines(logs, "served_changed"), what="it serves the version as well")
+        await publishing
+        assert await _is_there(broker, worker.process, there=False)
+        finished.set()
+
+
+async def _is_there(broker: Broker, process: str, *, there: bool) -> bool:
+    return (process in await broker.core.directory.live_workers()) == there
 
 
 async def _is(broker: Broker, process: str, names: set[str]) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from broker import Broker, Queue
-from broker.errors import CallError
+from broker.errors import CallError, StoreUnavailable
 from broker.records import Facts
 from broker.settings import Settings
+from broker.store.directory import DirectoryStore
 from broker.store.values import member_of
 from runtime import App, Context, Worker
 from tests.conftest import Clock
@@ -291,3 +292,29 @@ async def test_a_window_sends_only_what_is_still_its_own(broker: Broker, serve: 
         await broker.queue("orders").send(3)
         await eventually(lambda: bodies, what="the window closes")
     assert bodies[0] == ["2", "3"]
+
+
+async def test_a_sign_of_life_that_redis_did_not_take_is_given_again_soon(
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an outage of half a minute all workers fall silent; they must not wait for their next turn to count again."""
+    monkeypatch.setattr("runtime.worker.HEARTBEAT_S", 0.01)
+    given = DirectoryStore.heartbeat
+    tries: list[int] = []
+
+    async def heartbeat(self: DirectoryStore, process: str, serves: bytes, *, ttl_ms: int) -> list[str]:
+        tries.append(ttl_ms)
+        if len(tries) == 1:
+            monkeypatch.setattr("runtime.worker.HEARTBEAT_S", 3_600)
+            raise StoreUnavailable("away")
+        return await given(self, process, serves, ttl_ms=ttl_ms)
+
+    app = App()
+    app.function(name="job")(idle)
+    async with serve(app):
+        monkeypatch.setattr(DirectoryStore, "heartbeat", heartbeat)
+        await eventually(lambda: len(tries) >= 2, what="it is given again")
+
+
+async def idle(event: object, context: Context) -> None:
+    """Does nothing."""

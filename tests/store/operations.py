@@ -24,8 +24,8 @@ WRITES: Final = frozenset(
 )
 """Redis's writing commands as far as the scripts use them."""
 _READS: Final = frozenset(
-    {"EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "PUBLISH", "TIME", "TYPE", "XLEN", "XRANGE"}
-    | {"ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZRANK", "ZSCORE"}
+    {"EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "HSCAN", "PUBLISH", "TIME", "TYPE", "XLEN"}
+    | {"XRANGE", "ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZRANK", "ZSCORE"}
 )
 
 

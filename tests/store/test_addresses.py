@@ -58,8 +58,10 @@ def test_sentinels_have_a_user_and_a_password_of_their_own() -> None:
         ("unix:///run/redis.sock?db=abc", "the database is a number"),
         ("redis://[::1:6379/0", "Invalid IPv6 URL"),
         ("redis+cluster://[::1:6379", "Invalid IPv6 URL"),
-        ("unix+cluster:///a", "begins with redis, rediss"),
-        ("redis+ring://a", "begins with redis, rediss"),
+        ("unix+cluster:///a", "begins with redis:// or rediss://"),
+        ("redis+ring://a", "begins with redis:// or rediss://"),
+        ("http://a:6379", "redis+cluster:// or redis+sentinel://, or with unix://"),
+        ("localhost:6379", "begins with redis:// or rediss://"),
     ],
 )
 def test_what_is_no_address_is_refused_by_the_rule(url: str, rule: str) -> None:

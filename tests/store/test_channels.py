@@ -49,3 +49,39 @@ async def test_a_message_that_comes_in_several_reads_is_whole_and_the_connection
             assert await heard.get() == message
 
     assert channels.lost_at == float("-inf")
+
+
+async def test_whoever_leaves_a_channel_hears_what_was_published_before_and_nobody_is_counted_afterwards(
+    broker: Broker,
+) -> None:
+    channels, name = broker.core.channels, broker.core.keys.inbox("here")
+    heard: list[bytes] = []
+
+    def listener(data: bytes | None) -> None:
+        if data:
+            heard.append(data)
+
+    await channels.listen({broker.core.keys.inbox("other"): lambda _: None})
+    for number in range(50):
+        heard.clear()
+        await channels.listen({name: listener})
+        leaving = asyncio.create_task(channels.leave(name, listener))
+        publishing = [broker.core.parcels.tell("here", b"%d %d" % (number, each)) for each in range(20)]
+        counted = sum(await asyncio.gather(*publishing))
+        await leaving
+        assert len(heard) == counted
+        assert not await broker.core.parcels.listening("here")
+
+
+async def test_leaving_a_channel_over_a_lost_connection_ends(broker: Broker) -> None:
+    channels, name = broker.core.channels, broker.core.keys.inbox("here")
+
+    def listener(_: bytes | None) -> None: ...
+
+    await channels.listen({broker.core.keys.inbox("other"): lambda _: None, name: listener})
+    leaving = asyncio.create_task(channels.leave(name, listener))
+    await asyncio.sleep(0)
+    channels.renew()
+    await asyncio.wait_for(leaving, 10)
+    await channels.listen({broker.core.keys.inbox("third"): lambda _: None})
+    assert not await broker.core.parcels.listening("here")

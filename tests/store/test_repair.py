@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 
 from broker import Broker
+from broker.records import Header, pack
+from broker.store import repair
+from broker.store.messages import MessageStore
+from broker.store.repair import RepairStore
+from broker.store.scripts import Argument, Command, ScriptRunner
+from broker.store.values import NewMessage
+from tests.conftest import Clock
 from tests.store.audit import check_state
 from tests.store.desk import Desk, bodies, members
 from tests.store.situation import Situation
@@ -87,3 +97,91 @@ async def test_repair_while_others_work_disturbs_nothing(desk: Desk) -> None:
     *_, restored = await asyncio.gather(work("w1"), work("w2"), repair())
     assert restored == 0
     assert sorted(map(int, seen)) == list(range(500))
+
+
+class Watched(ScriptRunner):
+    """The runner of a repair, which lets something happen before each of its commands and measures replies."""
+
+    def __init__(self, runner: ScriptRunner, before: Callable[[], Awaitable[object]]) -> None:
+        self.__dict__.update(runner.__dict__)
+        self._before = before
+        self.longest = self.looks = 0
+
+    async def run(self, command: Command, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        return await self._noting(super().run(command, keys, arguments))
+
+    async def fetch(self, *command: Argument) -> Any:
+        return await self._noting(super().fetch(*command))
+
+    async def _noting(self, reply: Awaitable[Any]) -> Any:
+        await self._before()
+        answer = await reply
+        pages = [each for each in (answer, *(answer if isinstance(answer, list) else ())) if isinstance(each, list)]
+        self.longest = max(self.longest, *map(len, pages), 0)
+        self.looks += 1
+        return answer
+
+
+async def nothing() -> None:
+    """Nobody else is there."""
+
+
+async def test_no_step_of_a_repair_reads_more_than_a_page(desk: Desk) -> None:
+    for delay_ms in (600_000, None):
+        for _ in range(3):
+            await desk.send(*["x" * 100] * 1_000, delay_ms=delay_ms)
+    for number in range(3):
+        claim = await desk.claim(f"w{number}", room=1_000)
+        assert len(claim.messages) == 1_000
+        if number == 2:
+            await desk.defer(claim, f"w{number}", delay_ms=600_000)
+    watched = Watched(desk.core.runner, nothing)
+    assert await RepairStore(watched, desk.core.repairs._keys).repair(desk.resource) == 0
+    assert watched.longest <= 4 * repair._NAMES_PAGE, "HSCAN and ZSCAN may answer some more than they are asked for"
+    await desk.core.runner.fetch("DEL", desk.keys.leases)
+    assert await RepairStore(watched, desk.core.repairs._keys).repair(desk.resource) == 2_000
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_messages_that_move_between_the_pages_of_a_repair_are_left_alone(
+    desk: Desk, clock: Clock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Whatever others do between its commands: each message stays where it is, and is there once."""
+    monkeypatch.setattr(repair, "_NAMES_PAGE", 8)
+    chance, number = random.Random(seed), 0
+    messages: MessageStore = desk.core.messages
+    leased: list[tuple[Any, str]] = []
+
+    async def add(count: int) -> None:
+        for group in ("", "a", "b"):
+            blob = pack(b"x" * 100, Header(group=group)) if group else pack(b"x" * 100)
+            for delay_ms in (0, 300):
+                new = [NewMessage(blob, 100, delay_ms, group=group) for _ in range(count)]
+                await messages.send(desk.resource, new, token=f"t{seed}{number}{group}{delay_ms}", bucket="1")
+
+    async def move() -> None:
+        nonlocal number
+        number += 1
+        match chance.randrange(6):
+            case 0 | 1 | 2:
+                token = f"w{number}"
+                claim = await desk.claim(token, room=chance.randrange(1, 60), lease_ms=chance.choice([400, 20_000]))
+                leased.append((claim, token))
+            case 3 if leased:
+                await desk.defer(*leased.pop(chance.randrange(len(leased))), delay_ms=chance.choice([0, 200]))
+            case 4 if leased:
+                claim, token = leased.pop(chance.randrange(len(leased)))
+                await messages.release_claim(desk.resource, token)
+            case _:
+                await clock.advance(0.1)
+
+    await desk.configure({"max_crashes": "1000"})
+    await add(60)
+    for _ in range(8):
+        await move()
+    watched = Watched(desk.core.runner, move)
+    repairs = RepairStore(watched, desk.core.repairs._keys)
+    assert [await repairs.repair(desk.resource) for _ in range(3)] == [0, 0, 0]
+    assert watched.looks > 60
+    await check_state(desk.core, desk.resource)
+    assert (await desk.counts()).total == 360

@@ -154,7 +154,7 @@ async def test_a_file_that_is_switched_off_later_is_noticed(
     with monkeypatch.context() as patched:  # what is known of the primary's settings is up to a second old
         known = await broker.core.durable.look()
         await set_append_only(pair.primary, "no")
-        patched.setattr(broker.core.durable, "state", lambda: _answer(known))
+        patched.setattr(broker.core.durable._everywhere, "state", lambda: _answer(known))
         with pytest.raises(WriteNotConfirmed, match=r"no append-only file any more .*the same send with its id"):
             await queue.send("primary", id="primary")
     await broker.core.durable.look()

@@ -137,4 +137,4 @@ def test_the_whole_of_a_resource_is_in_one_slot_and_resources_are_spread() -> No
 def test_every_script_is_in_the_audit_or_reads_only() -> None:
     audited = {operation.command for operation in (*OPERATIONS.values(), *FIFO_OPERATIONS.values())}
     reading = load_scripts().keys() - audited
-    assert reading <= {"counts", "fifo_counts", "fifo_peek", "moves", "now", "peek", "places", "status"}
+    assert reading <= {"counts", "fifo_counts", "fifo_peek", "live_workers", "moves", "names", "now", "peek", "status"}

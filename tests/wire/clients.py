@@ -145,14 +145,11 @@ class QueryBotocore(AbstractContextManager["QueryBotocore"]):
         return call
 
 
-class Sqs:
-    """SQS as the programs of one account see it, over one protocol; methods as in boto3, and a few short ways."""
+class Service:
+    """A service of AWS as a program sees it; methods as in boto3."""
 
-    def __init__(self, call: Caller, protocol: WireProtocol, *, account: str, endpoint: str) -> None:
+    def __init__(self, call: Caller) -> None:
         self._call: Final = call
-        self.protocol: Final = protocol
-        self.account: Final = account
-        self.endpoint: Final = endpoint
 
     def __getattr__(self, method: str) -> Callable[..., dict[str, Any]]:
         """Any of boto3's methods; raises Refused."""
@@ -165,6 +162,16 @@ class Sqs:
         with pytest.raises(Refused) as caught:
             self._call(method, parameters)
         return caught.value.refusal
+
+
+class Sqs(Service):
+    """SQS as the programs of one account see it, over one protocol; methods as in boto3, and a few short ways."""
+
+    def __init__(self, call: Caller, protocol: WireProtocol, *, account: str, endpoint: str) -> None:
+        super().__init__(call)
+        self.protocol: Final = protocol
+        self.account: Final = account
+        self.endpoint: Final = endpoint
 
     @property
     def no_queue(self) -> Refusal:

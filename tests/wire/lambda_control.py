@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
-
-import pytest
 
 from broker.functions import register_function
 from broker.mappings import register_mapping
 from broker.records import FunctionSettings, MappingSettings
-from tests.wire.clients import REGION, Boto3, Refusal, Refused
+from tests.wire.clients import REGION, Boto3, Service
 from tests.wire.gateway import Gateway
 
 
-class LambdaClient:
+class LambdaClient(Service):
     """Methods as in boto3, and what an app would have registered."""
 
     def __init__(self, call: Boto3, gateway: Gateway, account: str) -> None:
-        self._call: Final = call
+        super().__init__(call)
         self._gateway: Final = gateway
         self.account: Final = account
-
-    def __getattr__(self, method: str) -> Callable[..., dict[str, Any]]:
-        """Any of boto3's methods; raises Refused."""
-        if method.startswith("_"):
-            raise AttributeError(method)
-        return lambda **parameters: self._call(method, parameters)
-
-    def refusal(self, method: str, **parameters: Any) -> Refusal:
-        """The error that a call must end with."""
-        with pytest.raises(Refused) as caught:
-            self._call(method, parameters)
-        return caught.value.refusal
 
     def register(self, name: str = "work", **settings: Any) -> str:
         """Registers a function as the worker of an app does; its ARN."""

@@ -92,6 +92,15 @@ ROWS: Final = (
     invoke("an invocation type in small letters", "echo", VALIDATION,
            "1 validation error detected: Value 'event' at 'invocationType' failed to satisfy constraint: Member must "
            "satisfy enum value set: [Event, RequestResponse, DryRun]", Invocation_Type="event"),
+    Row("more items than there can be", "GET", "/2015-03-31/functions?MaxItems=10001", b"", VALIDATION,
+        "1 validation error detected: Value '10001' at 'maxItems' failed to satisfy constraint: Member must have value "
+        "less than or equal to 10000"),
+    Row("a version of what is listed", "GET", "/2015-03-31/functions?FunctionVersion=some", b"", VALIDATION,
+        "1 validation error detected: Value 'some' at 'functionVersion' failed to satisfy constraint: Member must "
+        "satisfy enum value set: [ALL]"),
+    Row("no number for the concurrency", "PUT", CONCURRENCY.format("echo"), {}, VALIDATION,
+        "1 validation error detected: Value null at 'reservedConcurrentExecutions' failed to satisfy constraint: "
+        "Member must not be null"),
     # -- functions and concurrency ------------------------------------------------------------------------------------
     Row("unknown function on Get", "GET", FUNCTION.format("absent"), b"", NOT_FOUND,
         f"Function not found: {ARN}absent"),
@@ -122,6 +131,8 @@ ROWS: Final = (
     # -- event source mappings ----------------------------------------------------------------------------------------
     *(Row(f"{method} of an unknown UUID", method, f"{MAPPINGS}/{UNKNOWN}", {} if method == "PUT" else b"", NOT_FOUND,
           "The resource you requested does not exist.") for method in ("GET", "PUT", "DELETE")),
+    mapping("no function", VALIDATION, "1 validation error detected: Value null at 'functionName' failed to satisfy "
+            "constraint: Member must not be null", FunctionName=None),
     mapping("no event source", INVALID, "Unrecognized event source.", EventSourceArn=None),
     mapping("a mapping of nobody", INVALID, "Function does not exist", FunctionName="absent"),
     mapping("a large batch without a window", INVALID,

@@ -55,7 +55,7 @@ def _bound(field: inspect.Field) -> Bound | None:
     pattern = extra.get("pattern")
     return Bound(
         field.name,
-        field.encode_name[:1].lower() + field.encode_name[1:],
+        told_name(field.encode_name),
         None if pattern is None else re.compile(pattern),
         pattern or "",
         extra.get("min"),
@@ -94,6 +94,12 @@ def _holds(bound: Bound, text: str) -> bool:
         and (bound.most is None or len(text) <= bound.most)
         and (bound.least is None or len(text) >= bound.least)
     )
+
+
+def told_name(name: str) -> str:
+    """How the service tells a member's name: ``functionName`` of ``FunctionName`` and of ``function_name``."""
+    first, *others = name.split("_")
+    return first[:1].lower() + first[1:] + "".join(map(str.capitalize, others))
 
 
 def violations(broken: list[str]) -> ServiceError:

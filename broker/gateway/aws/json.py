@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -17,20 +18,34 @@ _NULL: Final = re.compile(r"Expected `[^`]*`, got `null` - at `\$.*?([A-Za-z0-9_
 _encoder: Final = msgspec.json.Encoder()
 
 
-def read_input(decoder: msgspec.json.Decoder[Any], body: bytes | bytearray) -> Any:
-    """The operation's input; an empty body is an empty object. Raises ServiceError."""
+def read_input(
+    decoder: msgspec.json.Decoder[Any],
+    body: bytes | bytearray,
+    *,
+    missing: Callable[[str], ServiceError] = missing_parameter,
+) -> Any:
+    """The operation's input; an empty body is an empty object. Raises ServiceError, and for a required member that is
+    not there what ``missing`` makes of its name."""
     try:
         return decoder.decode(body or b"{}")
     except msgspec.ValidationError as error:
         text = str(error)
-        if missing := _MISSING.match(text) or _NULL.match(text):
-            raise missing_parameter(missing[1]) from None
+        if absent := _MISSING.match(text) or _NULL.match(text):
+            raise missing(absent[1]) from None
         raise ServiceError("Serialization", text) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # which of them for bytes that are no text: its release
-        text = str(error)
-        raise ServiceError("Serialization", "The body is not UTF-8." if "utf-8" in text.lower() else text) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ServiceError("Serialization", str(error) if _is_utf8(body) else "The body is not UTF-8.") from None
     except RecursionError:
         raise ServiceError("Serialization", "The body is nested too deeply.") from None
+
+
+def _is_utf8(body: bytes | bytearray) -> bool:
+    """Asked here, as releases of msgspec tell it in different ways."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def success(result: msgspec.Struct | None) -> bytes:

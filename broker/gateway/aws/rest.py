@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import inspect
 
-from broker.gateway.aws.bounds import Bounds, bounds_of, check
+from broker.gateway.aws.bounds import Bounds, bounds_of, check, told_name, violation, violations
 from broker.gateway.aws.json import read_input as read_json
 from broker.gateway.aws.service import ErrorKind, ServiceError
 from broker.gateway.sigv4 import printable
@@ -44,6 +44,8 @@ class Located(msgspec.Struct, frozen=True):
     header: bytes
     """The same as a head has it."""
     type: Any
+    text: bool
+    """Taken as it is."""
     many: bool
     """A list: the parameter may come several times."""
 
@@ -52,7 +54,10 @@ class Input(msgspec.Struct, frozen=True):
     """How the input of one operation is read."""
 
     struct: type[msgspec.Struct]
-    located: tuple[Located, ...]
+    path: tuple[Located, ...]
+    query: tuple[Located, ...]
+    header: tuple[Located, ...]
+    payload: tuple[Located, ...]
     body: msgspec.json.Decoder[Any] | None
     """Decodes what is left for the JSON body; None where nothing is, so that the body is not looked at."""
     bounds: Bounds
@@ -79,9 +84,11 @@ class Written(msgspec.Struct, frozen=True):
 def input_of(struct: type[msgspec.Struct]) -> Input:
     """The reading of a type; made once for each."""
     located, rest = _parted(struct)
-    payload = any(each.place == "payload" for each in located)
+    path, query, header, payload = (
+        tuple(each for each in located if each.place == place) for place in ("path", "query", "header", "payload")
+    )
     body = None if payload or not rest else msgspec.json.Decoder(_body_struct(struct, rest))
-    return Input(struct, located, body, bounds_of(struct))
+    return Input(struct, path, query, header, payload, body, bounds_of(struct))
 
 
 @lru_cache(maxsize=1_024)
@@ -107,7 +114,8 @@ def _parted(struct: type[msgspec.Struct]) -> tuple[tuple[Located, ...], list[ins
         name = str(extra.get("name", field.encode_name))
         many = isinstance(_bare(field.type), inspect.ListType)
         name = name.lower() if place == "header" else name
-        located.append(Located(field.name, place, name, name.encode(), hints[field.name], many))
+        hint = hints[field.name]
+        located.append(Located(field.name, place, name, name.encode(), hint, hint in _TEXT, many))
     return tuple(located), rest
 
 
@@ -147,25 +155,19 @@ def read_input(
     body: bytes | bytearray,
 ) -> Any:
     """The operation's input, within its bounds. Raises ServiceError."""
-    parameters = _parameters(query) if query else {}
-    given: dict[str, Any] = {}
-    for member in form.located:
-        value: Any
-        match member.place:
-            case "path":
-                value = path[member.name]
-            case "query":
-                values = parameters.get(member.name)
-                value = values if member.many or values is None else values[-1]
-            case "header":
-                raw = headers.get(member.header)
-                value = None if raw is None else raw.decode("latin-1")
-            case _:
-                value = bytes(body)
-        if value is not None:
-            given[member.attribute] = value if isinstance(value, bytes) else _converted(member, value)
+    given: dict[str, Any] = {member.attribute: _converted(member, path[member.name]) for member in form.path}
+    if query:
+        parameters = _parameters(query)
+        for member in form.query:
+            if values := parameters.get(member.name):
+                given[member.attribute] = _converted(member, values if member.many else values[-1])
+    for member in form.header:
+        if (raw := headers.get(member.header)) is not None:
+            given[member.attribute] = _converted(member, raw.decode("latin-1"))
+    for member in form.payload:
+        given[member.attribute] = bytes(body)
     if form.body is not None:
-        from_body = read_json(form.body, body)
+        from_body = read_json(form.body, body, missing=_missing)
         given.update({name: getattr(from_body, name) for name in from_body.__struct_fields__})
     try:
         result = form.struct(**given)
@@ -173,6 +175,10 @@ def read_input(
         raise ServiceError("Serialization", f"A required parameter is missing: {error}.") from None
     check(form.bounds, result)
     return result
+
+
+def _missing(name: str) -> ServiceError:
+    return violations([violation(None, told_name(name), "not be null")])
 
 
 def _parameters(query: bytes) -> dict[str, list[str]]:
@@ -187,7 +193,7 @@ def _parameters(query: bytes) -> dict[str, list[str]]:
 
 
 def _converted(member: Located, value: Any) -> Any:
-    if member.type in _TEXT:
+    if member.text:
         return value
     try:
         return msgspec.convert(value, member.type, strict=False)

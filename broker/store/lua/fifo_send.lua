@@ -2,8 +2,8 @@
 -- KEYS   1 meta  2 bodies  3 groups  4 order  5 open  6 blocked  7 suspects  8 delayed  9 facts  10, 11 ids accepted in even and in odd periods
 -- ARGV   1 wake channel  2 ms a deduplication id is remembered  3 'urgent' lets a full server store it, else ''
 --        4 the durability that the caller has made sure of, '' for none
---        5… seven values each: blob, group, deduplication id ('' = none), own id of a relay ('' = none), facts, size,
---        hash of the body (the deduplication id where the queue goes by content)
+--        5 'plain' or 'full'  6… four values each: blob, group, deduplication id ('' = none), size; with 'full' three more: own id of
+--        a relay ('' = none), facts, hash of the body (the deduplication id where the queue goes by content)
 -- Reply  {'stored', first ms, first sequence, the queue's random number, row, entry, …}: as send.lua; a row and its entry for each
 --        message that repeats one, which is that entry
 --        {'unknown'} | {'too_large', row, size, limit} | {'no_id', row}: neither an id nor a queue that goes by content
@@ -14,14 +14,16 @@ local m = redis.call('HMGET', KEYS[1], 'kind', 'last_ms', 'last_seq', 'asleep', 
   'content_ids', 'period', 'durability')
 if not m[1] then return { 'unknown' } end
 if (m[12] or '') ~= ARGV[4] then return { 'durability', m[12] or '' } end
-local rows, limit = (#ARGV - 4) / 7, tonumber(m[6] or -1)
-local ids = {}
+local full = ARGV[5] == 'full'
+local width = full and 7 or 4
+local rows, limit = (#ARGV - 5) / width, tonumber(m[6] or -1)
+local ids, owns = {}, {}
 for row = 0, rows - 1 do
-  local at = 5 + row * 7
-  local size = tonumber(ARGV[at + 5])
+  local at = 6 + row * width
+  local size = tonumber(ARGV[at + 3])
   if limit >= 0 and size > limit then return { 'too_large', row, size, limit } end
-  ids[row] = ARGV[at + 2]
-  if ids[row] == '' and ARGV[at + 3] == '' then
+  ids[row], owns[row] = ARGV[at + 2], full and ARGV[at + 4] or ''
+  if ids[row] == '' and owns[row] == '' then
     if m[10] ~= '1' then return { 'no_id', row } end
     ids[row] = ARGV[at + 6]
   end
@@ -36,12 +38,11 @@ if seq + rows > 2097152 then ms, seq = ms + 1, 0 end -- sequence numbers have ro
 -- scope was changed still counts. What a relay brings is known by the relay's id alone.
 local name_of, other_of, asked, n = {}, {}, {}, 0
 for row = 0, rows - 1 do
-  local at = 5 + row * 7
-  local own, id = ARGV[at + 3], ids[row]
+  local own, id = owns[row], ids[row]
   if own ~= '' then
     name_of[row] = own
   else
-    local in_queue, in_group = 'i ' .. id, 'g ' .. ARGV[at + 1] .. ' ' .. id
+    local in_queue, in_group = 'i ' .. id, 'g ' .. ARGV[7 + row * width] .. ' ' .. id
     if m[9] == 'group' then in_queue, in_group = in_group, in_queue end
     name_of[row], other_of[row] = in_queue, in_group
     n = n + 1
@@ -57,7 +58,7 @@ local period = math.max(math.floor(now / memory_ms), tonumber(m[11] or 0))
 local this_hash, last_hash = KEYS[10 + period % 2], KEYS[10 + (period + 1) % 2]
 local remembered = {} -- name -> entry
 for _, hash in ipairs({ this_hash, last_hash }) do
-  for i, kept in ipairs(redis.call('HMGET', hash, unpack(asked))) do
+  for i, kept in ipairs(redis.call('EXISTS', hash) == 1 and redis.call('HMGET', hash, unpack(asked)) or {}) do
     if kept then
       local until_ms, entry = string.match(kept, '^(%d+) (.*)$')
       if tonumber(until_ms) > now then remembered[asked[i]] = entry end
@@ -71,7 +72,7 @@ local out, stored = { 'stored', ms_text, tostring(seq), m[8] }, 0
 local bodies, groups, order, facts, delayed, accepted, senders = {}, {}, {}, {}, {}, {}, {}
 local until_text, delays, is_sender = string.format('%.0f ', now + memory_ms), tonumber(m[5] or 0) > 0, {}
 for row = 0, rows - 1 do
-  local at = 5 + row * 7
+  local at = 6 + row * width
   local group, name = ARGV[at + 1], name_of[row]
   local entry = remembered[name] or remembered[other_of[row]]
   if entry then
@@ -83,7 +84,7 @@ for row = 0, rows - 1 do
     groups[first], groups[second] = entry, group
     order[first], order[second] = 0, group .. ' ' .. entry
     accepted[first], accepted[second] = name, until_text .. entry
-    if ARGV[at + 4] ~= '' then facts[#facts + 1], facts[#facts + 2] = entry, ARGV[at + 4] end
+    if full and ARGV[at + 5] ~= '' then facts[#facts + 1], facts[#facts + 2] = entry, ARGV[at + 5] end
     if delays then delayed[first], delayed[second] = ms_text, entry end
     if not is_sender[group] then is_sender[group], senders[#senders + 1] = true, group end
     remembered[name] = entry

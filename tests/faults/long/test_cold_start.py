@@ -32,7 +32,7 @@ WHOLE = re.compile(
     rf'"((?:HGETALL|HKEYS|HVALS|ZRANGE)" "[^"]*:(?:{PLACES}))"(?: "0" "-1"| "-inf" "\\+inf" "BYSCORE")?\s*$',
     re.IGNORECASE,
 )
-"""Reads a place where messages are as a whole, as the repair does: told in the report, with how long Redis was held."""
+"""Reads a place where messages are as a whole: told in the report, with how long Redis was held."""
 
 
 async def fill(broker: Broker) -> None:

@@ -19,6 +19,8 @@ from tests.faults.slow_link import SlowLink
 
 LEASE_MS = 6_000
 """Ten times the worst round trip, as the usual lease of 20 s is of one of 2 s."""
+MAX_CALLS = 100
+"""Of a process: to renew a lease takes some 40 bytes four times in its length, and all of them share the link."""
 RESET_SHARE = 0.04
 KINDS: dict[str, tuple[dict[str, Any], int]] = {
     "jitter": ({"delay_s": (0.05, 0.3)}, sized(5_000, 50_000)),
@@ -39,7 +41,9 @@ async def test_a_bad_network_costs_time_and_nothing_else(
     async with (
         SlowLink(upstream, tmp_path / "link.sock", chance=random.Random(SEED), **options) as link,
         Broker(durable.url, settings=settings) as broker,
-        Service("steady", url=link.url, settings=settings, folder=tmp_path, processes=2) as service,
+        Service(
+            "steady", url=link.url, settings=settings, folder=tmp_path, processes=2, max_calls=MAX_CALLS
+        ) as service,
     ):
         if "resets" in kind:  # not before: a service that cannot reach its Redis at the start says so and ends
             link.reset_share = RESET_SHARE

@@ -25,8 +25,9 @@ from broker.gateway.aws.sqs.receiving import MAX_NAMES, chosen, read_receive, se
 from broker.gateway.aws.sqs.redrive import read_redrive
 from broker.gateway.aws.sqs.sending import batch_result
 from broker.gateway.aws.sqs.settling import problem_error
+from broker.message_attributes import Attribute
 from broker.names import Resource
-from broker.records import Attribute, pack, unpack
+from broker.records import pack, unpack
 from broker.store.values import Accepted
 
 STANDARD = Resource("queue", "000000000000", "us-east-1", "orders")

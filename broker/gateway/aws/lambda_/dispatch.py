@@ -49,8 +49,8 @@ _INVOKING: Final = (
             "/2021-11-15/functions/{FunctionName}/response-streaming-invocations",
             too_large=too_large(MAX_SYNC_PAYLOAD_BYTES, "InvokeWithResponseStream"),
         ),
-        differs="Only $LATEST exists. Tenants are not known; their header is checked and ignored. A client that goes "
-        "away cancels the function.",
+        differs="Tenants are not known; their header is checked and ignored. A client that goes away cancels the "
+        "function.",
         ends_with_client=True,
     ),
     _operation(

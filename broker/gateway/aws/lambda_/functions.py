@@ -35,7 +35,7 @@ from broker.names import Queue, Resource, Target
 from broker.records import FunctionSettings
 from broker.store.directory import Described
 from broker.versions import read_catalogues
-from broker.workers import LiveWorkers
+from broker.workers import live_workers
 
 _PAGE: Final = 50
 _IDLE: Final = "No live worker serves the function."
@@ -177,7 +177,7 @@ def configuration(call: Call, name: FunctionName, described: Described, *, serve
 
 async def served_names(call: Call) -> set[str]:
     """What live workers serve: functions, and versions and aliases as the store calls them."""
-    workers = await LiveWorkers(call.broker.core).all(fresh=True)
+    workers = await live_workers(call.broker.core)
     return {name for worker in workers if not worker.alone for name in worker.functions}
 
 

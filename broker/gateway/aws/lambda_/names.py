@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ LATEST: Final = "$LATEST"
 _PARTS: Final = re.compile(NAME_PATTERN)
 _REGION, _ACCOUNT, _NAME, _QUALIFIER = 3, 9, 11, 13
 _MAX_BARE_NAME: Final = 64
+_CACHED_NAMES: Final = 4_096
 _VERSION: Final = re.compile(r"[0-9]+")
 
 
@@ -63,18 +65,25 @@ def read_name(call: Call, given: str, qualifier: str | None = None) -> FunctionN
 
     ``given`` has matched :data:`NAME_PATTERN`.
     """
-    parts = _PARTS.fullmatch(given)
+    parts = _parts(given)
     if parts is None:
         raise invalid(f"{given} is not the name of a function")
-    region, account, inner = parts[_REGION], parts[_ACCOUNT], parts[_QUALIFIER]
+    region, account, bare, inner = parts
     if region is not None and region[:-1] != call.region:
         raise not_found(f"Functions from '{region[:-1]}' are not reachable in this region ('{call.region}')")
     if inner is not None and qualifier is not None and inner != qualifier:
         raise invalid("The derived qualifier from the function name does not match the specified qualifier.")
-    name = FunctionName(parts[_NAME], inner or qualifier)
+    name = FunctionName(bare, inner or qualifier)
     if account is not None and account[:-1] != call.account:
         raise _not_yours(call, f"arn:aws:lambda:{call.region}:{account}function:{name.name}")
     return name
+
+
+@lru_cache(maxsize=_CACHED_NAMES)
+def _parts(given: str) -> tuple[str | None, str | None, str, str | None] | None:
+    """Region and account, each with its colon, name and qualifier; None for what is no function's name."""
+    found = _PARTS.fullmatch(given)
+    return None if found is None else (found[_REGION], found[_ACCOUNT], found[_NAME], found[_QUALIFIER])
 
 
 def _not_yours(call: Call, arn: str) -> ServiceError:

@@ -16,9 +16,10 @@ from broker.gateway.aws.sqs.message_shapes import (
     SendMessageBatchRequestEntry,
     SendMessageRequest,
 )
+from broker.message_attributes import ATTRIBUTE_TYPE, Attribute, is_number
 from broker.names import Resource
 from broker.outgoing import ATTRIBUTE_NAME, GROUP, NOT_IN_MESSAGES
-from broker.records import ATTRIBUTE_TYPE, Attribute, Header, is_number, pack
+from broker.records import Header, pack
 from broker.store.values import NewMessage
 from broker.tracing import NO_TRACE, Trace
 

@@ -15,9 +15,9 @@ from broker.gateway.aws.sqs.access import usable_queue
 from broker.gateway.aws.sqs.errors import WRONG_FOR_KIND, invalid, invalid_value, unknown_attribute
 from broker.gateway.aws.sqs.messages import check_id
 from broker.message import Message
+from broker.message_attributes import Attribute
 from broker.names import Resource
 from broker.receiving import Receive
-from broker.records import Attribute
 
 MAX_COUNT: Final = 10
 MAX_NAMES: Final = 256
