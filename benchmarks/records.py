@@ -106,7 +106,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     system: str
     python: str
     loop: str
-    redis: str
+    server: str
     packages: dict[str, str]
 
 

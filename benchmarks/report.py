@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.records import Figure, Machine, Results
 from benchmarks.sizing import sizing
+from broker.store.server import Software
 
 _PACKAGES: Final = (
     "redis",
@@ -32,7 +33,7 @@ _COLUMNS: Final = ("figure", "AOF", "measured", "ceiling or peer", "ratio", "low
 _WHOLE_FROM: Final = 100
 
 
-def this_machine(*, redis_version: str, loop: str) -> Machine:
+def this_machine(*, server: Software, loop: str) -> Machine:
     """What it is measured with; to be asked before anything runs."""
     packages = {}
     for name in _PACKAGES:
@@ -48,7 +49,7 @@ def this_machine(*, redis_version: str, loop: str) -> Machine:
         system=f"{platform.system()} {platform.release()}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
         loop=loop,
-        redis=redis_version,
+        server=f"{server.name.capitalize()} {server.version}",
         packages=packages,
     )
 
@@ -100,7 +101,7 @@ def _markdown(results: Results) -> str:
         f"Measured by `make bench` in {results.took_s:.0f} s, {machine.date}{quick}.",
         "",
         f"- {machine.cpu}, {machine.cores} cores, {machine.system}; load before the start {machine.load_before}",
-        f"- {machine.python} on {machine.loop}, Redis {machine.redis}; {packages}",
+        f"- {machine.python} on {machine.loop}, {machine.server}; {packages}",
         "",
         "Each ceiling is the bare loop of the same Redis scripts, on the wire the same HTTP server with a constant",
         "answer, for a FIFO queue the standard queue; measured in turn with the figure beside it. Measured values,",

@@ -460,10 +460,11 @@ class WriteNotConfirmed(StoreError):
 
     code = "WriteNotConfirmed"
 
-    def __init__(self, required: str, confirmed: int, waited_ms: int) -> None:
+    def __init__(self, required: str, confirmed: int, waited_ms: int, *, reason: str = "") -> None:
+        told = f"only {confirmed} replicas have confirmed it within {waited_ms} ms (PENSTOCK_CONFIRM_MS)"
         super().__init__(
-            f"durability={required}: stored, but only {confirmed} replicas have confirmed it within {waited_ms} ms "
-            "(PENSTOCK_CONFIRM_MS); the outcome is unknown, and the same send with its id may be repeated"
+            f"durability={required}: stored, but {reason or told}; the outcome is unknown, "
+            "and the same send with its id may be repeated"
         )
         self.required, self.confirmed, self.waited_ms = required, confirmed, waited_ms
 

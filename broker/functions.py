@@ -206,7 +206,7 @@ class Registered(msgspec.Struct, frozen=True):
 async def register_function(core: Core, name: str, settings: FunctionSettings) -> Registered:
     """Makes these the function's settings for all workers, and creates the queues and streams that it names."""
     resource = core.resource("function", check_name("function", name))
-    await core.durable.check(settings.durability)
+    await core.durable.check(settings.durability, resource)
     targets = {option: getattr(settings, option) for option in ("on_success", "on_failure", "dead_letter")}
     for option, target in targets.items():
         if target == Function(name):

@@ -63,7 +63,7 @@ async def create_queue(
     described = await core.directory.describe(resource)
     if described is not None and not described.implied:
         check_same(resource.name, described.settings, settings, compared)  # before anything is created because of it
-    await core.durable.check(settings.durability)
+    await core.durable.check(settings.durability, resource)
     await make_dead_letter(core, resource, settings)
     fields = queue_fields(settings) | await growth_fields(
         core, resource, described, before=1, after=settings.partitions
@@ -108,7 +108,7 @@ async def change_queue(
         settings = change(before)
         check_type(resource.name, settings)
         if settings.durability != before.durability:
-            await core.durable.check(settings.durability)
+            await core.durable.check(settings.durability, resource)
         if settings.dead_letter != before.dead_letter:  # else any change would make a deleted one again
             await make_dead_letter(core, resource, settings)
         fields = queue_fields(settings)

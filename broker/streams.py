@@ -55,7 +55,7 @@ class StreamClient:
         """Creates the stream or changes how many records, and for how many seconds, it keeps them (nearly exactly), and
         the ``durability`` that it requires. Raises DurabilityNotMet where Redis does not give that."""
         settings = StreamSettings(max_length=max_length, retention_s=retention, durability=durability or "")
-        await self._core.durable.check(settings.durability)
+        await self._core.durable.check(settings.durability, self._resource)
         await _configure(self._core, self._resource, settings, implied=False)
 
     async def append(self, body: object) -> str:

@@ -240,6 +240,22 @@ class RedisCluster:
         for member in (target, source, *self.serving()):
             member.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
+    def moves_whole_slots(self) -> bool:
+        """Whether the server can move a slot by itself, all of it at one moment: Valkey from 9 on."""
+        return b"MIGRATESLOTS" in b" ".join(self._running().ask("CLUSTER", "HELP"))
+
+    def move_whole_slot(self, slot: int, target: Member) -> None:
+        """Moves a slot in that way."""
+        target_id = target.ask("CLUSTER", "MYID").decode()
+        self.primary_of(slot).ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target_id)
+        for member in self.serving():
+            until(lambda of=member: _serves(of, slot, target), f"slot {slot} is at port {target.port}")  # type: ignore[misc]
+
+
+def _serves(says: Member, slot: int, primary: Member) -> bool:
+    shards = says.ask("CLUSTER", "SLOTS")
+    return any(first <= slot <= last and found[1] == primary.port for first, last, found, *_ in shards)
+
 
 class Sentinel(EmbeddedRedis):
     """One Sentinel that watches a primary."""

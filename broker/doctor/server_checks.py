@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from broker.doctor.advisories import Server, open_advisories
+from broker.doctor.advisories import open_advisories
 from broker.doctor.findings import Finding
-from broker.store.server import InForce, Memory, memory_of, online_replicas, version_of
+from broker.store.server import InForce, Memory, memory_of, online_replicas, software_of
 
 _MIB: Final = 1024 * 1024
 _OLDEST: Final = (6, 2)
@@ -61,28 +61,21 @@ def server_findings(facts: ServerFacts) -> Iterator[Finding]:
     yield _scripts(facts)
 
 
-def _server_of(info: dict[str, str]) -> tuple[Server, tuple[int, ...], str]:
-    if "valkey_version" in info:
-        text = info["valkey_version"]
-        return "valkey", version_of({"redis_version": text}), text
-    return "redis", version_of(info), info.get("redis_version", "?")
-
-
 def _version(facts: ServerFacts) -> Finding:
-    server, version, text = _server_of(facts.info)
-    if server == "redis" and version[:2] < _OLDEST:
-        return Finding("error", "version", facts.place, f"{server} {text} is too old", "upgrade to 6.2 or newer")
-    return Finding("ok", "version", facts.place, f"{server} {text}")
+    software = software_of(facts.info)
+    if software.name == "redis" and software.numbers[:2] < _OLDEST:
+        return Finding("error", "version", facts.place, f"{software} is too old", "upgrade to 6.2 or newer")
+    return Finding("ok", "version", facts.place, str(software))
 
 
 def _vulnerabilities(facts: ServerFacts) -> Finding:
-    server, version, text = _server_of(facts.info)
-    found = open_advisories(server, version)
+    software = software_of(facts.info)
+    found = open_advisories(software.name, software.numbers)
     if not found:
-        return Finding("ok", "vulnerabilities", facts.place, f"none known of {server} {text} (as of 2026-08)")
+        return Finding("ok", "vulnerabilities", facts.place, f"none known of {software} (as of 2026-08)")
     listed = "; ".join(f"{advisory.name}: {advisory.what}" for advisory in found)
     advice = "upgrade; a distribution's package may have the fixes under its old number: look into its changelog"
-    return Finding("warning", "vulnerabilities", facts.place, f"by its number, {server} {text} has {listed}", advice)
+    return Finding("warning", "vulnerabilities", facts.place, f"by its number, {software} has {listed}", advice)
 
 
 def _role(facts: ServerFacts) -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
@@ -18,6 +17,7 @@ from redis.retry import Retry
 from broker import errors
 from broker.store.addresses import hidden
 from broker.store.pipe import Pipe, Subscription
+from broker.store.server import compatible_with, mode_of, read_info, software_of
 
 MIN_VERSION: Final = (6, 2)
 _TIMEOUT_S: Final = 10.0
@@ -173,13 +173,12 @@ def check_server(info: bytes, url: str, *, mode: str = "standalone") -> None:
 
     ``info`` is the reply of INFO.
     """
-    found = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    found = read_info(info)
     place = f"Redis at {hidden(url)}"
-    version = found.get("redis_version", "0")
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers < MIN_VERSION:
+    if compatible_with(found) < MIN_VERSION:
+        version = software_of(found).version
         raise errors.StoreUnsuitable(f"{place} is version {version}; Penstock needs 6.2 or newer (or Valkey 7.2)")
-    _check_mode(found.get("redis_mode", "standalone"), mode, url)
+    _check_mode(mode_of(found), mode, url)
     policy = found.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise errors.StoreUnsuitable(

@@ -92,12 +92,15 @@ class DurableWrites:
             if required := self._required.get(resource):
                 await self._made_sure(required, resource)
 
-    async def check(self, text: str) -> None:
-        """Raises DurabilityNotMet unless the server gives a level now; '' is none."""
+    async def check(self, text: str, resource: Resource) -> None:
+        """Raises DurabilityNotMet unless a level is given now where a resource is, or will be; '' is none."""
         if text:
             required = parse_durability(text)
             if why_not := (await self.look()).why_not(required):
                 raise DurabilityNotMet(text, why_not)
+            if required.replicas_on_disk:
+                keys = self._keys.of(resource)
+                await self._lane_at(keys.meta, self._runner.link.place_of(keys.meta), required).probe(keys.probe)
 
     async def state(self) -> ServerState:
         """What all servers give, as known for at most a second."""
@@ -129,13 +132,16 @@ class DurableWrites:
             raise DurabilityNotMet(text, why_not)
         if not required.replicas:
             return self._runner
+        return self._lane_at(meta, place, required).of(meta)
+
+    def _lane_at(self, meta: str, place: Place | None, required: Durability) -> Lane:
         key = required.replicas, required.replicas_on_disk, place
         client = self._runner.link.client_for(meta)
         lane = self._lanes.get(key)
         if lane is None or lane.client is not client:  # a node that left and came back is a new one
             lane = Lane(self._runner, client, self._scripts, required, confirm_ms=self._confirm_ms)
             self._lanes[key] = lane
-        return lane.of(meta)
+        return lane
 
     def _view_of(self, place: Place | None) -> _View:
         """What is known of the one server that stores a resource: what the others give does not matter to it."""

@@ -65,6 +65,11 @@ class ResourceKeys(msgspec.Struct, frozen=True):
         """What has run, or runs, once under a key of this function; it expires by itself."""
         return f"{self.base}once:{digest}"
 
+    @property
+    def probe(self) -> str:
+        """Written, and gone at once, to see whether a write is confirmed as it must be."""
+        return f"{self.base}probe"
+
     def mapping_permits(self, function: str) -> str:
         """The running batches of the mapping from this queue to that function."""
         return f"{self.base}mapping:{function}"

@@ -4,6 +4,11 @@ WAIT speaks of the writes of its own connection alone. Measured on 6.2.14 and 7.
 on a connection that has written nothing WAIT answers at once that all replicas have everything. So the scripts run on
 the connection that waits, with a small write behind them: a script that recognises a repeat writes nothing itself, and
 what it has recognised may have been written over another connection.
+
+WAITAOF makes the primary ask its replicas once, and then they tell once a second how much is on their disks. A replica
+answers before it syncs what came with the question. So a WAIT goes first, which asks, too: at the second question what
+came with the first is synced where appendfsync is always, and the answer takes milliseconds instead of a second
+(measured on Valkey 9.1.2 and Redis 8.2.3).
 """
 
 from __future__ import annotations
@@ -22,6 +27,15 @@ from broker.store.scripts import Argument, Command, Script, ScriptRunner
 
 _MOST_SCRIPTS: Final = 256  # of one step
 _STORED: Final = b"stored"
+_GONE_AFTER_MS: Final = 1
+_ASK_FIRST_MS: Final = 100
+_PROBE_MS: Final = 5_000
+"""Two seconds pass where a replica has just been synced, or syncs its file every second."""
+_CANNOT: Final = {
+    "unknown command": "the server has no WAITAOF, which is new in 7.2",
+    "appendonly is disabled": "the primary has no append-only file any more (appendonly is no)",
+}
+"""What WAITAOF answers where it can confirm nothing."""
 
 
 class RunsScripts(Protocol):
@@ -75,6 +89,26 @@ class Lane:
             self._steps = asyncio.create_task(self._run_steps(), name="penstock-lane")
         return await future
 
+    async def probe(self, key: str) -> None:
+        """Raises DurabilityNotMet unless a write is confirmed now: one to this key, which is gone at once.
+
+        The primary's INFO does not say whether its replicas keep append-only files.
+        """
+        patience_ms = max(_PROBE_MS, self._confirm_ms)
+        with translated(self._runner.url, self._runner.chosen_by):
+            replies = await self._pipe.together([("SET", key, "", "PX", _GONE_AFTER_MS), *self._waits(patience_ms)])
+        unconfirmed = self._why_unconfirmed(replies[0], replies[-1])
+        if isinstance(unconfirmed, errors.WriteNotConfirmed):
+            reason = f"a write was not on the primary's own disk within {patience_ms} ms"
+            if unconfirmed.confirmed < self._level.replicas:
+                reason = (
+                    f"only {unconfirmed.confirmed} replicas have said within {patience_ms} ms that a write is on their "
+                    "disks, which one whose appendonly is no never does"
+                )
+            raise errors.DurabilityNotMet(self._level.text, reason)
+        if unconfirmed is not None:
+            raise unconfirmed
+
     async def close(self) -> None:
         """Ends the connection; whoever still waits is told that the outcome is unknown."""
         if self._steps is not None:
@@ -99,12 +133,17 @@ class Lane:
 
     async def _take_step(self, step: list[_Waiting]) -> None:
         mark = ("EVAL", self._scripts["mark"].text, 1, step[0].meta)
-        level = self._level
-        wait: tuple[Argument, ...] = ("WAIT", level.replicas, self._confirm_ms)
-        if level.replicas_on_disk:
-            wait = ("WAITAOF", 1, level.replicas, self._confirm_ms)
-        replies = await self._pipe.together([*(self._call(each) for each in step), mark, wait])
-        self._tell(step, replies[:-2], self._why_unconfirmed(*replies[-2:]))
+        replies = await self._pipe.together(
+            [*(self._call(each) for each in step), mark, *self._waits(self._confirm_ms)]
+        )
+        self._tell(step, replies[: len(step)], self._why_unconfirmed(replies[len(step)], replies[-1]))
+
+    def _waits(self, patience_ms: int) -> list[tuple[Argument, ...]]:
+        """The last one's reply tells what is confirmed."""
+        replicas = self._level.replicas
+        if self._level.replicas_on_disk:
+            return [("WAIT", replicas, _ASK_FIRST_MS), ("WAITAOF", 1, replicas, patience_ms)]
+        return [("WAIT", replicas, patience_ms)]
 
     def _call(self, each: _Waiting) -> tuple[Argument, ...]:
         script = self._scripts[each.command]
@@ -114,13 +153,20 @@ class Lane:
         """None when enough replicas have confirmed everything before the mark."""
         for reply in (marked, waited):
             if isinstance(reply, failures.ResponseError):
-                if "unknown command" in str(reply):
-                    return errors.DurabilityNotMet(self._level.text, "the server has no WAITAOF, which is new in 7.2")
-                return _translated(reply, self._runner)
+                if isinstance(reply, failures.AskError):
+                    self._runner.link.doubt()
+                cannot = next((why for words, why in _CANNOT.items() if words in str(reply)), None)
+                if cannot is None:
+                    return _translated(reply, self._runner)
+                return self._unconfirmed(0, cannot)
         local, confirmed = waited if self._level.replicas_on_disk else (1, waited)
-        if local and confirmed >= self._level.replicas:
-            return None
-        return errors.WriteNotConfirmed(self._level.text, int(confirmed), self._confirm_ms)
+        if confirmed < self._level.replicas:
+            return self._unconfirmed(int(confirmed))
+        within = f"within {self._confirm_ms} ms (PENSTOCK_CONFIRM_MS)"
+        return None if local else self._unconfirmed(int(confirmed), f"it is not on the primary's own disk {within}")
+
+    def _unconfirmed(self, confirmed: int, reason: str = "") -> errors.WriteNotConfirmed:
+        return errors.WriteNotConfirmed(self._level.text, confirmed, self._confirm_ms, reason=reason)
 
     def _tell(self, step: list[_Waiting], replies: list[Any], unconfirmed: errors.StoreError | None) -> None:
         for each, reply in zip(step, replies, strict=True):

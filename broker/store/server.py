@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -14,6 +14,21 @@ PERSISTENCE_SETTINGS: Final = "*append*"
 """The pattern of CONFIG GET that brings what :func:`level_in_force` needs."""
 _WAITAOF_SINCE: Final = (7, 2)
 _MULTI_PART_SINCE: Final = 7
+
+
+class Software(msgspec.Struct, frozen=True):
+    """Which server it is, and its own version; Valkey's ``redis_version`` is only what it is compatible with."""
+
+    name: Literal["redis", "valkey"]
+    version: str
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The version as numbers."""
+        return _numbers(self.version)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
 
 
 class InForce(msgspec.Struct, frozen=True):
@@ -45,14 +60,30 @@ def read_config(reply: Sequence[bytes]) -> dict[str, str]:
     return {reply[i].decode(): reply[i + 1].decode() for i in range(0, len(reply), 2)}
 
 
-def version_of(info: dict[str, str]) -> tuple[int, ...]:
-    """The version as numbers. Valkey tells of the Redis that it is compatible with."""
-    return tuple(int(part) for part in re.findall(r"\d+", info.get("redis_version", "0")))
+def software_of(info: dict[str, str]) -> Software:
+    """What the server is."""
+    if "valkey_version" in info:
+        return Software("valkey", info["valkey_version"])
+    return Software("redis", info.get("redis_version", "?"))
+
+
+def mode_of(info: dict[str, str]) -> str:
+    """``standalone``, ``cluster`` or ``sentinel``; Valkey from 8 on has another name for the field."""
+    return info.get("redis_mode") or info.get("server_mode") or "standalone"
+
+
+def compatible_with(info: dict[str, str]) -> tuple[int, ...]:
+    """The version of Redis whose commands and files the server has; every Valkey says 7.2.4."""
+    return _numbers(info.get("redis_version", "0"))
 
 
 def has_waitaof(info: dict[str, str]) -> bool:
     """Whether the server knows WAITAOF (7.2)."""
-    return version_of(info) >= _WAITAOF_SINCE
+    return compatible_with(info) >= _WAITAOF_SINCE
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
 def level_in_force(info: dict[str, str], config: dict[str, str]) -> InForce:
@@ -69,7 +100,7 @@ def _why_not_on_disk(info: dict[str, str], config: dict[str, str]) -> str | None
     if info.get("aof_enabled") != "1":
         return "there is no append-only file (appendonly is no)"
     rewriting = "1" in {info.get("aof_rewrite_in_progress"), info.get("aof_rewrite_scheduled")}
-    unwritten = info.get("aof_current_size") == "0" or version_of(info)[:1] >= (_MULTI_PART_SINCE,)
+    unwritten = info.get("aof_current_size") == "0" or compatible_with(info)[:1] >= (_MULTI_PART_SINCE,)
     if rewriting and info.get("aof_base_size") == "0" and unwritten:
         return "the append-only file has just been switched on and is still being written"
     if info.get("aof_last_write_status", "ok") != "ok":

@@ -81,6 +81,10 @@ def said(**changes: Any) -> dict[str, Finding]:
     return {finding.check: finding for finding in server_findings(ServerFacts(**{**WELL, **changes, "info": info}))}
 
 
+def test_valkey_is_called_by_its_own_version() -> None:
+    assert said(info={"redis_version": "7.2.4", "valkey_version": "9.1.2"})["version"].text == "valkey 9.1.2"
+
+
 def test_a_good_server_is_all_well() -> None:
     findings = list(said().values())
     assert worst(findings) == "ok", findings

@@ -16,8 +16,9 @@ from broker.errors import DurabilityNotMet, InvalidOption
 from broker.functions import register_function
 from broker.names import Resource
 from broker.records import FunctionSettings
+from broker.store.durable import ServerState
 from broker.store.partitions import partition_of_id
-from broker.store.server import level_in_force, online_replicas
+from broker.store.server import InForce, level_in_force, online_replicas
 from broker.store.values import Stored
 
 
@@ -86,6 +87,13 @@ def test_only_replicas_in_step_count() -> None:
     assert (
         online_replicas({"slave0": "ip=a,state=online,lag=0", "slave1": "ip=b,state=wait_bgsave", "slaves": "x"}) == 1
     )
+
+
+def test_replicas_on_disk_need_a_server_with_waitaof() -> None:
+    required = parse_durability("replica-fsync:1")
+    assert ServerState(InForce("everysec", ""), 1, waitaof=True).why_not(required) is None
+    why_not = ServerState(InForce("everysec", ""), 1, waitaof=False).why_not(required)
+    assert why_not == "the server has no WAITAOF, which is new in 7.2"
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from broker import Broker
 from broker.settings import Settings
 from broker.store.slots import slot_of
@@ -30,6 +32,21 @@ async def test_slots_that_move_under_load_lose_nothing_and_run_nothing_twice(
     async with under_load(cluster.url, prefix) as load:
         for slot in _slots(load):
             await asyncio.to_thread(_move, cluster, slot)
+        await load.flowing()
+        await load.ended()
+        assert load.at_once() == []
+
+
+async def test_slots_that_the_server_moves_as_a_whole_lose_nothing_and_run_nothing_twice(
+    cluster: RedisCluster, prefix: str
+) -> None:
+    if not cluster.moves_whole_slots():
+        pytest.skip("the server has no CLUSTER MIGRATESLOTS, which is new in Valkey 9")
+    async with under_load(cluster.url, prefix) as load:
+        for slot in _slots(load):
+            source = await asyncio.to_thread(cluster.primary_of, slot)
+            target = next(member for member in await asyncio.to_thread(cluster.serving) if member is not source)
+            await asyncio.to_thread(cluster.move_whole_slot, slot, target)
         await load.flowing()
         await load.ended()
         assert load.at_once() == []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, get_args
 
 from tests.faults.mutations import MUTATIONS
-from tests.faults.results import Case, Ran, Results
+from tests.faults.results import Case, Outcome, Ran, Results
 from tests.faults.scenarios import SCENARIOS, Scenario
 
 _HEAD: Final = """\
@@ -84,12 +84,15 @@ def _section(scenario: Scenario, ran: Ran | None) -> str:
     if ran is None or ran.not_run:
         return "\n".join([*lines, f"{_verdict(ran).capitalize()}.", ""])
     machine = ran.machine
+    server = "The servers below" if ran.parts else machine.server
     lines += [
         f"{_verdict(ran).capitalize()} in {ran.seconds:.0f} s. Size {ran.size}, seed {ran.seed}, {scenario.topology}.",
-        f"{machine.server}, Python {machine.python}, {machine.system}, {machine.cores} cores,",
+        f"{server}, Python {machine.python}, {machine.system}, {machine.cores} cores,",
         f"{machine.memory_gb} GB, load {machine.load:.1f} before; commit {machine.commit}, {ran.began} UTC.",
         "",
     ]
+    if ran.parts:
+        return "\n".join([*lines, *_parts(ran), ""])
     told = [case for case in ran.cases if case.figures or case.judged or case.outcome != "passed"]
     lines += [line for case in told for line in _case(case)]
     silent = len(ran.cases) - len(told)
@@ -97,6 +100,22 @@ def _section(scenario: Scenario, ran: Ran | None) -> str:
         files = ", ".join(f"`{name}`" for name in sorted({_file(case) for case in ran.cases if case not in told}))
         lines.append(f"{silent} more tests passed, without figures: {files}.")
     return "\n".join([*lines, ""])
+
+
+def _parts(ran: Ran) -> Iterator[str]:
+    yield "| | passed | skipped | failed | seconds |"
+    yield "|---|---:|---:|---:|---:|"
+    for part in ran.parts:
+        outcomes = [case.outcome for case in ran.cases if case.variant == part.name]
+        counts = " | ".join(f"{outcomes.count(outcome):,}" for outcome in get_args(Outcome))
+        yield f"| {part.name} | " + (
+            f"not run: {part.not_run} | | | |" if part.not_run else f"{counts} | {part.seconds:.0f} |"
+        )
+    failed = [case for case in ran.cases if case.outcome == "failed"]
+    if failed:
+        yield ""
+    for case in failed:
+        yield f"* {case.variant}: `{case.name.partition('::')[2]}`: {case.reason}"
 
 
 def _file(case: Case) -> str:

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-Outcome: TypeAlias = Literal["passed", "failed", "skipped"]
+Outcome: TypeAlias = Literal["passed", "skipped", "failed"]
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +23,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """What it printed, in that order."""
     judged: dict[str, int] = {}
     """How many violations of each promise the histories show."""
+    variant: str = ""
+    """Of the scenario, where it has several."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +40,15 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """The load average of one minute when it began: what else the machine was doing."""
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant of a scenario that has several."""
+
+    name: str
+    seconds: float = 0.0
+    not_run: str = ""
+    """Why it was not."""
+
+
 class Ran(msgspec.Struct, frozen=True, kw_only=True):
     """One scenario."""
 
@@ -51,6 +62,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
     cases: list[Case]
     not_run: str = ""
     """Why it was not run at all."""
+    parts: list[Part] = []
 
     @property
     def passed(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,9 +18,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from broker.embedded import find_server
-from tests.faults.results import Case, Machine, Outcome, Ran
+from tests.faults.results import Case, Machine, Outcome, Part, Ran
 from tests.faults.scenarios import ROOT, Scenario
 from tests.faults.scene import RESULTS_VARIABLE
+from tests.faults.variants import name_of
 
 _LOOK_S: Final = 0.5
 _GB: Final = 1 << 30
@@ -28,13 +30,10 @@ _REASON: Final = 300
 
 def this_machine() -> Machine:
     """What the next scenario runs on."""
-    server = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
-    name, _, rest = server.partition(" server ")
-    version = next((word.removeprefix("v=") for word in rest.split() if word.startswith("v=")), "?")
     return Machine(
         commit=commit(),
         python=platform.python_version(),
-        server=f"{name} {version}",
+        server=name_of(find_server()),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cores=len(os.sched_getaffinity(0)),
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GB),
@@ -57,7 +56,19 @@ def run(scenario: Scenario, *, size: Literal["P", "N"], seed: int, say: Callable
     """Runs it; ``say`` is told the figures as they come."""
     machine, began, started = this_machine(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M"), time.monotonic()
     reason = scenario.missing() or _absent(scenario)
-    cases = [] if reason else _cases(scenario, size=size, seed=seed, say=say)
+    cases: list[Case] = []
+    parts: list[Part] = []
+    variants = () if reason else scenario.variants()
+    for variant in variants:
+        began_s = time.monotonic()
+        tell = functools.partial(_tell, say, variant.name)
+        found = [] if variant.missing else _cases(variant.tests, variant.environment, size=size, seed=seed, say=tell)
+        cases += [msgspec.structs.replace(case, variant=variant.name) for case in found]
+        seconds = round(time.monotonic() - began_s, 1)
+        parts.append(Part(name=variant.name, seconds=seconds, not_run=variant.missing))
+    if not reason and not variants:
+        environment = scenario.environment if size == "N" else {}
+        cases = _cases(scenario.tests, environment, size=size, seed=seed, say=say)
     return Ran(
         scenario=scenario.id,
         size=size,
@@ -67,7 +78,12 @@ def run(scenario: Scenario, *, size: Literal["P", "N"], seed: int, say: Callable
         machine=machine,
         cases=cases,
         not_run=reason,
+        parts=parts,
     )
+
+
+def _tell(say: Callable[[str], None], variant: str, text: str) -> None:
+    say(f"{variant}: {text}")
 
 
 def _absent(scenario: Scenario) -> str:
@@ -75,14 +91,21 @@ def _absent(scenario: Scenario) -> str:
     return f"{', '.join(missing)}: not there" if missing else ""
 
 
-def _cases(scenario: Scenario, *, size: Literal["P", "N"], seed: int, say: Callable[[str], None]) -> list[Case]:
+def _cases(
+    tests: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    size: Literal["P", "N"],
+    seed: int,
+    say: Callable[[str], None],
+) -> list[Case]:
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as name:
         folder = Path(name)
         figures, outcomes, log = folder / "figures.jsonl", folder / "outcomes.xml", folder / "log.txt"
         figures.touch()
         environment = {
             **os.environ,
-            **(scenario.environment if size == "N" else {}),
+            **variables,
             "PENSTOCK_FAULT_SIZE": size,
             "PENSTOCK_FAULT_SEED": str(seed),
             "PYTHONPATH": str(ROOT),
@@ -90,7 +113,7 @@ def _cases(scenario: Scenario, *, size: Literal["P", "N"], seed: int, say: Calla
         }
         command = [
             *(sys.executable, "-m", "pytest", "-q", "-n0", f"--junitxml={outcomes}"),
-            *("-o", "junit_family=xunit1", f"--basetemp={folder / 'pytest'}", *scenario.tests),
+            *("-o", "junit_family=xunit1", f"--basetemp={folder / 'pytest'}", *tests),
         ]
         with log.open("wb") as output:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
@@ -101,7 +124,7 @@ def _cases(scenario: Scenario, *, size: Literal["P", "N"], seed: int, say: Calla
                 process.wait()
         if not outcomes.exists():
             tail = log.read_text(errors="replace")[-_REASON:]
-            return [Case(name=scenario.tests[0], outcome="failed", reason=f"pytest did not finish: {tail}", seconds=0)]
+            return [Case(name=tests[0], outcome="failed", reason=f"pytest did not finish: {tail}", seconds=0)]
         return _read(outcomes, figures)
 
 
@@ -140,4 +163,12 @@ def _case(element: ET.Element, told: Mapping[str, dict[str, dict[str, Any]]]) ->
         if found is not None:
             outcome, reason = means, (found.get("message") or "").splitlines()[0][:_REASON]  # type: ignore[assignment]
     figures = told.get(name, {"figures": {}, "judged": {}})
-    return Case(name=name, outcome=outcome, reason=reason, seconds=round(float(element.get("time") or 0), 2), **figures)
+    seconds = round(float(element.get("time") or 0), 2)
+    return Case(
+        name=name,
+        outcome=outcome,
+        reason=reason,
+        seconds=seconds,
+        figures=figures["figures"],
+        judged=figures["judged"],
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ import msgspec
 from broker.embedded import EmbeddedRedisMissing, find_server
 from tests.faults import split_network
 from tests.faults.tools import libfaketime
+from tests.faults.variants import Variant, on_each_server
 
 ROOT: Final = Path(__file__).parent.parent.parent
 PREVIOUS_VARIABLE: Final = "PENSTOCK_FAULT_PREVIOUS"
@@ -33,6 +34,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     environment: Mapping[str, str] = {}
     missing: Callable[[], str] = str
     """Why it cannot run here; '' when it can."""
+    variants: Callable[[], Sequence[Variant]] = list
+    """Where it is run more than once: how; asked for when it begins. They have tests and environments of their own."""
 
 
 def _no_server() -> str:
@@ -268,11 +271,11 @@ SCENARIOS: Final = (
     Scenario(
         id="R26",
         title="The suites on other servers and topologies",
-        tests=("tests/store",),
+        tests=("tests/store", "tests/cluster"),
         promise="identical results",
-        environment={"PENSTOCK_TEST_TOPOLOGY": "cluster"},
-        topology="cluster 3+3",
+        topology="one server, and cluster 3+3",
         missing=_no_server,
+        variants=on_each_server,
     ),
     Scenario(
         id="R27",

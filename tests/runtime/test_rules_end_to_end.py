@@ -157,13 +157,15 @@ class Story:
         """The try ended between its beginning and now, so it is due as long after that."""
 
         async def due() -> int | None:
-            return (await self.status()).next_ms
+            next_ms = (await self.status()).next_ms
+            return next_ms if next_ms is not None and next_ms > self._began_ms else None  # not what was due before
 
         due_ms = await eventually(due, what="it waits for its next try")
         assert self._began_ms <= due_ms - after_s * 1_000 <= await self.now_ms()
         assert len(self.job.seen) == self.tried
+        # Before the clock moves: the next try may be over before the clock is read again.
+        self._began_ms = await self.now_ms() + round(after_s * 1_000)
         await self.clock.advance(after_s)
-        self._began_ms = await self.now_ms()
 
 
 # -- what must have come of it ----------------------------------------------------------------------------------------

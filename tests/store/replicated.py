@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
+
+import pytest
 
 from broker import Broker
-from broker.embedded import EmbeddedRedis
+from broker.embedded import EmbeddedRedis, find_server
 from broker.settings import Settings
 
 _ATTEMPTS = 400
@@ -49,14 +54,24 @@ class Replicated:
 
 
 @contextlib.asynccontextmanager
-async def replicated(folder: Path) -> AsyncIterator[Replicated]:
+async def replicated(
+    folder: Path, *, append_only: bool = False, fsync: Literal["always", "everysec"] = "everysec"
+) -> AsyncIterator[Replicated]:
     """Both, started, the replica in step."""
     port = _free_port()
     usual = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0"}
     primary = EmbeddedRedis(
-        folder / "primary", append_only=False, options={**usual, "port": str(port), "bind": "127.0.0.1"}
+        folder / "primary",
+        append_only=append_only,
+        fsync=fsync,
+        options={**usual, "port": str(port), "bind": "127.0.0.1"},
     )
-    replica = EmbeddedRedis(folder / "replica", append_only=False, options={**usual, "replicaof": f"127.0.0.1 {port}"})
+    replica = EmbeddedRedis(
+        folder / "replica",
+        append_only=append_only,
+        fsync=fsync,
+        options={**usual, "replicaof": f"127.0.0.1 {port}"},
+    )
     with primary, replica:
         pair = Replicated(primary, replica)
         async with Broker(primary.url) as broker:
@@ -72,3 +87,12 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def skip_without_waitaof() -> None:
+    """For tests that need it; no server has to run for that."""
+    told = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"v=(\d+)\.(\d+)", told)
+    assert found is not None
+    if "Valkey" not in told and (int(found[1]), int(found[2])) < (7, 2):
+        pytest.skip(f"WAITAOF is new in Redis 7.2; this is {found[0].removeprefix('v=')}")

@@ -14,11 +14,13 @@ from broker.errors import StoreFull, StoreThrottled
 from broker.functions import register_function
 from broker.records import FunctionSettings
 from broker.settings import Settings
+from broker.store.server import memory_of, read_info
 from broker.store.values import Deferral
 from tests.store.desk import Desk, bodies, members
 
 _MAX_BYTES = 20_000_000
 _BALLAST = "ballast"
+_PIECE_BYTES = 10_000
 
 
 @pytest.fixture
@@ -30,8 +32,13 @@ async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
 
 
 async def weigh_down(broker: Broker, *, percent: int) -> None:
-    """Something else takes memory, up to so much of the limit."""
-    await broker.core.runner.fetch("SETRANGE", _BALLAST, _MAX_BYTES * percent // 100, b"x")
+    """Something else takes memory, up to so much of the limit.
+
+    In small pieces: some allocators round one of 17 MB up to 20.
+    """
+    while (used := memory_of(read_info(await broker.core.runner.fetch("INFO", "memory")))).percent < percent:
+        pieces = max(1, int(_MAX_BYTES * (percent - used.percent) / 100 / 2 / _PIECE_BYTES))
+        await broker.core.runner.fetch("RPUSH", _BALLAST, *[b"x" * _PIECE_BYTES] * pieces)
     await broker.core.headroom.look()
 
 
@@ -108,18 +115,13 @@ async def test_producers_go_on_by_themselves(broker: Broker) -> None:
 async def test_close_to_the_limit_producers_do_not_come_and_go(broker: Broker) -> None:
     await weigh_down(broker, percent=85)
     assert broker.core.headroom.full
-    used = int((await memory(broker))["used_memory"])
+    used = memory_of(read_info(await broker.core.runner.fetch("INFO", "memory"))).used_bytes
     await broker.core.runner.fetch("CONFIG", "SET", "maxmemory", round(used / 0.79))
     await broker.core.headroom.look()
     assert broker.core.headroom.full
     await broker.core.runner.fetch("CONFIG", "SET", "maxmemory", round(used / 0.7))
     await broker.core.headroom.look()
     assert not broker.core.headroom.full
-
-
-async def memory(broker: Broker) -> dict[str, str]:
-    reply = (await broker.core.runner.fetch("INFO", "memory")).decode()
-    return dict(line.split(":", 1) for line in reply.splitlines() if ":" in line)
 
 
 async def test_a_send_costs_no_look_at_the_server(broker: Broker) -> None:

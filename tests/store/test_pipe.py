@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,13 @@ from redis import exceptions as failures
 
 from broker.embedded import EmbeddedRedis
 from broker.store.connection import Client, connect
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """One server, whatever the others run on: this is about one connection."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis"), append_only=False) as server:
+        yield server
 
 
 @pytest.fixture

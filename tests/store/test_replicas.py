@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from broker.errors import DurabilityNotMet, WriteNotConfirmed
 from broker.functions import register_function
 from broker.records import FunctionSettings
 from broker.settings import Settings
-from broker.store.server import has_waitaof, read_info
 from tests.store.replicated import CONFIRM_MS, SETTINGS, Replicated, replicated
 
 pytestmark = pytest.mark.timeout(120)
@@ -160,36 +158,6 @@ async def test_a_lost_connection_is_made_again_and_the_send_is_stored_once(pair:
     await broker.core.runner.fetch("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
     await queue.send("two")
     assert (await queue.counts()).visible == 2
-
-
-async def test_replicas_on_disk_are_confirmed_by_waitaof(pair: Replicated, broker: Broker) -> None:
-    info = read_info(await broker.core.runner.fetch("INFO"))
-    for server in (pair.primary, pair.replica):
-        async with asyncio.timeout(10):
-            await asyncio.to_thread(_switch_on, server.url)
-    if not has_waitaof(info):
-        with pytest.raises(DurabilityNotMet, match="no WAITAOF, which is new"):
-            await broker.queue("orders").create(durability="replica-fsync:1")
-        pytest.skip(f"WAITAOF needs Redis 7.2; this is {info['redis_version']}")
-    queue = broker.queue("orders")
-    await queue.create(durability="replica-fsync:1")
-    await queue.send("one")
-    pair.stop_replica()
-    with pytest.raises(WriteNotConfirmed):
-        await queue.send("two")
-
-
-def _switch_on(url: str) -> None:
-    from broker.store.connection import connect_in_thread  # noqa: PLC0415 - a client for a replica, which Broker refuses
-
-    client = connect_in_thread(url)
-    try:
-        execute: Callable[..., Any] = client.execute_command
-        execute("CONFIG", "SET", "appendonly", "yes")
-        while b"aof_rewrite_in_progress:1" in execute("INFO", "persistence"):
-            pass
-    finally:
-        client.close()
 
 
 async def test_what_requires_nothing_does_not_wait(pair: Replicated, settings: Settings) -> None:
