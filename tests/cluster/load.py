@@ -71,7 +71,7 @@ class Load:
         self.doubtful: Final[list[tuple[float, float]]] = []
         """When what was acknowledged, or leased, may have been in the memory of one primary alone."""
         self._lease_s: Final = broker.core.settings.lease_ms / 1_000
-        self._long: Final = long
+        self._long = long
         self._side: Final = side
         self._running: Final[set[str]] = set()
         self._producing = True
@@ -163,7 +163,9 @@ class Load:
     async def emptied(self) -> None:
         """Stops the producers and returns when every resource is empty; what was set apart runs alone, as supervised
         workers would have it."""
-        self._producing = False
+        self._producing = self._long = (
+            False  # alone, one after the other, long ones would take longer than anybody waits
+        )
         await asyncio.sleep(2 * self._lease_s)
 
         left: dict[str, Any] = {}
