@@ -227,7 +227,7 @@ SCENARIOS: Final = (
         tests=("tests/model",),
         promise="the same answers as the model under random operations",
         in_make_test=True,
-        environment={"PENSTOCK_MODEL_EXAMPLES": "2000"},
+        environment={"PENSTOCK_MODEL_EXAMPLES": os.environ.get("PENSTOCK_MODEL_EXAMPLES", "2000")},
     ),
     Scenario(
         id="R20",

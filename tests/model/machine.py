@@ -16,11 +16,13 @@ from broker import Broker
 from broker.errors import LeaseLost
 from broker.settings import Settings
 from tests.conftest import set_clock, stop_clock
+from tests.faults.scene import report
 from tests.model.reference import Time
 
 T = TypeVar("T")
 EXAMPLES: Final = os.environ.get("PENSTOCK_MODEL_EXAMPLES")
 M = TypeVar("M", bound="Machine")
+STEPS: Final = 40
 _prefixes = itertools.count()
 
 
@@ -87,7 +89,7 @@ def explore(machine: Callable[[], Machine], examples: int) -> None:
         machine,  # type: ignore[arg-type]  # any callable that makes one will do
         settings=settings(
             max_examples=int(EXAMPLES or examples),
-            stateful_step_count=40,
+            stateful_step_count=STEPS,
             derandomize=EXAMPLES is None,
             # Shrinking a failure takes minutes: only where somebody asked for a long run.
             phases=tuple(Phase) if EXAMPLES else (Phase.generate,),
@@ -95,3 +97,4 @@ def explore(machine: Callable[[], Machine], examples: int) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    report("R19", sequences=int(EXAMPLES or examples), steps_at_most=STEPS)
