@@ -239,6 +239,14 @@ class RedisCluster:
             moved += len(names)
         for member in (target, source, *self.serving()):
             member.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        self._agreed(slot, target)
+
+    def _agreed(self, slot: int, target: Member) -> None:
+        """Returns when all nodes say that this one serves a slot. Who moved another one before then could lose this one
+        for good: a replica that has not heard of it tells its new owner what the old one has, under its new epoch.
+        """
+        for member in filter(lambda member: member.running, self.members):
+            until(lambda of=member: _serves(of, slot, target), f"slot {slot} is at port {target.port}")  # type: ignore[misc]
 
     def moves_whole_slots(self) -> bool:
         """Whether the server can move a slot by itself, all of it at one moment: Valkey from 9 on."""
@@ -248,8 +256,7 @@ class RedisCluster:
         """Moves a slot in that way."""
         target_id = target.ask("CLUSTER", "MYID").decode()
         self.primary_of(slot).ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target_id)
-        for member in self.serving():
-            until(lambda of=member: _serves(of, slot, target), f"slot {slot} is at port {target.port}")  # type: ignore[misc]
+        self._agreed(slot, target)
 
 
 def _serves(says: Member, slot: int, primary: Member) -> bool:
