@@ -149,7 +149,9 @@ class Pollers:
         if room < 1:
             if source.wants_room():
                 if source.is_idle:
-                    self._engine.wait_for_room(source)
+                    self._engine.wait_for_room(source, source.function)
+                else:
+                    self._engine.has_looked(source)  # what it had claimed runs by now
                 self._engine.invoker.when_freed(waiter.wake)
             else:
                 self._engine.has_looked(source)

@@ -46,7 +46,7 @@ class InvocationSource:
         tally: Tally | None = None,
     ) -> None:
         self._engine: Final = engine
-        self._function: Final = function
+        self.function: Final = function
         self._waiter: Final = waiter
         self._whole: Final[Resource] = engine.core.resource("function", function.resource_name)
         self.resource: Final[Resource] = self._whole.part(partition)
@@ -97,9 +97,9 @@ class InvocationSource:
             raise
         if described is None:
             return True
-        self._function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
+        self.function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         self._revision = described.revision
-        self._engine.on_settings(self._function)
+        self._engine.on_settings(self.function)
         if described.partitions > 1:
             self._engine.on_split(self._whole, described.partitions)
         self._foreign = self._engine.is_foreign(settings)  # an alias that names another version by now
@@ -112,36 +112,35 @@ class InvocationSource:
     # -- claiming -----------------------------------------------------------------------------------------------------
 
     def room(self) -> int:
-        """How many events may be claimed now: what can start, plus the prefetch where there is no limit. What was
-        claimed before starts first, where somebody else's calls have made room."""
+        """How many events may be claimed now: what can start, plus the prefetch where there is no limit, and calls of
+        its own that start it when they end. What was claimed before starts first, where somebody else's calls have made
+        room."""
         if self._foreign:
             return 0
         self._start_prefetched()
         self._measure()
         can_start = self._can_start() - len(self._prefetched)
-        if self._engine.alone or self._limit is not None or not self._function.on_loop:
+        if self._engine.alone or self._limit is not None or not self.function.on_loop or self.is_idle:
             return min(can_start, _CLAIM_AT_MOST)
         return min(can_start + min(_CLAIM_AT_MOST, int(self._rate * _PREFETCH_S)), _CLAIM_AT_MOST)
 
     def _can_start(self) -> int:
-        free = self._engine.free_calls_for(self)
-        if self._limit:
-            free = min(free, self._limit - self._running)
-        return free if self._function.on_loop else min(free, self._engine.invoker.free_threads)
+        free = self._engine.free_calls_for(self, self.function)
+        return min(free, self._limit - self._running) if self._limit else free
 
     @property
     def shares_limit(self) -> bool:
         """Whether permits of its limit are given back without a word to it: it is a version, or has some."""
-        return self._function.shares_limit and self._limit is not None
+        return self.function.shares_limit and self._limit is not None
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
-        return self._engine.full_for(self._function) or self._engine.free_calls_for(self) < 1
+        return self._engine.free_calls_for(self, self.function) < 1
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has nothing that runs, or is about to."""
-        return not self._running and not self._prefetched
+        """Whether none of its events runs; what it has claimed may wait for room like what it has not."""
+        return not self._running
 
     def should_gather(self, room: int) -> float | None:
         """While calls end one by one: how long to let them, so that one claim takes many."""
@@ -179,7 +178,7 @@ class InvocationSource:
         self._limit, resting = claim.limit, False
         if claim.status == "full" and self._figures is not None:
             self._figures.throttled("limit")
-        if claim.revision != self._revision or self._function.settings.concurrency != claim.limit:
+        if claim.revision != self._revision or self.function.settings.concurrency != claim.limit:
             self._stale = True
             resting = await self.freshen()
             if claim.revision < self._revision and self.resource.partition:
@@ -250,7 +249,7 @@ class InvocationSource:
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _consider(self, event: Event) -> None:
-        settings = self._function.settings
+        settings = self.function.settings
         came_before = 0 if event.header is NO_HEADER else self._tracer.invocations(event.header.trace)
         age_s = event.age_s()
         verdict = before_run(settings, event.facts, age_s=age_s, limit=self._limit, invocations=came_before)
@@ -261,7 +260,7 @@ class InvocationSource:
         deadline = time.monotonic() + settings.timeout_s
         context = Context(
             identity=event.identity,
-            function_name=self._function.name,
+            function_name=self.function.name,
             invoked_function_arn=self._arn,
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
@@ -270,7 +269,7 @@ class InvocationSource:
             settings=settings,
         )
         try:
-            decoded = self._function.decode(event.body)
+            decoded = self.function.decode(event.body)
         except Unreadable as error:
             self.permits.give_back([event.member])
             self._ends.settle(event, failed("Runtime.UnmarshalError", str(error), event.request_id, []))
@@ -278,7 +277,7 @@ class InvocationSource:
         self._running += 1
         if self._figures is not None and self._figures.wait is not None and not event.facts.tries:
             self._figures.wait.observe(age_s)
-        call = Call(self._function, decoded, context, deadline, self._on_outcome, self._on_free, event)
+        call = Call(self.function, decoded, context, deadline, self._on_outcome, self._on_free, event)
         if self._tracer.always or event.header is not NO_HEADER:
             call.trace = event.trace = self._tracer.of_event(event.header, context)
         self._engine.invoker.start(call)

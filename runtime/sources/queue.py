@@ -50,7 +50,7 @@ class QueueSource:
         tally: BatchTally | None = None,
     ) -> None:
         self._engine: Final = engine
-        self._function: Final = function
+        self.function: Final = function
         self._mapping = mapping
         self._waiter: Final = waiter
         self._whole: Final[Resource] = engine.core.resource("queue", mapping.queue)
@@ -96,7 +96,7 @@ class QueueSource:
     @property
     def target(self) -> str:
         """What it feeds, as :attr:`broker.records.MappingSettings.target` says it."""
-        return self._function.resource_name
+        return self.function.resource_name
 
     @property
     def permit_channels(self) -> tuple[str, ...]:
@@ -119,15 +119,13 @@ class QueueSource:
     def room(self) -> int:
         """How many batches may start now in this process."""
         local = self._mapping.max_concurrency or max(_LOCAL_BATCHES, _LOCAL_MESSAGES // self._mapping.batch_size)
-        free = min(local - self._running, self._engine.free_calls_for(self))
-        if not self._function.on_loop:
-            free = min(free, self._engine.invoker.free_threads)
+        free = min(local - self._running, self._engine.free_calls_for(self, self.function))
         # A batch of a FIFO queue is what one claim brings: so no group is ever in two batches.
         return 1 if free > 0 and (self._windowed or self.resource.fifo) else free
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
-        return self._engine.full_for(self._function) or self._engine.free_calls_for(self) < 1
+        return self._engine.free_calls_for(self, self.function) < 1
 
     @property
     def is_idle(self) -> bool:
@@ -143,7 +141,7 @@ class QueueSource:
         """Whether nothing is to be claimed."""
         if self._deleted or self._mapping.asleep or self._claims.filter.unreadable:
             return True
-        settings = self._function.settings
+        settings = self.function.settings
         return self._held or settings.paused or self._engine.is_foreign(settings)
 
     @property
@@ -156,11 +154,11 @@ class QueueSource:
         if self._resting:
             return None
         wanted = min(room, _CLAIM_AT_MOST)
-        if self._function.settings.concurrency is not None:
+        if self.function.settings.concurrency is not None:
             wanted = min(wanted, 2 * self._filled + 1)  # permits taken for nothing are refused to callers meanwhile
         permits = await self._take_permits(wanted)
         if not permits:  # a wake-up tells of one given back; at the latest those of a dead process have run out
-            return self._engine.permit_wait_s(self._function)
+            return self._engine.permit_wait_s(self.function)
         self._filled = 0
         try:
             return await self._fill(permits)
@@ -176,7 +174,7 @@ class QueueSource:
                 permits = await self._permits.take(wanted, max_concurrency=self._mapping.max_concurrency)
                 if permits:
                     return permits
-                await self._waiter.wait(self._engine.permit_wait_s(self._function))
+                await self._waiter.wait(self._engine.permit_wait_s(self.function))
                 await self.freshen()
         return []
 
@@ -218,7 +216,7 @@ class QueueSource:
     async def _claim_wanted(self, room: int, size: int, permits: list[str]) -> tuple[Claim, list[Held]]:
         """Claims until the filters want something of it, or nothing is left. Meanwhile it has no permit of a function
         with a limit."""
-        parked = self._function.settings.concurrency is not None
+        parked = self.function.settings.concurrency is not None
         if parked:
             self._permits.give_back(permits[1:])
             del permits[1:]
@@ -236,7 +234,7 @@ class QueueSource:
         """Waits until there is a permit of the function for what is held, or a stop."""
         try:
             while not self._stopping and not await self._permits.resume(permit):
-                await self._waiter.wait(self._engine.permit_wait_s(self._function))
+                await self._waiter.wait(self._engine.permit_wait_s(self.function))
         except BaseException:
             self._claims.release(held)
             raise
@@ -277,7 +275,7 @@ class QueueSource:
             self._claims.filter.change(self._mapping.filters)
         described = await core.directory.describe(self._function_resource)
         if described is not None:
-            self._function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
+            self.function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
             self._held = described.held
         settings = await queue_settings(core, self._whole)
         if settings.partitions > 1:
@@ -290,11 +288,11 @@ class QueueSource:
         hidden_s = visible_again_s(
             visibility_timeout_s=self._visibility_s,
             batch_window_s=self._mapping.batch_window_s,
-            timeout_s=self._function.settings.timeout_s,
+            timeout_s=self.function.settings.timeout_s,
             since_claim_s=0,
         )
         if hidden_s > self._visibility_s:
-            queue, function = self._mapping.queue, self._function.name
+            queue, function = self._mapping.queue, self.function.name
             log.warning("window_exceeds_visibility", queue=queue, function=function, hidden_s=hidden_s)
 
     def stop(self) -> None:
@@ -314,11 +312,11 @@ class QueueSource:
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _start(self, batch: Batch) -> None:
-        settings = self._function.settings
+        settings = self.function.settings
         deadline = time.monotonic() + settings.timeout_s
         context = Context(
             identity=None,
-            function_name=self._function.name,
+            function_name=self.function.name,
             invoked_function_arn=self._function_resource.arn,
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
@@ -326,20 +324,20 @@ class QueueSource:
             settings=settings,
         )
         partial = self._mapping.partial_failures
-        shaped = batch_event(self._function, self.resource, batch.held, partial_failures=partial)
+        shaped = batch_event(self.function, self.resource, batch.held, partial_failures=partial)
         if not shaped.held:
             self._settle(batch, failed("Runtime.UnmarshalError", shaped.problem, context.aws_request_id, []))
             self._permits.give_back([batch.permit])
             return
         if shaped.unread:
             count, reason = len(shaped.unread), shaped.problem[:300]
-            log.warning("messages_unreadable", function=self._function.name, count=count, reason=reason)
+            log.warning("messages_unreadable", function=self.function.name, count=count, reason=reason)
             self._send_back(shaped.unread)
         usable = Batch(shaped.held, batch.permit)
         self._running += 1
         if self.tally.figures is not None:
             self.tally.waited(usable.held)
-        call = Call(self._function, shaped.event, context, deadline, self._on_outcome, self._on_free, usable)
+        call = Call(self.function, shaped.event, context, deadline, self._on_outcome, self._on_free, usable)
         if self._tracer.always or any(item.letter.header is not NO_HEADER for item in usable.held):
             headers = [(item.letter.id, item.letter.header) for item in usable.held]
             call.trace = self._tracer.of_batch(self.resource, headers, context)
@@ -375,7 +373,7 @@ class QueueSource:
             delay_s = visible_again_s(
                 visibility_timeout_s=self._visibility_s,
                 batch_window_s=self._mapping.batch_window_s,
-                timeout_s=self._function.settings.timeout_s,
+                timeout_s=self.function.settings.timeout_s,
                 since_claim_s=now - item.claimed_at,
             )
             deferral = Deferral(item.member, round(delay_s * 1000), adds_try=True)

@@ -94,38 +94,45 @@ async def test_what_no_release_of_ours_sends_does_not_make_a_worker_deaf(
 
 @pytest.mark.parametrize("way", ["event", "batch", "thread"])
 async def test_a_function_with_much_queued_leaves_room_for_the_others(broker: Broker, serve: Serve, way: str) -> None:
-    app, seen = App(), list[str]()
+    app, greedy, others = App(), list[int](), list[int]()
 
-    async def on_loop(event: Any, context: Context) -> None:
-        await asyncio.sleep(0.005)
+    async def on_loop(event: int, context: Context) -> None:
+        greedy.append(event)
+        await asyncio.sleep(0.002)
 
-    def in_thread(event: Any, context: Context) -> None:
-        time.sleep(0.005)
+    def in_thread(event: int, context: Context) -> None:
+        greedy.append(event)
+        time.sleep(0.002)
 
     app.function(name="greedy")(in_thread if way == "thread" else on_loop)
 
     @app.function()
     async def modest(event: Any, context: Context) -> None:
-        seen.append("event")
+        others.append(len(greedy))
 
     @app.function()
     def modest_in_thread(event: Any, context: Context) -> None:
-        seen.append("thread")
+        others.append(len(greedy))
 
-    @app.queue("orders", batch_window=0.2)
+    @app.queue("orders", batch_window=0.1)
     async def place(event: Any, context: Context) -> None:
-        seen.append("batch")
+        others.append(len(greedy))
 
-    await broker.queue("orders").create()
-    async with serve(app, max_calls=100 if way == "thread" else 4, threads=4):
-        await broker.invoke_many("greedy", range(8_000))
-        await asyncio.sleep(0.3)  # all room is taken
+    async def bring_one() -> None:
         if way == "batch":
             await broker.queue("orders").send("x")
         else:
             await broker.invoke("modest" if way == "event" else "modest_in_thread", {})
-        await eventually(lambda: seen == [way], timeout_s=30, what="the other one has its turn")
-        assert (await broker.function("greedy").counts()).visible > 0
+
+    await broker.queue("orders").create()
+    async with serve(app, max_calls=100 if way == "thread" else 2, threads=2):
+        await broker.invoke_many("greedy", range(30_000))
+        await eventually(lambda: len(greedy) > 100, what="all room is taken")
+        for done in range(20):
+            before = len(greedy)
+            await bring_one()
+            await eventually(lambda: len(others) == done + 1, timeout_s=30, what="the other one has its turn")  # noqa: B023
+            assert others[-1] - before < 1_500, "of those that were queued first, what ran meanwhile"
         await broker.function("greedy").purge()
 
 
