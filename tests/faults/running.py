@@ -162,6 +162,8 @@ def _case(element: ET.Element, told: Mapping[str, dict[str, dict[str, Any]]]) ->
         found = element.find(kind)
         if found is not None:
             outcome, reason = means, (found.get("message") or "").splitlines()[0][:_REASON]  # type: ignore[assignment]
+            if outcome == "failed":  # the report keeps the reason alone
+                print(name, found.text, sep="\n", file=sys.stderr)
     figures = told.get(name, {"figures": {}, "judged": {}})
     seconds = round(float(element.get("time") or 0), 2)
     return Case(
