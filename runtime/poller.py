@@ -90,6 +90,8 @@ class Pollers:
             finally:
                 source.permits.give_back_rest()
             self._engine.seen_suspects(claim.suspects)
+            if source.found_no_room:
+                return 0  # to hear when there is some
             room = min(room, source.asked_for)
             pause_s = self._pause(claim, room, source.asked_bytes)
             went_without = claim.status == "full" or 0 < len(claim.messages) < room

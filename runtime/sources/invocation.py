@@ -142,6 +142,11 @@ class InvocationSource:
         """Whether none of its events runs; what it has claimed may wait for room like what it has not."""
         return not self._running
 
+    @property
+    def found_no_room(self) -> bool:
+        """Whether it has claimed what no call of its own will start: others took the room meanwhile."""
+        return bool(self._prefetched) and self.is_idle
+
     def should_gather(self, room: int) -> float | None:
         """While calls end one by one: how long to let them, so that one claim takes many."""
         busy = self._running + len(self._prefetched)
