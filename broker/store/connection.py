@@ -36,7 +36,7 @@ class Client:
         """Makes the connections; none of its own is used."""
         self._pipe: Final = Pipe(pool, timeout_s=timeout_s)
         self._subscriptions: Final[WeakSet[Subscription]] = WeakSet()
-        self._others: Final[WeakSet[Pipe]] = WeakSet()
+        self._others: Final[set[Pipe]] = set()
         self.execute: Final = self._pipe.execute
         self.together: Final = self._pipe.together
 

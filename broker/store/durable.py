@@ -18,6 +18,7 @@ from broker.durability import Durability, gives, parse_durability, strength
 from broker.errors import DurabilityNotMet, InvalidOption, StoreDenied, StoreFault, StoreUnavailable
 from broker.names import Resource
 from broker.store.addresses import Place
+from broker.store.connection import translated
 from broker.store.keys import Keyspace
 from broker.store.lanes import Lane, RunsScripts
 from broker.store.scripts import Command, Script, ScriptRunner
@@ -100,7 +101,7 @@ class DurableWrites:
                 raise DurabilityNotMet(text, why_not)
             if required.replicas_on_disk:
                 keys = self._keys.of(resource)
-                await self._lane_at(keys.meta, self._runner.link.place_of(keys.meta), required).probe(keys.probe)
+                await self._lane_for(keys.meta, required).probe(keys.probe)
 
     async def state(self) -> ServerState:
         """What all servers give, as known for at most a second."""
@@ -132,11 +133,13 @@ class DurableWrites:
             raise DurabilityNotMet(text, why_not)
         if not required.replicas:
             return self._runner
-        return self._lane_at(meta, place, required).of(meta)
+        return self._lane_for(meta, required).of(meta)
 
-    def _lane_at(self, meta: str, place: Place | None, required: Durability) -> Lane:
-        key = required.replicas, required.replicas_on_disk, place
-        client = self._runner.link.client_for(meta)
+    def _lane_for(self, meta: str, required: Durability) -> Lane:
+        """The one to the server that stores a key at this moment."""
+        with translated(self._runner.url, self._runner.chosen_by):
+            client = self._runner.link.client_for(meta)
+        key = required.replicas, required.replicas_on_disk, self._runner.link.place_of(meta)
         lane = self._lanes.get(key)
         if lane is None or lane.client is not client:  # a node that left and came back is a new one
             lane = Lane(self._runner, client, self._scripts, required, confirm_ms=self._confirm_ms)

@@ -233,3 +233,16 @@ async def test_a_connection_that_was_closed_while_it_was_made_is_made_again(redi
 
     assert await client.execute("PING") == b"PONG"
     await client.aclose()
+
+
+async def test_a_connection_that_nobody_holds_any_more_ends_with_the_others(redis_server: EmbeddedRedis) -> None:
+    client, other = connect(redis_server.url), connect(redis_server.url)
+    name = await client.another_pipe(waits_s=1).execute("CLIENT", "ID")
+    await client.drop()
+    for _ in range(200):
+        if b"id=%d " % name not in await other.execute("CLIENT", "LIST"):
+            break
+        await asyncio.sleep(0.01)
+    else:
+        pytest.fail("it is still there")
+    await other.drop()
