@@ -16,7 +16,8 @@ from typing import Final, Self
 import msgspec
 
 from broker import errors, limits, tracing
-from broker.calls import Caller, CallNotice, CallReply, HandedCall, function_error
+from broker.call_notices import CallNotice, CallReply
+from broker.calls import Caller, HandedCall, function_error
 from broker.chunks import WINDOW_BYTES, cost_of
 from broker.core import Core
 from broker.names import LATEST, Route, split_function
@@ -76,7 +77,7 @@ class ChunkReader:
         try:
             while True:
                 self._answer = None
-                self._call.worker = worker = await self._caller.hand_over(self._call)
+                worker = await self._caller.hand_over(self._call)
                 await self._something()
                 refused = self._refused()
                 if not refused:

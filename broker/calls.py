@@ -11,11 +11,12 @@ import random
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from broker import errors, limits, spans, tracing
+from broker.call_notices import INLINE_BYTES, CallNotice, CallReply, reply_parcel
 from broker.chunks import whole_value
 from broker.core import Core
 from broker.ids import random_token
@@ -23,61 +24,16 @@ from broker.log import log
 from broker.names import LATEST, Resource, Route, split_function
 from broker.outgoing import event_json
 from broker.records import FunctionSettings, check_range
+from broker.store.permits import CallStatus
 from broker.tracing import NO_TRACE, Trace
 from broker.workers import KnownWorkers, Serves
 
-INLINE_BYTES: Final = 64 * limits.KIB
 _ALIVE_CHECK_S: Final = 1.0
 _LAST_WORDS_S: Final = 0.5
 """A worker that stops refuses what had reached its inbox when it has left that."""
 _PARCEL_SPARE_MS: Final = 60_000
 _TIMEOUT_KNOWN_S: Final = 1.0
 _MOST_TIMEOUTS: Final = 1_000
-
-
-class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a worker's inbox receives. ``payload`` None: it waits as a parcel under the call's id."""
-
-    kind: Literal["call", "cancel", "drop", "more"] = "call"
-    """``drop``: the event under the lease ``id`` was cancelled. ``more``: how far the reader of a stream has come."""
-    id: str
-    """Of the call; the function sees it as its request id."""
-    function: str = ""
-    partition: int = 0
-    """``drop``: where the event was."""
-    reply_to: str = ""
-    timeout_ms: int = 0
-    payload: bytes | None = None
-    client_context: bytes | None = None
-    """A JSON object."""
-    wants_log: bool = False
-    window: int = 0
-    """Above 0 the caller takes a stream: how much of it (:func:`broker.chunks.cost_of`) may be under way to it."""
-    taken: int = 0
-    """``more``: the number of the last part that the reader has taken whole."""
-    again_from: int = 0
-    """``more``: above 0, parts from this number on were not received, and are to be sent again."""
-    trace: Trace = NO_TRACE
-    invoked: str = ""
-    """The qualifier that the caller gave, where the function sees another one: an alias."""
-
-
-class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the caller's inbox receives. ``payload`` None: it waits as a parcel under ``<id>:reply``."""
-
-    id: str
-    failed: bool = False
-    refused: str = ""
-    """The worker did not run it: it is stopping, or has no room."""
-    payload: bytes | None = None
-    log_tail: bytes = b""
-    part: int = 0
-    """Of a stream: its parts are numbered from 1. 0: a whole answer."""
-    chunks: tuple[bytes, ...] = ()
-    last: bool = False
-    """Of a stream: there are no more parts. Where it has failed, ``payload`` is the error object."""
-    in_loop: bool = False
-    """The worker did not run it: its chain has run the function too often."""
 
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,11 +47,6 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True):
     """The last 4 KB of what the call printed and logged, where that was asked for."""
     executed_version: str = LATEST
     request_id: str
-
-
-def reply_parcel(call_id: str) -> str:
-    """The name under which a large answer waits."""
-    return f"{call_id}:reply"
 
 
 def function_error(value: dict[str, Any], request_id: str) -> errors.FunctionError:
@@ -218,13 +169,13 @@ class Caller:
         try:
             while True:
                 call.future = self._inbox.pending[call.id] = asyncio.get_running_loop().create_future()
-                call.worker = await self.hand_over(call)
-                reply = await self._await_reply(call, call.worker)
+                worker = await self.hand_over(call)
+                reply = await self._await_reply(call, worker)
                 if reply.in_loop:
                     raise errors.RecursiveInvocation(function)
                 if not reply.refused:
                     return await self.result_of(reply, call)
-                call.refused[call.worker.process] = reply.refused
+                call.refused[worker.process] = reply.refused
         except (errors.CallTimeout, asyncio.CancelledError):
             if call.worker is not None:
                 self.tell(call.worker, CallNotice(kind="cancel", id=call.id))
@@ -252,16 +203,12 @@ class Caller:
                 trace=call.trace,
                 invoked=call.invoked,
             )
-            status = await self._core.permits.call(
-                call.function,
-                call_id=call.id,
-                permit_ms=self._core.settings.lease_ms,
-                process=worker.process,
-                notice=msgspec.msgpack.encode(notice),
-            )
+            call.worker = worker  # it may have the call before we hear so, and has to hear when its caller goes
+            status = await self._hand_to(worker, call, msgspec.msgpack.encode(notice))
+            if status == "sent":
+                return worker
+            call.worker = None
             match status:
-                case "sent":
-                    return worker
                 case "absent":
                     call.absent.add(worker.process)
                     self._workers.forget(worker.process)
@@ -271,6 +218,20 @@ class Caller:
                     raise errors.CallThrottled(call.function.name, "it is paused", limit="paused")
                 case "throttled":
                     raise errors.CallThrottled(call.function.name, "it is at its concurrency limit")
+
+    async def _hand_to(self, worker: Serves, call: HandedCall, notice: bytes) -> CallStatus:
+        try:
+            return await self._core.permits.call(
+                call.function,
+                call_id=call.id,
+                permit_ms=self._core.settings.lease_ms,
+                process=worker.process,
+                notice=notice,
+            )
+        except asyncio.CancelledError:  # on a cluster, perhaps between its permit and its worker
+            released = self._core.permits.release_of_function(call.function, [call.id])
+            self._core.in_background(released, name="release_permit")
+            raise
 
     async def _choose(self, call: HandedCall) -> Serves:
         """A worker that serves the function, and has not been tried in vain by this call."""

@@ -43,7 +43,7 @@ LAYERS: dict[str, Layers] = {
         ("store",),
         ("core", "outgoing"),
         ("partitions",),
-        ("sending", "workers", "queue_settings", "settling", "moves", "streams"),
+        ("sending", "workers", "queue_settings", "settling", "moves", "streams", "call_notices"),
         ("routing", "calls"),
         ("message", "statuses"),
         ("receiving", "mover"),

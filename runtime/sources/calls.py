@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.calls import INLINE_BYTES, CallNotice, CallReply, reply_parcel
+from broker.call_notices import INLINE_BYTES, CallNotice, CallReply, reply_parcel
 from broker.errors import RECURSION_STOPPED, StoreError
 from broker.log import log
 from broker.names import Resource

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from broker import Broker, errors
-from broker.calls import CallNotice
+from broker.call_notices import CallNotice
 from broker.settings import Settings
 from broker.store.slots import slot_of
 from runtime import App, Context
@@ -102,6 +102,37 @@ async def test_a_notice_that_is_heard_twice_runs_once(broker: Broker) -> None:
             assert await core.parcels.tell(worker.process, msgspec.msgpack.encode(notice)) == 1
         await broker.call("echo0", "last")
         assert echo.calls == [1, "last"]
+
+
+async def test_a_caller_that_is_cancelled_between_permit_and_worker_gives_the_permit_back(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, core = App(), broker.core
+
+    @app.function(concurrency=1)
+    async def one(event: Any, context: Context) -> Any:
+        return event
+
+    telling = asyncio.Event()
+
+    async def slow(*_: object) -> int:
+        telling.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serving(app, core.address.url, core.settings):
+        with monkeypatch.context() as patched:
+            patched.setattr(core.permits._parcels, "tell", slow)
+            call = asyncio.create_task(broker.call("one", 1))
+            await asyncio.wait_for(telling.wait(), 10)
+            call.cancel()
+            await asyncio.wait((call,))
+
+        async def given_back() -> bool:
+            return (await broker.function("one").counts()).running == 0
+
+        await eventually(given_back, what="the permit is back long before it would run out")
+        assert await broker.call("one", 2) == 2
 
 
 def _move(cluster: RedisCluster, slot: int) -> None:
