@@ -47,6 +47,8 @@ class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: bool = False
     refused: str = ""
     """The worker did not run it: it is stopping, or has no room."""
+    worker: str = ""
+    """Who refuses it: a refusal may be heard twice, the second time when another worker has the call."""
     payload: bytes | None = None
     log_tail: bytes = b""
     part: int = 0

@@ -183,6 +183,8 @@ class ChunkReader:
             self._ask_again()
             return
         if reply.part == 0:
+            if self._call.has_had(reply):
+                return
             self._answer = reply
         elif reply.part <= self._arrived:  # sent again: whoever does that has not heard of us
             self._tell(taken=self._taken)

@@ -60,7 +60,7 @@ class _Inbox:
 
     def __init__(self, core: Core) -> None:
         self.process: Final = f"c{random_token()}"
-        self.pending: Final[dict[str, asyncio.Future[CallReply]]] = {}
+        self.pending: Final[dict[str, HandedCall]] = {}
         self.streams: Final[dict[str, Callable[[CallReply | None], None]]] = {}
         """Who reads a stream, by the call; told None when something may have been missed."""
         self._core: Final = core
@@ -84,10 +84,10 @@ class _Inbox:
         except msgspec.MsgspecError as error:
             log.warning("notice_unreadable", reason=str(error))
             return
-        future = self.pending.get(reply.id)
-        if future is not None:
-            if not future.done():
-                future.set_result(reply)
+        call = self.pending.get(reply.id)
+        if call is not None:
+            if not call.future.done() and not call.has_had(reply):
+                call.future.set_result(reply)
         elif (reader := self.streams.get(reply.id)) is not None:
             reader(reply)
 
@@ -166,9 +166,10 @@ class Caller:
         call_id = request_id or str(uuid.uuid4())
         call = HandedCall(resource, payload, timeout_s, call_id, client_context, trace, wants_log=wants_log)
         call.invoked = invoked
+        self._inbox.pending[call.id] = call
         try:
             while True:
-                call.future = self._inbox.pending[call.id] = asyncio.get_running_loop().create_future()
+                call.future = asyncio.get_running_loop().create_future()
                 worker = await self.hand_over(call)
                 reply = await self._await_reply(call, worker)
                 if reply.in_loop:
@@ -340,6 +341,10 @@ class HandedCall:
         self.refused: Final[dict[str, str]] = {}
         self._timeout_s: Final = timeout_s
         self._deadline: Final = time.monotonic() + timeout_s
+
+    def has_had(self, reply: CallReply) -> bool:
+        """Whether it is the refusal of a worker from which the call has been taken since, heard once more."""
+        return bool(reply.refused) and reply.worker in self.refused
 
     def left_ms(self) -> int:
         """What is left until the caller's deadline; raises CallTimeout when nothing is."""

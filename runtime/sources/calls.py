@@ -186,7 +186,7 @@ class CallSource:
     async def _refuse(self, notice: CallNotice, why: str) -> None:
         resource = self._engine.core.resource("function", notice.function)
         await self._free(resource, notice.id)
-        reply = CallReply(id=notice.id, refused=why)
+        reply = CallReply(id=notice.id, refused=why, worker=self._engine.tokens.owner)
         await self._tell(notice, reply)
 
     async def _tell_unreadable(

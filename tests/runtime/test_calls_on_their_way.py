@@ -1,0 +1,54 @@
+"""Synchronous calls whose notices and answers are lost, or come twice, on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeAlias
+
+import pytest
+
+from broker import Broker
+from tests.runtime.scene import Serve, Shop, eventually
+
+CALL_S: Final = 60.0
+Called: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
+
+
+async def in_one(broker: Broker, event: object) -> object:
+    """The chunks of a streamed call, put together."""
+    async with broker.call_stream("job", event, timeout=CALL_S) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def at_once(broker: Broker, event: object) -> object:
+    return await broker.call("job", event, timeout=CALL_S)
+
+
+@pytest.mark.parametrize("called", [at_once, in_one])
+async def test_a_refusal_that_is_heard_twice_takes_the_call_from_nobody_else(
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch, called: Called
+) -> None:
+    full, other = Shop(), Shop()
+    async with serve(full.app, max_calls=1) as refusing, serve(other.app):
+        monkeypatch.setattr(random, "choice", lambda found: min(found, key=lambda one: one.process != refusing.process))
+        occupying = asyncio.create_task(at_once(broker, 0))
+        await eventually(lambda: full.gauge.now, what="the first one is full")
+        parcels, refusals = refusing._engine.core.parcels, list[tuple[str, bytes]]()
+        tell = parcels.tell
+
+        async def noted(process: str, notice: bytes) -> int:
+            refusals.append((process, notice))
+            return await tell(process, notice)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(parcels, "tell", noted)
+            call = asyncio.create_task(called(broker, 1))
+            await eventually(lambda: other.gauge.now, what="the other one runs it")
+        assert await tell(*refusals[0])
+        full.gate.set()
+        await occupying  # its answer came behind that
+        other.gate.set()
+        assert await call == (b"1" if called is in_one else 1)
+    assert (full.gauge.total, other.gauge.total) == (1, 1)
