@@ -17,7 +17,7 @@ class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker's inbox receives. ``payload`` None: it waits as a parcel under the call's id."""
 
     kind: Literal["call", "cancel", "drop", "more"] = "call"
-    """``drop``: the event under the lease ``id`` was cancelled. ``more``: how far the reader of a stream has come."""
+    """``drop``: the event under the lease ``id`` was cancelled. ``more``: how far the caller has come."""
     id: str
     """Of the call; the function sees it as its request id."""
     function: str = ""
@@ -34,7 +34,7 @@ class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     taken: int = 0
     """``more``: the number of the last part that the reader has taken whole."""
     again_from: int = 0
-    """``more``: above 0, parts from this number on were not received, and are to be sent again."""
+    """``more``: above 0, parts from this number on, or a whole answer, were not received, and are to be sent again."""
     trace: Trace = NO_TRACE
     invoked: str = ""
     """The qualifier that the caller gave, where the function sees another one: an alias."""

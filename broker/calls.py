@@ -28,9 +28,11 @@ from broker.store.permits import CallStatus
 from broker.tracing import NO_TRACE, Trace
 from broker.workers import KnownWorkers, Serves
 
-_ALIVE_CHECK_S: Final = 1.0
-_LAST_WORDS_S: Final = 0.5
-"""A worker that stops refuses what had reached its inbox when it has left that."""
+_ASK_EVERY_S: Final = 1.0
+_AWAY_S: Final = 5.0
+"""As long as senders try again."""
+_MISSED_LOOKS: Final = 2
+"""Meanwhile a worker that stops refuses what had reached its inbox, and one that lost Redis for a moment is back."""
 _PARCEL_SPARE_MS: Final = 60_000
 _TIMEOUT_KNOWN_S: Final = 1.0
 _MOST_TIMEOUTS: Final = 1_000
@@ -250,20 +252,39 @@ class Caller:
         raise errors.NoLiveWorker(name)
 
     async def _await_reply(self, call: HandedCall, worker: Serves) -> CallReply:
-        """The answer; meanwhile looks every second whether the worker is still there."""
-        while True:
+        """The answer; meanwhile asks for it every second, and so sees whether the worker is still there.
+
+        Raises StoreError when Redis stays away.
+        """
+        missed, heard_at = 0, time.monotonic()
+        while not call.future.done():
             left_s = call.left_ms() / 1000
-            done, _ = await asyncio.wait((call.future,), timeout=min(left_s, _ALIVE_CHECK_S))
-            if done:
-                return call.future.result()
-            if (
-                left_s > _ALIVE_CHECK_S
-                and not await self._core.parcels.listening(worker.process)
-                and not call.future.done()
-            ):
+            await asyncio.wait((call.future,), timeout=min(left_s, _ASK_EVERY_S))
+            if left_s <= _ASK_EVERY_S or call.future.done():
+                continue
+            try:
+                missed = 0 if await self._is_there(call, worker) else missed + 1
+                heard_at = time.monotonic()
+            except errors.StoreError:
+                if time.monotonic() - heard_at > _AWAY_S:
+                    raise
+            if missed:
                 self._workers.forget(worker.process)
-                await asyncio.wait((call.future,), timeout=_LAST_WORDS_S)
-                return call.future.result() if call.future.done() else await self.exited(call, worker)
+            if missed == _MISSED_LOOKS and not call.future.done():
+                return await self.exited(call, worker)
+        return call.future.result()
+
+    async def _is_there(self, call: HandedCall, worker: Serves) -> bool:
+        """Asks for the answer, which may have been sent to a connection of ours that was dead by then. Raises
+        StoreError."""
+        notice = msgspec.msgpack.encode(CallNotice(kind="more", id=call.id, again_from=1))
+        asking = asyncio.ensure_future(self._core.parcels.tell(worker.process, notice))
+        try:
+            waited_for: set[asyncio.Future[Any]] = {call.future, asking}
+            await asyncio.wait(waited_for, timeout=call.left_ms() / 1000, return_when=asyncio.FIRST_COMPLETED)
+            return not asking.done() or asking.result() > 0
+        finally:
+            asking.cancel()
 
     async def exited(self, call: HandedCall, worker: Serves) -> CallReply:
         """What is answered for a worker that has ended under the call."""

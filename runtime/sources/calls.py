@@ -23,7 +23,7 @@ from runtime.metrics import CallFigures
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, exit_error, failed
 from runtime.outlets import Outlets
 from runtime.policy import in_loop
-from runtime.telling import keep_for_caller, tell_caller
+from runtime.telling import KeptAnswers, keep_for_caller, tell_caller
 from runtime.tracing import Tracer
 
 _PARCEL_TTL_MS: Final = 60_000
@@ -47,6 +47,7 @@ class CallSource:
         self._running: Final[dict[str, Call]] = {}
         self._arriving: Final[set[str]] = set()
         self._outlets: Final = Outlets(engine.core, on_gone=self._cancel)
+        self._kept: Final = KeptAnswers()
         self._latest: Final[deque[str]] = deque(maxlen=_REMEMBERED)
         self._known: Final[set[str]] = set()
         self._figures: Final[dict[str, CallFigures]] = {}
@@ -79,6 +80,8 @@ class CallSource:
             return
         if notice.kind == "more":
             self._outlets.taken(notice)
+            if notice.again_from and (kept := self._kept.again(notice.id)) is not None:
+                self._begin(self._engine.core.parcels.tell(*kept), name="answer")
             return
         if notice.kind == "cancel":
             self._outlets.close(notice.id)
@@ -256,8 +259,9 @@ class CallSource:
         await self._tell(notice, reply, still)
 
     async def _tell(self, notice: CallNotice, reply: CallReply, still: Callable[[], bool] | None = None) -> None:
-        still = still or _while_waited_for(notice)
-        await tell_caller(self._engine.core, notice.reply_to, msgspec.msgpack.encode(reply), still=still)
+        still, told = still or _while_waited_for(notice), msgspec.msgpack.encode(reply)
+        self._kept.keep(notice.id, notice.reply_to, told)
+        await tell_caller(self._engine.core, notice.reply_to, told, still=still)
 
 
 def _while_waited_for(notice: CallNotice) -> Callable[[], bool]:

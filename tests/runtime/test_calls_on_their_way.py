@@ -10,7 +10,8 @@ from typing import Any, Final, TypeAlias
 import pytest
 
 from broker import Broker
-from tests.runtime.scene import Serve, Shop, eventually
+from runtime.telling import KeptAnswers
+from tests.runtime.scene import Serve, Shop, eventually, socket_of
 
 CALL_S: Final = 60.0
 Called: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
@@ -52,3 +53,32 @@ async def test_a_refusal_that_is_heard_twice_takes_the_call_from_nobody_else(
         other.gate.set()
         assert await call == (b"1" if called is in_one else 1)
     assert (full.gauge.total, other.gauge.total) == (1, 1)
+
+
+@pytest.mark.parametrize("event", ["x", "x" * 200_000], ids=["inline", "as a parcel"])
+@pytest.mark.parametrize("called", [at_once, in_one])
+async def test_an_answer_into_a_connection_that_was_dead_already_is_sent_again(
+    broker: Broker, serve: Serve, called: Called, event: str
+) -> None:
+    shop = Shop()
+    async with serve(shop.app) as worker:
+        call = asyncio.create_task(called(broker, event))
+        await eventually(lambda: shop.gauge.now, what="it runs")
+        dead = socket_of(broker.core, broker.caller._inbox.process)
+        dead.pause_reading()  # and Redis goes on counting it
+        shop.gate.set()
+        await eventually(lambda: worker._engine.calls_ended, what="it has run")
+        await asyncio.sleep(0.2)  # it has nothing to do but to tell of that
+        assert not call.done()
+        dead.abort()
+        answer = await call
+    assert answer == (f'"{event}"'.encode() if called is in_one else event)
+    assert shop.gauge.total == 1
+
+
+def test_answers_are_kept_in_so_many_bytes_those_asked_for_the_longest() -> None:
+    kept = KeptAnswers(10_000)
+    for number in range(100):
+        kept.keep(str(number), "caller", bytes(600))
+        assert kept.again("0") == ("caller", bytes(600))
+    assert [number for number in range(100) if kept.again(str(number))] == [0, *range(91, 100)]
