@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -124,17 +125,13 @@ class CallSource:
         resource = self._engine.core.resource("function", notice.function)
         permits = self._engine.core.keys.of(resource).permits
         self._engine.keeper.hold_permits(permits, [notice.id])
-        try:
-            payload = notice.payload if notice.payload is not None else await self._engine.core.parcels.take(notice.id)
-        except StoreError:
-            self._engine.keeper.drop_permits(permits, [notice.id])  # it runs out; the caller hears at its deadline
-            raise
+        payload, problem = await self._payload_of(notice)
         if notice.id not in self._arriving:
             await self._free(resource, notice.id)  # its caller has gone while the payload came
             return
         self._arriving.discard(notice.id)
         if payload is None:
-            await self._refuse(notice, "the payload has expired before it was read")
+            await self._refuse(notice, problem)
             return
         if self.stopping:  # since its payload was asked for
             await self._refuse(notice, _NO_ROOM)
@@ -168,6 +165,15 @@ class CallSource:
         self._running[notice.id] = call
         self._engine.invoker.start(call)
 
+    async def _payload_of(self, notice: CallNotice) -> tuple[bytes | None, str]:
+        """None where there is none any more, and why."""
+        if notice.payload is not None:
+            return notice.payload, ""
+        try:
+            return await self._engine.core.parcels.take(notice.id), "the payload has expired before it was read"
+        except StoreError as error:
+            return None, f"the payload could not be read: {error.code}"
+
     def _takes_none(self, function: HandlerFunction) -> bool:
         return self.stopping or self._engine.free_calls_of(function) < 1
 
@@ -187,8 +193,7 @@ class CallSource:
         return found
 
     async def _refuse(self, notice: CallNotice, why: str) -> None:
-        resource = self._engine.core.resource("function", notice.function)
-        await self._free(resource, notice.id)
+        await self._free_first(notice)
         reply = CallReply(id=notice.id, refused=why, worker=self._engine.tokens.owner)
         await self._tell(notice, reply)
 
@@ -205,7 +210,7 @@ class CallSource:
     async def _refuse_loop(self, notice: CallNotice) -> None:
         """Its chain has run the function too often. A caller of an older release is told as of a failure."""
         log.warning("recursion_stopped", function=notice.function, request_id=notice.id)
-        await self._free(self._engine.core.resource("function", notice.function), notice.id)
+        await self._free_first(notice)
         error = error_json("RecursiveInvocationException", RECURSION_STOPPED, notice.id)
         reply = CallReply(id=notice.id, failed=True, payload=error, in_loop=True)
         await self._tell(notice, reply)
@@ -244,6 +249,12 @@ class CallSource:
         self._engine.calls_ended += 1
         resource = self._engine.core.resource("function", call.function.resource_name)
         self._begin(self._free(resource, call.work.id), name="release_permit")
+
+    async def _free_first(self, notice: CallNotice) -> None:
+        """Before its caller is told, who may need the permit for another worker; one that cannot be given back now runs
+        out."""
+        with suppress(StoreError):
+            await self._free(self._engine.core.resource("function", notice.function), notice.id)
 
     async def _free(self, resource: Resource, call_id: str) -> None:
         """Whatever this process knows of limits: its permit, where there was one, was taken by what Redis knew."""

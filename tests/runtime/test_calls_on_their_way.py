@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import pytest
 
 from broker import Broker
+from broker.errors import CallThrottled, StoreUnavailable
 from runtime.telling import KeptAnswers
 from tests.runtime.scene import Serve, Shop, eventually, socket_of
 
@@ -74,6 +75,23 @@ async def test_an_answer_into_a_connection_that_was_dead_already_is_sent_again(
         answer = await call
     assert answer == (f'"{event}"'.encode() if called is in_one else event)
     assert shop.gauge.total == 1
+
+
+@pytest.mark.parametrize("called", [at_once, in_one])
+async def test_a_call_whose_payload_cannot_be_fetched_is_refused_also_where_its_permit_cannot_be_given_back(
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch, called: Called
+) -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("away")
+
+    shop = Shop()
+    async with serve(shop.app) as worker:
+        with monkeypatch.context() as patched:
+            patched.setattr(worker._engine.core.parcels, "take", away)
+            patched.setattr(worker._engine.core.permits, "release_of_function", away)
+            with pytest.raises(CallThrottled, match="the payload could not be read: StoreUnavailable"):
+                await called(broker, "x" * 200_000)
+    assert not shop.gauge.total
 
 
 def test_answers_are_kept_in_so_many_bytes_those_asked_for_the_longest() -> None:
