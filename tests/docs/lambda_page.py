@@ -109,7 +109,8 @@ _STREAMS: Final = """
 ### Streams
 
 `InvokeWithResponseStream` passes on what a [handler yields](functions.md#handlers-that-yield) as it comes, framed as
-`application/vnd.amazon.eventstream` over chunked HTTP: `PayloadChunk` for each chunk, then one `InvokeComplete`. A
+`application/vnd.amazon.eventstream` over chunked HTTP (without chunks, up to the connection's end, where that is
+HTTP/1.0): `PayloadChunk` for each chunk, then one `InvokeComplete`. A
 plain Invoke of such a handler answers the chunks put together, up to 6,291,556 bytes, whether they are JSON or not.
 
 """
