@@ -31,6 +31,7 @@ from broker.workers import KnownWorkers, Serves
 _ASK_EVERY_S: Final = 1.0
 _AWAY_S: Final = 5.0
 """As long as senders try again."""
+_PAUSE_S: Final = 0.1
 _MISSED_LOOKS: Final = 2
 """Meanwhile a worker that stops refuses what had reached its inbox, and one that lost Redis for a moment is back."""
 _PARCEL_SPARE_MS: Final = 60_000
@@ -299,7 +300,7 @@ class Caller:
         call_id = call.id
         payload = reply.payload
         if payload is None:
-            payload = await self._core.parcels.take(reply_parcel(call_id))
+            payload = await self._large_answer(reply_parcel(call_id))
         if payload is None:
             raise errors.StoreFault(f"the answer of call {call_id} has expired before it was read")
         failed = "Unhandled" if reply.failed else ""
@@ -310,6 +311,20 @@ class Caller:
             executed_version=call.function.qualifier or LATEST,
             request_id=call_id,
         )
+
+    async def _large_answer(self, name: str) -> bytes | None:
+        """Tried again for a while: the function has run, and nobody should have to run it once more."""
+        given_up = time.monotonic() + _AWAY_S
+        while True:
+            try:
+                payload = await self._core.parcels.read(name)
+            except errors.StoreError:
+                if time.monotonic() > given_up:
+                    raise
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                self._core.in_background(self._core.parcels.drop(name), name="drop_answer")
+                return payload
 
     async def expect(self, call: HandedCall, heard: Callable[[CallReply | None], None]) -> None:
         """From here on whatever comes for a call that takes a stream is handed on, until :meth:`expect_no_more`."""

@@ -24,6 +24,15 @@ class ParcelStore:
         payload: bytes | None = await self._runner.fetch("GETDEL", self._keys.parcel(name))
         return payload
 
+    async def read(self, name: str) -> bytes | None:
+        """The payload, which stays until :meth:`drop`; so it can be read again where a reply was lost."""
+        payload: bytes | None = await self._runner.fetch("GET", self._keys.parcel(name))
+        return payload
+
+    async def drop(self, name: str) -> None:
+        """Frees what has been read."""
+        await self._runner.fetch("UNLINK", self._keys.parcel(name))
+
     def inbox(self, process: str) -> str:
         """The channel of a process's inbox."""
         return self._keys.inbox(process)

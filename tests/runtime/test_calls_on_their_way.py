@@ -13,6 +13,7 @@ from broker import Broker
 from broker.errors import CallThrottled, StoreUnavailable
 from runtime.telling import KeptAnswers
 from tests.runtime.scene import Serve, Shop, eventually, socket_of
+from tests.store.audit import names_under
 
 CALL_S: Final = 60.0
 Called: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
@@ -92,6 +93,34 @@ async def test_a_call_whose_payload_cannot_be_fetched_is_refused_also_where_its_
             with pytest.raises(CallThrottled, match="the payload could not be read: StoreUnavailable"):
                 await called(broker, "x" * 200_000)
     assert not shop.gauge.total
+
+
+@pytest.mark.parametrize("called", [at_once, in_one])
+async def test_a_large_answer_whose_fetching_is_lost_is_fetched_again(
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch, called: Called
+) -> None:
+    shop, large = Shop(), "x" * 200_000
+    shop.gate.set()
+    fetch, lost = broker.core.runner.fetch, list[object]()
+
+    async def losing(*command: str | bytes | int) -> Any:
+        reply = await fetch(*command)
+        if not lost and isinstance(reply, bytes) and len(reply) > len(large):
+            lost.append(command)
+            raise StoreUnavailable("the reply is lost")
+        return reply
+
+    monkeypatch.setattr(broker.core.runner, "fetch", losing)
+    async with serve(shop.app):
+        answer = await called(broker, large)
+        assert answer == (f'"{large}"'.encode() if called is in_one else large)
+        assert lost
+
+        async def gone() -> bool:
+            return not any(b"parcel" in name for name in await names_under(broker.core, broker.core.keys.prefix))
+
+        await eventually(gone, what="it is not left in Redis")
+    assert shop.gauge.total == 1
 
 
 def test_answers_are_kept_in_so_many_bytes_those_asked_for_the_longest() -> None:
