@@ -17,9 +17,10 @@ import msgspec
 
 from broker import errors, limits, tracing
 from broker.call_notices import CallNotice, CallReply
-from broker.calls import Caller, HandedCall, function_error
+from broker.calls import Caller, function_error
 from broker.chunks import WINDOW_BYTES, cost_of
 from broker.core import Core
+from broker.handed_calls import HandedCall
 from broker.names import LATEST, Route, split_function
 from broker.outgoing import event_json
 from broker.records import check_range, decode_json

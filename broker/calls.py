@@ -16,12 +16,13 @@ from typing import Any, Final
 import msgspec
 
 from broker import errors, limits, spans, tracing
-from broker.call_notices import INLINE_BYTES, CallNotice, CallReply, reply_parcel
+from broker.call_notices import CallNotice, CallReply, reply_parcel
 from broker.chunks import whole_value
 from broker.core import Core
+from broker.handed_calls import HandedCall
 from broker.ids import random_token
 from broker.log import log
-from broker.names import LATEST, Resource, Route, split_function
+from broker.names import LATEST, Route, split_function
 from broker.outgoing import event_json
 from broker.records import FunctionSettings, check_range
 from broker.store.permits import CallStatus
@@ -189,18 +190,25 @@ class Caller:
 
     async def hand_over(self, call: HandedCall) -> Serves:
         """Tells one live worker, or says why none can be told. Errors as :meth:`invoke`."""
-        inline = len(call.payload) <= INLINE_BYTES
+        try:
+            return await self._hand_over(call)
+        except (errors.CallError, errors.FunctionNotFound, asyncio.CancelledError):
+            if not call.inline:  # else what is refused again and again would fill Redis
+                self._core.in_background(self._core.parcels.drop(call.id), name="drop_payload")
+            raise
+
+    async def _hand_over(self, call: HandedCall) -> Serves:
         while True:
             worker = await self._choose(call)
             left_ms = call.left_ms()
-            if not inline:
+            if not call.inline:
                 await self._core.parcels.put(call.id, call.payload, ttl_ms=left_ms + _PARCEL_SPARE_MS)
             notice = CallNotice(
                 id=call.id,
                 function=call.function.name,
                 reply_to=self._inbox.process,
                 timeout_ms=left_ms,
-                payload=call.payload if inline else None,
+                payload=call.payload if call.inline else None,
                 client_context=call.client_context,
                 wants_log=call.wants_log,
                 window=call.window,
@@ -346,45 +354,3 @@ class Caller:
         """Sends a notice about a call to its worker, in the background."""
         told = self._core.parcels.tell(worker.process, msgspec.msgpack.encode(notice))
         self._core.in_background(told, name="cancel_call" if notice.kind == "cancel" else "take_chunks")
-
-
-class HandedCall:
-    """One call under way."""
-
-    def __init__(
-        self,
-        function: Resource,
-        payload: bytes,
-        timeout_s: float,
-        identity: str,
-        client_context: bytes | None,
-        trace: Trace,
-        *,
-        wants_log: bool,
-        window: int = 0,
-    ) -> None:
-        self.id: Final = identity
-        self.client_context: Final = client_context
-        self.trace: Final = trace
-        self.wants_log: Final = wants_log
-        self.window: Final = window
-        self.invoked = ""
-        self.function: Final = function
-        self.payload = payload
-        self.future: asyncio.Future[CallReply] = asyncio.get_running_loop().create_future()
-        self.worker: Serves | None = None
-        self.absent: Final[set[str]] = set()
-        self.refused: Final[dict[str, str]] = {}
-        self._timeout_s: Final = timeout_s
-        self._deadline: Final = time.monotonic() + timeout_s
-
-    def has_had(self, reply: CallReply) -> bool:
-        """Whether it is the refusal of a worker from which the call has been taken since, heard once more."""
-        return bool(reply.refused) and reply.worker in self.refused
-
-    def left_ms(self) -> int:
-        """What is left until the caller's deadline; raises CallTimeout when nothing is."""
-        left_ms = int((self._deadline - time.monotonic()) * 1000)
-        if left_ms <= 0:
-            raise errors.CallTimeout(self.function.name, self._timeout_s)
-        return left_ms

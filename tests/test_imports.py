@@ -44,6 +44,7 @@ LAYERS: dict[str, Layers] = {
         ("core", "outgoing"),
         ("partitions",),
         ("sending", "workers", "queue_settings", "settling", "moves", "streams", "call_notices"),
+        ("handed_calls",),
         ("routing", "calls"),
         ("message", "statuses"),
         ("receiving", "mover"),

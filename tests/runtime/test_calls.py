@@ -17,7 +17,7 @@ import pytest
 
 from broker import Broker, FunctionError
 from broker.call_notices import CallNotice
-from broker.calls import Caller, HandedCall
+from broker.calls import Caller
 from broker.errors import (
     CallThrottled,
     CallTimeout,
@@ -27,6 +27,7 @@ from broker.errors import (
     PayloadNotJson,
     PayloadTooLarge,
 )
+from broker.handed_calls import HandedCall
 from broker.settings import Settings
 from broker.tracing import NO_TRACE
 from runtime import App, Context, Record
@@ -355,7 +356,6 @@ async def test_a_plain_function_over_its_time_answers_and_keeps_its_permit(broke
 WORKER = """
 import asyncio, sys
 from broker.settings import Settings
-from broker.tracing import NO_TRACE
 from runtime import App, Worker
 app = App()
 

@@ -29,6 +29,10 @@ async def at_once(broker: Broker, event: object) -> object:
     return await broker.call("job", event, timeout=CALL_S)
 
 
+async def no_parcels(broker: Broker) -> bool:
+    return not any(b"parcel" in name for name in await names_under(broker.core, broker.core.keys.prefix))
+
+
 @pytest.mark.parametrize("called", [at_once, in_one])
 async def test_a_refusal_that_is_heard_twice_takes_the_call_from_nobody_else(
     broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch, called: Called
@@ -115,12 +119,19 @@ async def test_a_large_answer_whose_fetching_is_lost_is_fetched_again(
         answer = await called(broker, large)
         assert answer == (f'"{large}"'.encode() if called is in_one else large)
         assert lost
-
-        async def gone() -> bool:
-            return not any(b"parcel" in name for name in await names_under(broker.core, broker.core.keys.prefix))
-
-        await eventually(gone, what="it is not left in Redis")
+        await eventually(lambda: no_parcels(broker), what="it is not left in Redis")
     assert shop.gauge.total == 1
+
+
+@pytest.mark.parametrize("called", [at_once, in_one])
+async def test_a_large_payload_that_nobody_takes_is_not_left_in_redis(
+    broker: Broker, serve: Serve, called: Called
+) -> None:
+    shop = Shop(concurrency=0)
+    async with serve(shop.app):
+        with pytest.raises(CallThrottled):
+            await called(broker, "x" * 200_000)
+        await eventually(lambda: no_parcels(broker), what="it is deleted")
 
 
 def test_answers_are_kept_in_so_many_bytes_those_asked_for_the_longest() -> None:
