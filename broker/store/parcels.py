@@ -38,9 +38,13 @@ class ParcelStore:
         return self._keys.inbox(process)
 
     async def tell(self, process: str, notice: bytes) -> int:
-        """Publishes to an inbox; answers how many were listening."""
+        """Publishes to an inbox; answers how many were listening. May be heard twice, where the inbox is just opened or
+        moves."""
         heard = int(await self._runner.fetch("PUBLISH", self._keys.inbox(process), notice))
-        return heard or int(await self._listening_elsewhere(process))
+        if heard or not await self._listening_elsewhere(process):
+            return heard
+        # Or not elsewhere, but here, and only since: then it has missed what was published before.
+        return int(await self._runner.fetch("PUBLISH", self._keys.inbox(process), notice)) or 1
 
     async def listening(self, process: str) -> bool:
         """Whether anybody listens at an inbox."""

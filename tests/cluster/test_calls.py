@@ -104,6 +104,21 @@ async def test_a_notice_that_is_heard_twice_runs_once(broker: Broker) -> None:
         assert echo.calls == [1, "last"]
 
 
+async def test_an_inbox_that_is_opened_behind_a_publish_is_told_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, heard = broker.core, list[bytes | None]()
+    look = core.runner.fetch_everywhere
+
+    async def opened_meanwhile(*command: str | bytes | int) -> list[Any]:
+        await core.channels.listen({core.parcels.inbox("late"): heard.append})
+        return await look(*command)
+
+    monkeypatch.setattr(core.runner, "fetch_everywhere", opened_meanwhile)
+    assert await core.parcels.tell("late", b"notice")
+    await eventually(lambda: b"notice" in heard, what="it is heard")
+
+
 async def test_a_caller_that_is_cancelled_between_permit_and_worker_gives_the_permit_back(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
