@@ -29,7 +29,9 @@ from broker.store.permits import CallStatus
 from broker.tracing import NO_TRACE, Trace
 from broker.workers import KnownWorkers, Serves
 
-_ASK_EVERY_S: Final = 1.0
+_LOOK_EVERY_S: Final = 1.0
+_ASKING_S: Final = 30.0
+"""A call that takes longer asks only when answers were missed: a worker that does not read would have too much to."""
 _AWAY_S: Final = 5.0
 """As long as senders try again."""
 _PAUSE_S: Final = 0.1
@@ -67,6 +69,8 @@ class _Inbox:
         self.pending: Final[dict[str, HandedCall]] = {}
         self.streams: Final[dict[str, Callable[[CallReply | None], None]]] = {}
         """Who reads a stream, by the call; told None when something may have been missed."""
+        self.missed_at = float("-inf")
+        """When answers may have been missed last, by the monotonic clock."""
         self._core: Final = core
         self._listening: asyncio.Task[Any] | None = None
 
@@ -80,6 +84,7 @@ class _Inbox:
 
     def _on_notice(self, data: bytes | None) -> None:
         if data is None:
+            self.missed_at = time.monotonic()
             for heard in tuple(self.streams.values()):
                 heard(None)
             return
@@ -261,15 +266,15 @@ class Caller:
         raise errors.NoLiveWorker(name)
 
     async def _await_reply(self, call: HandedCall, worker: Serves) -> CallReply:
-        """The answer; meanwhile asks for it every second, and so sees whether the worker is still there.
+        """The answer; meanwhile looks every second whether the worker is still there.
 
         Raises StoreError when Redis stays away.
         """
         missed, heard_at = 0, time.monotonic()
         while not call.future.done():
             left_s = call.left_ms() / 1000
-            await asyncio.wait((call.future,), timeout=min(left_s, _ASK_EVERY_S))
-            if left_s <= _ASK_EVERY_S or call.future.done():
+            await asyncio.wait((call.future,), timeout=min(left_s, _LOOK_EVERY_S))
+            if left_s <= _LOOK_EVERY_S or call.future.done():
                 continue
             try:
                 missed = 0 if await self._is_there(call, worker) else missed + 1
@@ -284,16 +289,20 @@ class Caller:
         return call.future.result()
 
     async def _is_there(self, call: HandedCall, worker: Serves) -> bool:
-        """Asks for the answer, which may have been sent to a connection of ours that was dead by then. Raises
+        """Also asks for the answer, if it may have been sent to a connection of ours that was dead by then. Raises
         StoreError."""
-        notice = msgspec.msgpack.encode(CallNotice(kind="more", id=call.id, again_from=1))
-        asking = asyncio.ensure_future(self._core.parcels.tell(worker.process, notice))
+        looking: asyncio.Future[Any]
+        if self._inbox.missed_at < call.began and time.monotonic() - call.began > _ASKING_S:
+            looking = asyncio.ensure_future(self._core.parcels.listening(worker.process))
+        else:
+            notice = msgspec.msgpack.encode(CallNotice(kind="more", id=call.id, again_from=1))
+            looking = asyncio.ensure_future(self._core.parcels.tell(worker.process, notice))
         try:
-            waited_for: set[asyncio.Future[Any]] = {call.future, asking}
+            waited_for = {call.future, looking}
             await asyncio.wait(waited_for, timeout=call.left_ms() / 1000, return_when=asyncio.FIRST_COMPLETED)
-            return not asking.done() or asking.result() > 0
+            return not looking.done() or bool(looking.result())
         finally:
-            asking.cancel()
+            looking.cancel()
 
     async def exited(self, call: HandedCall, worker: Serves) -> CallReply:
         """What is answered for a worker that has ended under the call."""

@@ -41,7 +41,8 @@ class HandedCall:
         self.absent: Final[set[str]] = set()
         self.refused: Final[dict[str, str]] = {}
         self._timeout_s: Final = timeout_s
-        self._deadline: Final = time.monotonic() + timeout_s
+        self.began: Final = time.monotonic()
+        self._deadline: Final = self.began + timeout_s
 
     @property
     def inline(self) -> bool:

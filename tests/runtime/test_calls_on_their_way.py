@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from broker import Broker
+from broker import Broker, calls
 from broker.errors import CallThrottled, StoreUnavailable
 from runtime.telling import KeptAnswers
 from tests.runtime.scene import Serve, Shop, eventually, socket_of
@@ -62,10 +62,12 @@ async def test_a_refusal_that_is_heard_twice_takes_the_call_from_nobody_else(
 
 
 @pytest.mark.parametrize("event", ["x", "x" * 200_000], ids=["inline", "as a parcel"])
+@pytest.mark.parametrize("asking_s", [30.0, 0.0], ids=["of a young call", "of an old call"])
 @pytest.mark.parametrize("called", [at_once, in_one])
 async def test_an_answer_into_a_connection_that_was_dead_already_is_sent_again(
-    broker: Broker, serve: Serve, called: Called, event: str
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch, called: Called, event: str, asking_s: float
 ) -> None:
+    monkeypatch.setattr(calls, "_ASKING_S", asking_s)
     shop = Shop()
     async with serve(shop.app) as worker:
         call = asyncio.create_task(called(broker, event))
