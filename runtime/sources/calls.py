@@ -31,6 +31,7 @@ _PARCEL_TTL_MS: Final = 60_000
 _MAX_TEXT: Final = 300
 _REMEMBERED: Final = 1_000
 _NO_ROOM: Final = "no room, or stopping"
+_FREE_FIRST_S: Final = 1.0
 _CALLER_GRACE_S: Final = 1.0
 """A caller whose time is over says so; this much later its call ends all the same, as the caller may be dead."""
 
@@ -53,6 +54,8 @@ class CallSource:
         self._known: Final[set[str]] = set()
         self._figures: Final[dict[str, CallFigures]] = {}
         self._under_way: Final[set[asyncio.Task[Any]]] = set()
+        self._freeing: Final[dict[str, asyncio.Task[Any]]] = {}
+        """Permits that are given back at another node than the answer is published at."""
         self.stopping = False
         """Whether new calls are refused; their callers hand them to another worker."""
 
@@ -93,10 +96,11 @@ class CallSource:
         self._arriving.add(notice.id)
         self._begin(self._take(notice, time.monotonic()), name="call")
 
-    def _begin(self, work: Coroutine[Any, Any, Any], *, name: str) -> None:
+    def _begin(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         task = self._engine.core.in_background(work, name=name)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
+        return task
 
     def _cancel(self, call_id: str) -> None:
         call = self._running.get(call_id)
@@ -227,11 +231,7 @@ class CallSource:
                 self._log_failure(call, call.outcome)
             case _:
                 payload = exit_error(None, call.context.aws_request_id)
-        failed_ = not isinstance(call.outcome, Completed)
-        said = CallReply(id=call.work.id, failed=failed_, payload=payload if failed_ else None, log_tail=tail)
-        if call.function.yields and self._outlets.end(call.work.id, said):
-            return
-        answer = self._answer(call.work, payload, failed_=failed_, log_tail=tail)
+        answer = self._answer(call.work, payload, failed_=not isinstance(call.outcome, Completed), log_tail=tail)
         self._begin(answer, name="answer")
 
     def _log_failure(self, call: Call, outcome: Failed | TimedOut) -> None:
@@ -248,7 +248,10 @@ class CallSource:
         self._running.pop(call.work.id, None)
         self._engine.calls_ended += 1
         resource = self._engine.core.resource("function", call.function.resource_name)
-        self._begin(self._free(resource, call.work.id), name="release_permit")
+        freeing = self._begin(self._free(resource, call.work.id), name="release_permit")
+        if call.function.settings.concurrency is not None and self._engine.core.runner.link.spread:
+            self._freeing[call.work.id] = freeing
+            freeing.add_done_callback(lambda _: self._freeing.pop(call.work.id, None))
 
     async def _free_first(self, notice: CallNotice) -> None:
         """Before its caller is told, who may need the permit for another worker; one that cannot be given back now runs
@@ -263,6 +266,11 @@ class CallSource:
 
     async def _answer(self, notice: CallNotice, payload: bytes, *, failed_: bool, log_tail: bytes) -> None:
         inline, still = len(payload) <= INLINE_BYTES, _while_waited_for(notice)
+        if (freeing := self._freeing.get(notice.id)) is not None:  # whoever has the answer may call again
+            await asyncio.wait((freeing,), timeout=_FREE_FIRST_S)
+        end = CallReply(id=notice.id, failed=failed_, payload=payload if failed_ else None, log_tail=log_tail)
+        if self._outlets.end(notice.id, end):
+            return
         if not inline:
             name = reply_parcel(notice.id)
             await keep_for_caller(self._engine.core, name, payload, ttl_ms=_PARCEL_TTL_MS, still=still)

@@ -104,6 +104,35 @@ async def test_a_notice_that_is_heard_twice_runs_once(broker: Broker) -> None:
         assert echo.calls == [1, "last"]
 
 
+async def test_whoever_has_the_answer_can_call_again_at_the_limit(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, core = App(), broker.core
+
+    @app.function(concurrency=1)
+    async def one(event: Any, context: Context) -> Any:
+        return event
+
+    @app.function(concurrency=1)
+    async def chunks(event: Any, context: Context) -> AsyncIterator[bytes]:
+        yield b"a"
+        yield b"b"
+
+    async with serving(app, core.address.url, core.settings) as worker:
+        permits = worker._engine.core.permits
+        release = permits.release_of_function
+
+        async def slow(*arguments: Any) -> None:
+            await asyncio.sleep(0.1)
+            await release(*arguments)
+
+        monkeypatch.setattr(permits, "release_of_function", slow)
+        for number in range(3):
+            assert await broker.call("one", number) == number
+            async with broker.call_stream("chunks", number) as stream:
+                assert [chunk async for chunk in stream] == [b"a", b"b"]
+
+
 async def test_an_inbox_that_is_opened_behind_a_publish_is_told_again(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
