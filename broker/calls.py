@@ -306,7 +306,10 @@ class Caller:
 
     async def exited(self, call: HandedCall, worker: Serves) -> CallReply:
         """What is answered for a worker that has ended under the call."""
-        cause = await self._core.directory.end_of(worker.process)
+        try:
+            cause = await self._core.directory.end_of(worker.process)
+        except errors.StoreError:
+            cause = None  # it has ended all the same, perhaps behind an effect: nobody is to take that for unknown
         reason = f"with error: {cause}" if cause else "without providing a reason"
         message = f"RequestId: {call.id} Error: Runtime exited {reason}"
         error = {"errorMessage": message, "errorType": "Runtime.ExitError", "requestId": call.id}

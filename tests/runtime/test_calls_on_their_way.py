@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from broker import Broker, calls
+from broker import Broker, FunctionError, calls
 from broker.errors import CallThrottled, StoreUnavailable
 from runtime.telling import KeptAnswers
 from tests.runtime.scene import Serve, Shop, eventually, socket_of
@@ -134,6 +134,28 @@ async def test_a_large_payload_that_nobody_takes_is_not_left_in_redis(
         with pytest.raises(CallThrottled):
             await called(broker, "x" * 200_000)
         await eventually(lambda: no_parcels(broker), what="it is deleted")
+
+
+@pytest.mark.parametrize("called", [at_once, in_one])
+async def test_a_worker_that_is_gone_is_told_of_also_where_its_cause_cannot_be_read(
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch, called: Called
+) -> None:
+    async def nobody(*_: object) -> int:
+        return 0
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    shop = Shop()
+    async with serve(shop.app):
+        call = asyncio.create_task(called(broker, 1))
+        await eventually(lambda: shop.gauge.now, what="it runs")
+        with monkeypatch.context() as patched:
+            patched.setattr(broker.core.parcels, "tell", nobody)
+            patched.setattr(broker.core.parcels, "listening", nobody)
+            patched.setattr(broker.core.directory, "end_of", away)
+            with pytest.raises(FunctionError, match="Runtime exited without providing a reason"):
+                await call
 
 
 def test_answers_are_kept_in_so_many_bytes_those_asked_for_the_longest() -> None:
