@@ -280,7 +280,7 @@ class Caller:
                 missed = 0 if await self._is_there(call, worker) else missed + 1
                 heard_at = time.monotonic()
             except errors.StoreError:
-                if time.monotonic() - heard_at > _AWAY_S:
+                if time.monotonic() - heard_at > _AWAY_S and not call.future.done():
                     raise
             if missed:
                 self._workers.forget(worker.process)
