@@ -16,9 +16,11 @@ from typing import Final, Self
 import msgspec
 
 from broker import errors, limits, tracing
-from broker.calls import Caller, CallNotice, CallReply, HandedCall, function_error
+from broker.call_notices import CallNotice, CallReply
+from broker.calls import Caller, function_error
 from broker.chunks import WINDOW_BYTES, cost_of
 from broker.core import Core
+from broker.handed_calls import HandedCall
 from broker.names import LATEST, Route, split_function
 from broker.outgoing import event_json
 from broker.records import check_range, decode_json
@@ -76,7 +78,7 @@ class ChunkReader:
         try:
             while True:
                 self._answer = None
-                self._call.worker = worker = await self._caller.hand_over(self._call)
+                worker = await self._caller.hand_over(self._call)
                 await self._something()
                 refused = self._refused()
                 if not refused:
@@ -182,6 +184,8 @@ class ChunkReader:
             self._ask_again()
             return
         if reply.part == 0:
+            if self._call.has_had(reply):
+                return
             self._answer = reply
         elif reply.part <= self._arrived:  # sent again: whoever does that has not heard of us
             self._tell(taken=self._taken)

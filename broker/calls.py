@@ -11,73 +11,35 @@ import random
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from broker import errors, limits, spans, tracing
+from broker.call_notices import CallNotice, CallReply, reply_parcel
 from broker.chunks import whole_value
 from broker.core import Core
+from broker.handed_calls import HandedCall
 from broker.ids import random_token
 from broker.log import log
-from broker.names import LATEST, Resource, Route, split_function
+from broker.names import LATEST, Route, split_function
 from broker.outgoing import event_json
 from broker.records import FunctionSettings, check_range
+from broker.store.permits import CallStatus
 from broker.tracing import NO_TRACE, Trace
 from broker.workers import KnownWorkers, Serves
 
-INLINE_BYTES: Final = 64 * limits.KIB
-_ALIVE_CHECK_S: Final = 1.0
-_LAST_WORDS_S: Final = 0.5
-"""A worker that stops refuses what had reached its inbox when it has left that."""
+_LOOK_EVERY_S: Final = 1.0
+_ASKING_S: Final = 30.0
+"""A call that takes longer asks only when answers were missed: a worker that does not read would have too much to."""
+_AWAY_S: Final = 5.0
+"""As long as senders try again."""
+_PAUSE_S: Final = 0.1
+_MISSED_LOOKS: Final = 2
+"""Meanwhile a worker that stops refuses what had reached its inbox, and one that lost Redis for a moment is back."""
 _PARCEL_SPARE_MS: Final = 60_000
 _TIMEOUT_KNOWN_S: Final = 1.0
 _MOST_TIMEOUTS: Final = 1_000
-
-
-class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a worker's inbox receives. ``payload`` None: it waits as a parcel under the call's id."""
-
-    kind: Literal["call", "cancel", "drop", "more"] = "call"
-    """``drop``: the event under the lease ``id`` was cancelled. ``more``: how far the reader of a stream has come."""
-    id: str
-    """Of the call; the function sees it as its request id."""
-    function: str = ""
-    partition: int = 0
-    """``drop``: where the event was."""
-    reply_to: str = ""
-    timeout_ms: int = 0
-    payload: bytes | None = None
-    client_context: bytes | None = None
-    """A JSON object."""
-    wants_log: bool = False
-    window: int = 0
-    """Above 0 the caller takes a stream: how much of it (:func:`broker.chunks.cost_of`) may be under way to it."""
-    taken: int = 0
-    """``more``: the number of the last part that the reader has taken whole."""
-    again_from: int = 0
-    """``more``: above 0, parts from this number on were not received, and are to be sent again."""
-    trace: Trace = NO_TRACE
-    invoked: str = ""
-    """The qualifier that the caller gave, where the function sees another one: an alias."""
-
-
-class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the caller's inbox receives. ``payload`` None: it waits as a parcel under ``<id>:reply``."""
-
-    id: str
-    failed: bool = False
-    refused: str = ""
-    """The worker did not run it: it is stopping, or has no room."""
-    payload: bytes | None = None
-    log_tail: bytes = b""
-    part: int = 0
-    """Of a stream: its parts are numbered from 1. 0: a whole answer."""
-    chunks: tuple[bytes, ...] = ()
-    last: bool = False
-    """Of a stream: there are no more parts. Where it has failed, ``payload`` is the error object."""
-    in_loop: bool = False
-    """The worker did not run it: its chain has run the function too often."""
 
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,11 +55,6 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
 
 
-def reply_parcel(call_id: str) -> str:
-    """The name under which a large answer waits."""
-    return f"{call_id}:reply"
-
-
 def function_error(value: dict[str, Any], request_id: str) -> errors.FunctionError:
     """Lambda's error object as an error."""
     error_type, message = str(value.get("errorType", "")), str(value.get("errorMessage", ""))
@@ -109,9 +66,11 @@ class _Inbox:
 
     def __init__(self, core: Core) -> None:
         self.process: Final = f"c{random_token()}"
-        self.pending: Final[dict[str, asyncio.Future[CallReply]]] = {}
+        self.pending: Final[dict[str, HandedCall]] = {}
         self.streams: Final[dict[str, Callable[[CallReply | None], None]]] = {}
         """Who reads a stream, by the call; told None when something may have been missed."""
+        self.missed_at = float("-inf")
+        """When answers may have been missed last, by the monotonic clock."""
         self._core: Final = core
         self._listening: asyncio.Task[Any] | None = None
 
@@ -125,6 +84,7 @@ class _Inbox:
 
     def _on_notice(self, data: bytes | None) -> None:
         if data is None:
+            self.missed_at = time.monotonic()
             for heard in tuple(self.streams.values()):
                 heard(None)
             return
@@ -133,10 +93,10 @@ class _Inbox:
         except msgspec.MsgspecError as error:
             log.warning("notice_unreadable", reason=str(error))
             return
-        future = self.pending.get(reply.id)
-        if future is not None:
-            if not future.done():
-                future.set_result(reply)
+        call = self.pending.get(reply.id)
+        if call is not None:
+            if not call.future.done() and not call.has_had(reply):
+                call.future.set_result(reply)
         elif (reader := self.streams.get(reply.id)) is not None:
             reader(reply)
 
@@ -215,16 +175,17 @@ class Caller:
         call_id = request_id or str(uuid.uuid4())
         call = HandedCall(resource, payload, timeout_s, call_id, client_context, trace, wants_log=wants_log)
         call.invoked = invoked
+        self._inbox.pending[call.id] = call
         try:
             while True:
-                call.future = self._inbox.pending[call.id] = asyncio.get_running_loop().create_future()
-                call.worker = await self.hand_over(call)
-                reply = await self._await_reply(call, call.worker)
+                call.future = asyncio.get_running_loop().create_future()
+                worker = await self.hand_over(call)
+                reply = await self._await_reply(call, worker)
                 if reply.in_loop:
                     raise errors.RecursiveInvocation(function)
                 if not reply.refused:
                     return await self.result_of(reply, call)
-                call.refused[call.worker.process] = reply.refused
+                call.refused[worker.process] = reply.refused
         except (errors.CallTimeout, asyncio.CancelledError):
             if call.worker is not None:
                 self.tell(call.worker, CallNotice(kind="cancel", id=call.id))
@@ -234,34 +195,37 @@ class Caller:
 
     async def hand_over(self, call: HandedCall) -> Serves:
         """Tells one live worker, or says why none can be told. Errors as :meth:`invoke`."""
-        inline = len(call.payload) <= INLINE_BYTES
+        try:
+            return await self._hand_over(call)
+        except (errors.CallError, errors.FunctionNotFound, asyncio.CancelledError):
+            if not call.inline:  # else what is refused again and again would fill Redis
+                self._core.in_background(self._core.parcels.drop(call.id), name="drop_payload")
+            raise
+
+    async def _hand_over(self, call: HandedCall) -> Serves:
         while True:
             worker = await self._choose(call)
             left_ms = call.left_ms()
-            if not inline:
+            if not call.inline:
                 await self._core.parcels.put(call.id, call.payload, ttl_ms=left_ms + _PARCEL_SPARE_MS)
             notice = CallNotice(
                 id=call.id,
                 function=call.function.name,
                 reply_to=self._inbox.process,
                 timeout_ms=left_ms,
-                payload=call.payload if inline else None,
+                payload=call.payload if call.inline else None,
                 client_context=call.client_context,
                 wants_log=call.wants_log,
                 window=call.window,
                 trace=call.trace,
                 invoked=call.invoked,
             )
-            status = await self._core.permits.call(
-                call.function,
-                call_id=call.id,
-                permit_ms=self._core.settings.lease_ms,
-                process=worker.process,
-                notice=msgspec.msgpack.encode(notice),
-            )
+            call.worker = worker  # it may have the call before we hear so, and has to hear when its caller goes
+            status = await self._hand_to(worker, call, msgspec.msgpack.encode(notice))
+            if status == "sent":
+                return worker
+            call.worker = None
             match status:
-                case "sent":
-                    return worker
                 case "absent":
                     call.absent.add(worker.process)
                     self._workers.forget(worker.process)
@@ -271,6 +235,20 @@ class Caller:
                     raise errors.CallThrottled(call.function.name, "it is paused", limit="paused")
                 case "throttled":
                     raise errors.CallThrottled(call.function.name, "it is at its concurrency limit")
+
+    async def _hand_to(self, worker: Serves, call: HandedCall, notice: bytes) -> CallStatus:
+        try:
+            return await self._core.permits.call(
+                call.function,
+                call_id=call.id,
+                permit_ms=self._core.settings.lease_ms,
+                process=worker.process,
+                notice=notice,
+            )
+        except asyncio.CancelledError:  # on a cluster, perhaps between its permit and its worker
+            released = self._core.permits.release_of_function(call.function, [call.id])
+            self._core.in_background(released, name="release_permit")
+            raise
 
     async def _choose(self, call: HandedCall) -> Serves:
         """A worker that serves the function, and has not been tried in vain by this call."""
@@ -288,24 +266,50 @@ class Caller:
         raise errors.NoLiveWorker(name)
 
     async def _await_reply(self, call: HandedCall, worker: Serves) -> CallReply:
-        """The answer; meanwhile looks every second whether the worker is still there."""
-        while True:
+        """The answer; meanwhile looks every second whether the worker is still there.
+
+        Raises StoreError when Redis stays away.
+        """
+        missed, heard_at = 0, time.monotonic()
+        while not call.future.done():
             left_s = call.left_ms() / 1000
-            done, _ = await asyncio.wait((call.future,), timeout=min(left_s, _ALIVE_CHECK_S))
-            if done:
-                return call.future.result()
-            if (
-                left_s > _ALIVE_CHECK_S
-                and not await self._core.parcels.listening(worker.process)
-                and not call.future.done()
-            ):
+            await asyncio.wait((call.future,), timeout=min(left_s, _LOOK_EVERY_S))
+            if left_s <= _LOOK_EVERY_S or call.future.done():
+                continue
+            try:
+                missed = 0 if await self._is_there(call, worker) else missed + 1
+                heard_at = time.monotonic()
+            except errors.StoreError:
+                if time.monotonic() - heard_at > _AWAY_S and not call.future.done():
+                    raise
+            if missed:
                 self._workers.forget(worker.process)
-                await asyncio.wait((call.future,), timeout=_LAST_WORDS_S)
-                return call.future.result() if call.future.done() else await self.exited(call, worker)
+            if missed == _MISSED_LOOKS and not call.future.done():
+                return await self.exited(call, worker)
+        return call.future.result()
+
+    async def _is_there(self, call: HandedCall, worker: Serves) -> bool:
+        """Also asks for the answer, if it may have been sent to a connection of ours that was dead by then. Raises
+        StoreError."""
+        looking: asyncio.Future[Any]
+        if self._inbox.missed_at < call.began and time.monotonic() - call.began > _ASKING_S:
+            looking = asyncio.ensure_future(self._core.parcels.listening(worker.process))
+        else:
+            notice = msgspec.msgpack.encode(CallNotice(kind="more", id=call.id, again_from=1))
+            looking = asyncio.ensure_future(self._core.parcels.tell(worker.process, notice))
+        try:
+            waited_for = {call.future, looking}
+            await asyncio.wait(waited_for, timeout=call.left_ms() / 1000, return_when=asyncio.FIRST_COMPLETED)
+            return not looking.done() or bool(looking.result())
+        finally:
+            looking.cancel()
 
     async def exited(self, call: HandedCall, worker: Serves) -> CallReply:
         """What is answered for a worker that has ended under the call."""
-        cause = await self._core.directory.end_of(worker.process)
+        try:
+            cause = await self._core.directory.end_of(worker.process)
+        except errors.StoreError:
+            cause = None  # it has ended all the same, perhaps behind an effect: nobody is to take that for unknown
         reason = f"with error: {cause}" if cause else "without providing a reason"
         message = f"RequestId: {call.id} Error: Runtime exited {reason}"
         error = {"errorMessage": message, "errorType": "Runtime.ExitError", "requestId": call.id}
@@ -316,7 +320,7 @@ class Caller:
         call_id = call.id
         payload = reply.payload
         if payload is None:
-            payload = await self._core.parcels.take(reply_parcel(call_id))
+            payload = await self._large_answer(reply_parcel(call_id))
         if payload is None:
             raise errors.StoreFault(f"the answer of call {call_id} has expired before it was read")
         failed = "Unhandled" if reply.failed else ""
@@ -327,6 +331,20 @@ class Caller:
             executed_version=call.function.qualifier or LATEST,
             request_id=call_id,
         )
+
+    async def _large_answer(self, name: str) -> bytes | None:
+        """Tried again for a while: the function has run, and nobody should have to run it once more."""
+        given_up = time.monotonic() + _AWAY_S
+        while True:
+            try:
+                payload = await self._core.parcels.read(name)
+            except errors.StoreError:
+                if time.monotonic() > given_up:
+                    raise
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                self._core.in_background(self._core.parcels.drop(name), name="drop_answer")
+                return payload
 
     async def expect(self, call: HandedCall, heard: Callable[[CallReply | None], None]) -> None:
         """From here on whatever comes for a call that takes a stream is handed on, until :meth:`expect_no_more`."""
@@ -348,41 +366,3 @@ class Caller:
         """Sends a notice about a call to its worker, in the background."""
         told = self._core.parcels.tell(worker.process, msgspec.msgpack.encode(notice))
         self._core.in_background(told, name="cancel_call" if notice.kind == "cancel" else "take_chunks")
-
-
-class HandedCall:
-    """One call under way."""
-
-    def __init__(
-        self,
-        function: Resource,
-        payload: bytes,
-        timeout_s: float,
-        identity: str,
-        client_context: bytes | None,
-        trace: Trace,
-        *,
-        wants_log: bool,
-        window: int = 0,
-    ) -> None:
-        self.id: Final = identity
-        self.client_context: Final = client_context
-        self.trace: Final = trace
-        self.wants_log: Final = wants_log
-        self.window: Final = window
-        self.invoked = ""
-        self.function: Final = function
-        self.payload = payload
-        self.future: asyncio.Future[CallReply] = asyncio.get_running_loop().create_future()
-        self.worker: Serves | None = None
-        self.absent: Final[set[str]] = set()
-        self.refused: Final[dict[str, str]] = {}
-        self._timeout_s: Final = timeout_s
-        self._deadline: Final = time.monotonic() + timeout_s
-
-    def left_ms(self) -> int:
-        """What is left until the caller's deadline; raises CallTimeout when nothing is."""
-        left_ms = int((self._deadline - time.monotonic()) * 1000)
-        if left_ms <= 0:
-            raise errors.CallTimeout(self.function.name, self._timeout_s)
-        return left_ms

@@ -28,6 +28,8 @@ TAIL_BYTES: Final = 4_096
 _KIB: Final = 1_024
 _KEPT_BYTES: Final = 4 * TAIL_BYTES
 _NO_BREAK_SPACE: Final = "\u00a0"
+_REST_OF_A_CHARACTER: Final = bytes(range(0x80, 0xC0))
+"""What UTF-8 has behind a character's first byte."""
 
 
 class CallLog:
@@ -88,7 +90,7 @@ class CallLog:
             f"Memory Size: {self._memory_mb} MB\tMax Memory Used: {_memory_mib()} MB\t{status}\n"
         )
         with self._lock:
-            return bytes(self._kept[-TAIL_BYTES:])
+            return bytes(self._kept[-TAIL_BYTES:]).lstrip(_REST_OF_A_CHARACTER)
 
 
 def _error_text(error: dict[str, Any]) -> str:

@@ -45,6 +45,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Between requests."""
 
 
+_OLD: Final = "1.0"  # of HTTP
 _CLOSE: Final = (b"connection", b"close")
 _OFFER: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
@@ -71,15 +72,22 @@ class _Exchange(RequestResponseCycle):
             return
         head, self._head = self._head, None
         if head is None:
-            await super().send(message)
+            await self._send_piece(message)
         elif message.get("more_body", False):
+            if self.scope["http_version"] == _OLD:
+                self.chunked_encoding = False  # not known there: the answer ends with the connection
             await super().send(head)
-            await super().send(message)
+            await self._send_piece(message)
         else:
             if self.flow.write_paused and not self.disconnected:
                 await self.flow.drain()
             if not self.disconnected:
                 self._write_whole(head, message["body"])
+
+    async def _send_piece(self, message: Any) -> None:
+        if self.chunked_encoding is False:
+            self.expected_content_length = len(message["body"])  # nobody has told how long the whole is
+        await super().send(message)
 
     def _write_whole(self, head: Mapping[str, Any], body: bytes) -> None:
         headers = head["headers"]
@@ -222,8 +230,8 @@ class GuardedProtocol(HttpToolsProtocol):
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            expect_100_continue=version != _OLD and self.expect_100_continue,
+            keep_alive=version != _OLD and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:

@@ -24,14 +24,27 @@ class ParcelStore:
         payload: bytes | None = await self._runner.fetch("GETDEL", self._keys.parcel(name))
         return payload
 
+    async def read(self, name: str) -> bytes | None:
+        """The payload, which stays until :meth:`drop`; so it can be read again where a reply was lost."""
+        payload: bytes | None = await self._runner.fetch("GET", self._keys.parcel(name))
+        return payload
+
+    async def drop(self, name: str) -> None:
+        """Frees what has been read."""
+        await self._runner.fetch("UNLINK", self._keys.parcel(name))
+
     def inbox(self, process: str) -> str:
         """The channel of a process's inbox."""
         return self._keys.inbox(process)
 
     async def tell(self, process: str, notice: bytes) -> int:
-        """Publishes to an inbox; answers how many were listening."""
+        """Publishes to an inbox; answers how many were listening. May be heard twice, where the inbox is just opened or
+        moves."""
         heard = int(await self._runner.fetch("PUBLISH", self._keys.inbox(process), notice))
-        return heard or int(await self._listening_elsewhere(process))
+        if heard or not await self._listening_elsewhere(process):
+            return heard
+        # Or not elsewhere, but here, and only since: then it has missed what was published before.
+        return int(await self._runner.fetch("PUBLISH", self._keys.inbox(process), notice)) or 1
 
     async def listening(self, process: str) -> bool:
         """Whether anybody listens at an inbox."""

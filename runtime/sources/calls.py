@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
-from broker.calls import INLINE_BYTES, CallNotice, CallReply, reply_parcel
+from broker.call_notices import INLINE_BYTES, CallNotice, CallReply, reply_parcel
 from broker.errors import RECURSION_STOPPED, StoreError
 from broker.log import log
 from broker.names import Resource
@@ -23,13 +24,14 @@ from runtime.metrics import CallFigures
 from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, exit_error, failed
 from runtime.outlets import Outlets
 from runtime.policy import in_loop
-from runtime.telling import keep_for_caller, tell_caller
+from runtime.telling import KeptAnswers, keep_for_caller, tell_caller
 from runtime.tracing import Tracer
 
 _PARCEL_TTL_MS: Final = 60_000
 _MAX_TEXT: Final = 300
 _REMEMBERED: Final = 1_000
 _NO_ROOM: Final = "no room, or stopping"
+_FREE_FIRST_S: Final = 1.0
 _CALLER_GRACE_S: Final = 1.0
 """A caller whose time is over says so; this much later its call ends all the same, as the caller may be dead."""
 
@@ -47,10 +49,13 @@ class CallSource:
         self._running: Final[dict[str, Call]] = {}
         self._arriving: Final[set[str]] = set()
         self._outlets: Final = Outlets(engine.core, on_gone=self._cancel)
+        self._kept: Final = KeptAnswers()
         self._latest: Final[deque[str]] = deque(maxlen=_REMEMBERED)
         self._known: Final[set[str]] = set()
         self._figures: Final[dict[str, CallFigures]] = {}
         self._under_way: Final[set[asyncio.Task[Any]]] = set()
+        self._freeing: Final[dict[str, asyncio.Task[Any]]] = {}
+        """Permits that are given back at another node than the answer is published at."""
         self.stopping = False
         """Whether new calls are refused; their callers hand them to another worker."""
 
@@ -79,6 +84,8 @@ class CallSource:
             return
         if notice.kind == "more":
             self._outlets.taken(notice)
+            if notice.again_from and (kept := self._kept.again(notice.id)) is not None:
+                self._begin(self._engine.core.parcels.tell(*kept), name="answer")
             return
         if notice.kind == "cancel":
             self._outlets.close(notice.id)
@@ -89,10 +96,11 @@ class CallSource:
         self._arriving.add(notice.id)
         self._begin(self._take(notice, time.monotonic()), name="call")
 
-    def _begin(self, work: Coroutine[Any, Any, Any], *, name: str) -> None:
+    def _begin(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         task = self._engine.core.in_background(work, name=name)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
+        return task
 
     def _cancel(self, call_id: str) -> None:
         call = self._running.get(call_id)
@@ -121,17 +129,13 @@ class CallSource:
         resource = self._engine.core.resource("function", notice.function)
         permits = self._engine.core.keys.of(resource).permits
         self._engine.keeper.hold_permits(permits, [notice.id])
-        try:
-            payload = notice.payload if notice.payload is not None else await self._engine.core.parcels.take(notice.id)
-        except StoreError:
-            self._engine.keeper.drop_permits(permits, [notice.id])  # it runs out; the caller hears at its deadline
-            raise
+        payload, problem = await self._payload_of(notice)
         if notice.id not in self._arriving:
             await self._free(resource, notice.id)  # its caller has gone while the payload came
             return
         self._arriving.discard(notice.id)
         if payload is None:
-            await self._refuse(notice, "the payload has expired before it was read")
+            await self._refuse(notice, problem)
             return
         if self.stopping:  # since its payload was asked for
             await self._refuse(notice, _NO_ROOM)
@@ -165,6 +169,15 @@ class CallSource:
         self._running[notice.id] = call
         self._engine.invoker.start(call)
 
+    async def _payload_of(self, notice: CallNotice) -> tuple[bytes | None, str]:
+        """None where there is none any more, and why."""
+        if notice.payload is not None:
+            return notice.payload, ""
+        try:
+            return await self._engine.core.parcels.take(notice.id), "the payload has expired before it was read"
+        except StoreError as error:
+            return None, f"the payload could not be read: {error.code}"
+
     def _takes_none(self, function: HandlerFunction) -> bool:
         return self.stopping or self._engine.free_calls_of(function) < 1
 
@@ -184,9 +197,8 @@ class CallSource:
         return found
 
     async def _refuse(self, notice: CallNotice, why: str) -> None:
-        resource = self._engine.core.resource("function", notice.function)
-        await self._free(resource, notice.id)
-        reply = CallReply(id=notice.id, refused=why)
+        await self._free_first(notice)
+        reply = CallReply(id=notice.id, refused=why, worker=self._engine.tokens.owner)
         await self._tell(notice, reply)
 
     async def _tell_unreadable(
@@ -202,7 +214,7 @@ class CallSource:
     async def _refuse_loop(self, notice: CallNotice) -> None:
         """Its chain has run the function too often. A caller of an older release is told as of a failure."""
         log.warning("recursion_stopped", function=notice.function, request_id=notice.id)
-        await self._free(self._engine.core.resource("function", notice.function), notice.id)
+        await self._free_first(notice)
         error = error_json("RecursiveInvocationException", RECURSION_STOPPED, notice.id)
         reply = CallReply(id=notice.id, failed=True, payload=error, in_loop=True)
         await self._tell(notice, reply)
@@ -219,11 +231,7 @@ class CallSource:
                 self._log_failure(call, call.outcome)
             case _:
                 payload = exit_error(None, call.context.aws_request_id)
-        failed_ = not isinstance(call.outcome, Completed)
-        said = CallReply(id=call.work.id, failed=failed_, payload=payload if failed_ else None, log_tail=tail)
-        if call.function.yields and self._outlets.end(call.work.id, said):
-            return
-        answer = self._answer(call.work, payload, failed_=failed_, log_tail=tail)
+        answer = self._answer(call.work, payload, failed_=not isinstance(call.outcome, Completed), log_tail=tail)
         self._begin(answer, name="answer")
 
     def _log_failure(self, call: Call, outcome: Failed | TimedOut) -> None:
@@ -240,7 +248,16 @@ class CallSource:
         self._running.pop(call.work.id, None)
         self._engine.calls_ended += 1
         resource = self._engine.core.resource("function", call.function.resource_name)
-        self._begin(self._free(resource, call.work.id), name="release_permit")
+        freeing = self._begin(self._free(resource, call.work.id), name="release_permit")
+        if call.function.settings.concurrency is not None and self._engine.core.runner.link.spread:
+            self._freeing[call.work.id] = freeing
+            freeing.add_done_callback(lambda _: self._freeing.pop(call.work.id, None))
+
+    async def _free_first(self, notice: CallNotice) -> None:
+        """Before its caller is told, who may need the permit for another worker; one that cannot be given back now runs
+        out."""
+        with suppress(StoreError):
+            await self._free(self._engine.core.resource("function", notice.function), notice.id)
 
     async def _free(self, resource: Resource, call_id: str) -> None:
         """Whatever this process knows of limits: its permit, where there was one, was taken by what Redis knew."""
@@ -249,6 +266,11 @@ class CallSource:
 
     async def _answer(self, notice: CallNotice, payload: bytes, *, failed_: bool, log_tail: bytes) -> None:
         inline, still = len(payload) <= INLINE_BYTES, _while_waited_for(notice)
+        if (freeing := self._freeing.get(notice.id)) is not None:  # whoever has the answer may call again
+            await asyncio.wait((freeing,), timeout=_FREE_FIRST_S)
+        end = CallReply(id=notice.id, failed=failed_, payload=payload if failed_ else None, log_tail=log_tail)
+        if self._outlets.end(notice.id, end):
+            return
         if not inline:
             name = reply_parcel(notice.id)
             await keep_for_caller(self._engine.core, name, payload, ttl_ms=_PARCEL_TTL_MS, still=still)
@@ -256,8 +278,9 @@ class CallSource:
         await self._tell(notice, reply, still)
 
     async def _tell(self, notice: CallNotice, reply: CallReply, still: Callable[[], bool] | None = None) -> None:
-        still = still or _while_waited_for(notice)
-        await tell_caller(self._engine.core, notice.reply_to, msgspec.msgpack.encode(reply), still=still)
+        still, told = still or _while_waited_for(notice), msgspec.msgpack.encode(reply)
+        self._kept.keep(notice.id, notice.reply_to, told)
+        await tell_caller(self._engine.core, notice.reply_to, told, still=still)
 
 
 def _while_waited_for(notice: CallNotice) -> Callable[[], bool]:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from broker import Broker, Function, FunctionError, NoLiveWorker, Queue, Stream
-from broker.calls import CallNotice, CallReply
+from broker.call_notices import CallNotice, CallReply
 from broker.declarations import Change
 from broker.errors import CallThrottled, CallTimeout, FunctionNotFound, InvalidName, InvalidOption, ResourceBusy
 from broker.functions import register_function

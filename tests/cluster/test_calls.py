@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from broker import Broker, errors
-from broker.calls import CallNotice
+from broker.call_notices import CallNotice
 from broker.settings import Settings
 from broker.store.slots import slot_of
 from runtime import App, Context
@@ -102,6 +102,81 @@ async def test_a_notice_that_is_heard_twice_runs_once(broker: Broker) -> None:
             assert await core.parcels.tell(worker.process, msgspec.msgpack.encode(notice)) == 1
         await broker.call("echo0", "last")
         assert echo.calls == [1, "last"]
+
+
+async def test_whoever_has_the_answer_can_call_again_at_the_limit(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, core = App(), broker.core
+
+    @app.function(concurrency=1)
+    async def one(event: Any, context: Context) -> Any:
+        return event
+
+    @app.function(concurrency=1)
+    async def chunks(event: Any, context: Context) -> AsyncIterator[bytes]:
+        yield b"a"
+        yield b"b"
+
+    async with serving(app, core.address.url, core.settings) as worker:
+        permits = worker._engine.core.permits
+        release = permits.release_of_function
+
+        async def slow(*arguments: Any) -> None:
+            await asyncio.sleep(0.1)
+            await release(*arguments)
+
+        monkeypatch.setattr(permits, "release_of_function", slow)
+        for number in range(3):
+            assert await broker.call("one", number) == number
+            async with broker.call_stream("chunks", number) as stream:
+                assert [chunk async for chunk in stream] == [b"a", b"b"]
+
+
+async def test_an_inbox_that_is_opened_behind_a_publish_is_told_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, heard = broker.core, list[bytes | None]()
+    look = core.runner.fetch_everywhere
+
+    async def opened_meanwhile(*command: str | bytes | int) -> list[Any]:
+        await core.channels.listen({core.parcels.inbox("late"): heard.append})
+        return await look(*command)
+
+    monkeypatch.setattr(core.runner, "fetch_everywhere", opened_meanwhile)
+    assert await core.parcels.tell("late", b"notice")
+    await eventually(lambda: b"notice" in heard, what="it is heard")
+
+
+async def test_a_caller_that_is_cancelled_between_permit_and_worker_gives_the_permit_back(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, core = App(), broker.core
+
+    @app.function(concurrency=1)
+    async def one(event: Any, context: Context) -> Any:
+        return event
+
+    telling = asyncio.Event()
+
+    async def slow(*_: object) -> int:
+        telling.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serving(app, core.address.url, core.settings):
+        with monkeypatch.context() as patched:
+            patched.setattr(core.permits._parcels, "tell", slow)
+            call = asyncio.create_task(broker.call("one", 1))
+            await asyncio.wait_for(telling.wait(), 10)
+            call.cancel()
+            await asyncio.wait((call,))
+
+        async def given_back() -> bool:
+            return (await broker.function("one").counts()).running == 0
+
+        await eventually(given_back, what="the permit is back long before it would run out")
+        assert await broker.call("one", 2) == 2
 
 
 def _move(cluster: RedisCluster, slot: int) -> None:

@@ -109,7 +109,8 @@ _STREAMS: Final = """
 ### Streams
 
 `InvokeWithResponseStream` passes on what a [handler yields](functions.md#handlers-that-yield) as it comes, framed as
-`application/vnd.amazon.eventstream` over chunked HTTP: `PayloadChunk` for each chunk, then one `InvokeComplete`. A
+`application/vnd.amazon.eventstream` over chunked HTTP (without chunks, up to the connection's end, where that is
+HTTP/1.0): `PayloadChunk` for each chunk, then one `InvokeComplete`. A
 plain Invoke of such a handler answers the chunks put together, up to 6,291,556 bytes, whether they are JSON or not.
 
 """
@@ -158,12 +159,12 @@ _STREAMING: Final = (
 _INVOKE: Final = """
 ### Log tail
 
-With `LogType=Tail` (synchronous only) the answer has the last 4 KB of the call's log in base64: START, what the handler
-wrote with `print`, to `sys.stdout` and `sys.stderr`, and to `logging`, then END and REPORT. Each call has its own, also
-beside others on one event loop, in plain functions and in `asyncio.to_thread`; threads that a handler starts by itself
-are not seen, nor what goes to a stream object that was kept from before the call, as structlog does. A logger with
-a handler and formatter of its own for standard output is told in that form. Nothing is watched while nobody asks.
-`Max Memory Used` is the most that the whole worker process has used.
+With `LogType=Tail` (synchronous only) the answer has the last 4 KB of the call's log, in whole characters, in base64:
+START, what the handler wrote with `print`, to `sys.stdout` and `sys.stderr`, and to `logging`, then END and REPORT.
+Each call has its own, also beside others on one event loop, in plain functions and in `asyncio.to_thread`; threads that
+a handler starts by itself are not seen, nor what goes to a stream object that was kept from before the call, as
+structlog does. A logger with a handler and formatter of its own for standard output is told in that form. Nothing is
+watched while nobody asks. `Max Memory Used` is the most that the whole worker process has used.
 
 ### Throttling
 

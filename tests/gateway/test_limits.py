@@ -133,6 +133,14 @@ async def test_a_client_that_asks_first_is_told_to_go_on_or_not(broker: Broker) 
             assert (await connection.answer()).status == 413
 
 
+async def test_a_client_of_http_1_0_that_asks_first_is_not_told_to_go_on(broker: Broker) -> None:
+    old = json_request("Nothing", b"{}", Expect="100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+    async with limited(broker, Limits()) as bound, connected(bound) as connection:
+        await connection.send(old)
+        assert (await connection.answer()).status == 200
+        assert await connection.ended()
+
+
 async def test_a_chunked_body_is_read_up_to_the_limit(broker: Broker) -> None:
     chunked = json_request("Nothing", b"", Transfer_Encoding="chunked", Content_Length="")
     async with limited(broker, Limits()) as bound:

@@ -9,8 +9,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Any, Protocol
 
 from broker import Broker, Message
+from broker.core import Core
 from broker.errors import QueueNotFound
 from broker.settings import Settings
+from broker.store.cluster_channels import ClusterChannels
 from runtime import App, Context, Worker
 
 _LOOK_S = 0.005
@@ -125,6 +127,17 @@ class Shop:
             raise
         self.done.append(event)
         return event
+
+
+def socket_of(core: Core, process: str) -> Any:
+    """The connection over which a process, a worker or a caller, hears what its inbox receives."""
+    channels = core.channels
+    if isinstance(channels, ClusterChannels):
+        channels = channels._lines[channels._homes[core.parcels.inbox(process)]]
+    subscription = channels._pubsub
+    assert subscription is not None
+    assert subscription._stream is not None
+    return subscription._stream.transport
 
 
 def lines(logs: list[MutableMapping[str, Any]], event: str) -> list[MutableMapping[str, Any]]:

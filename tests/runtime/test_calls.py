@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from broker import Broker, FunctionError
-from broker.calls import Caller, CallNotice
+from broker.call_notices import CallNotice
+from broker.calls import Caller
 from broker.errors import (
     CallThrottled,
     CallTimeout,
@@ -26,7 +27,9 @@ from broker.errors import (
     PayloadNotJson,
     PayloadTooLarge,
 )
+from broker.handed_calls import HandedCall
 from broker.settings import Settings
+from broker.tracing import NO_TRACE
 from runtime import App, Context, Record
 from tests.runtime.scene import Gauge, Serve, empty, eventually
 from tests.store.audit import in_transaction, names_under
@@ -313,12 +316,12 @@ async def test_a_call_whose_payload_has_expired_is_refused_not_run_with_nothing(
 ) -> None:
     caller = Caller(broker.core)
     await caller._inbox.listen()
-    answers: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    caller._inbox.pending["expired"] = answers
+    function = broker.core.resource("function", "echo")
+    call = caller._inbox.pending["expired"] = HandedCall(function, b"", 30, "expired", None, NO_TRACE, wants_log=False)
     async with serve(desk.app) as worker:
         notice = CallNotice(id="expired", function="echo", reply_to=caller._inbox.process, timeout_ms=30_000)
         await broker.core.parcels.tell(worker.process, msgspec.msgpack.encode(notice))
-        reply = await asyncio.wait_for(answers, 5)
+        reply = await asyncio.wait_for(call.future, 5)
     assert reply.refused == "the payload has expired before it was read"
     assert not desk.seen
 

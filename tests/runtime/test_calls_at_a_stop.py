@@ -9,24 +9,11 @@ import pytest
 
 from broker import Broker
 from broker.errors import StoreUnavailable
-from broker.store.cluster_channels import ClusterChannels
 from broker.store.permits import CallStatus
 from runtime import App, Context, Worker
-from tests.runtime.scene import Serve, eventually
+from tests.runtime.scene import Serve, eventually, socket_of
 
 CALL_S = 30.0
-
-
-def socket_of(worker: Worker) -> Any:
-    """The connection over which a worker hears its calls."""
-    core = worker._engine.core
-    channels = core.channels
-    if isinstance(channels, ClusterChannels):
-        channels = channels._lines[channels._homes[core.parcels.inbox(worker.process)]]
-    subscription = channels._pubsub
-    assert subscription is not None
-    assert subscription._stream is not None
-    return subscription._stream.transport
 
 
 def app_of(name: str, ran: list[str]) -> App:
@@ -59,7 +46,7 @@ async def test_a_call_that_a_stopping_worker_has_not_read_is_handed_to_another_o
 
     monkeypatch.setattr(broker.core.permits, "call", noted)
     async with serve(app_of("first", ran)) as first:
-        socket = socket_of(first)
+        socket = socket_of(first._engine.core, first.process)
         socket.pause_reading()
         call = asyncio.create_task(broker.call("who", event, timeout=CALL_S))
         await asyncio.wait_for(handed.wait(), 10)

@@ -98,6 +98,21 @@ async def test_a_stop_while_redis_is_away_ends_in_time(scene: Broker, own_redis:
     await eventually(there, what="the event is still there")
 
 
+async def test_a_call_under_way_outlasts_a_restart_of_redis(scene: Broker, own_redis: EmbeddedRedis) -> None:
+    shop = Shop()
+    async with serving(shop.app, scene.core.address.url, scene.core.settings):
+        call = asyncio.create_task(scene.call("job", 1, timeout=30))
+        await eventually(lambda: shop.gauge.now, what="it runs")
+        own_redis.stop()
+        await asyncio.sleep(2)  # so that it is looked for at least once
+        assert not call.done()
+        own_redis.start()
+        await asyncio.sleep(2)  # and found again, before it ends
+        shop.gate.set()
+        assert await call == 1
+    assert shop.gauge.total == 1
+
+
 async def test_a_call_during_an_outage_fails_by_name(scene: Broker, own_redis: EmbeddedRedis) -> None:
     shop = Shop()
     async with serving(shop.app, scene.core.address.url, scene.core.settings):

@@ -310,3 +310,15 @@ def test_frames_have_the_headers_of_the_real_service(raw_lambda: RawClient, tell
         ":message-type": "event",
     }
     assert end.payload == b"{}"
+
+
+def test_a_client_of_http_1_0_gets_the_frames_without_chunks(
+    raw_lambda: RawClient, telling: Tellers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a proxy that speaks no HTTP/1.1 to what is behind it."""
+    monkeypatch.setattr(http.client.HTTPConnection, "_http_vsn_str", "HTTP/1.0")
+    answer = raw_lambda.request("POST", STREAM.format("each"), body=b'["a", "b"]')
+    assert (answer.headers["connection"], answer.headers.get("transfer-encoding")) == ("close", None)
+    frames = EventStreamBuffer()
+    frames.add_data(answer.body)
+    assert [frame.payload for frame in frames] == [b"a", b"b", b"{}"]
