@@ -64,7 +64,9 @@ class KeptAnswers:
         self._bytes = 0
 
     def keep(self, call_id: str, process: str, notice: bytes) -> None:
-        """Keeps what the caller in a process is told of a call, once."""
+        """Keeps what the caller in a process is told of a call, instead of what it was told before."""
+        if (before := self._answers.pop(call_id, None)) is not None:
+            self._bytes -= len(before[1]) + _ENTRY_BYTES
         self._answers[call_id] = (process, notice)
         self._bytes += len(notice) + _ENTRY_BYTES
         while self._bytes > self._most_bytes:
