@@ -49,7 +49,7 @@ class Engine:
         log_stream: str,
         build: str = "",
         figures: Figures | None = None,
-        on_suspects: Callable[[], None],
+        on_suspects: Callable[[Resource, int], None],
         on_backlog: Callable[[int], None] = lambda _: None,
         on_settings: Callable[[HandlerFunction], None] = lambda _: None,
     ) -> None:
@@ -127,12 +127,12 @@ class Engine:
         delivery = Delivery(kind="dead_letter", target=Queue(target), blob=pack(letter.body, header))
         return msgspec.msgpack.encode(delivery)
 
-    def seen_suspects(self, count: int) -> None:
-        """So many events are set apart at the moment, beside what was claimed."""
-        if count and self.alone:
-            self._on_backlog(count)
+    def seen_suspects(self, resource: Resource, count: int) -> None:
+        """So many events of a resource are set apart at the moment, beside what was claimed."""
+        if not self.alone:
+            self._on_suspects(resource, count)
         elif count:
-            self._on_suspects()
+            self._on_backlog(count)
 
     def is_foreign(self, settings: FunctionSettings) -> bool:
         """Whether what runs under these settings is a version of another build than this process's."""

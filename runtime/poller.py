@@ -89,7 +89,7 @@ class Pollers:
                 raise
             finally:
                 source.permits.give_back_rest()
-            self._engine.seen_suspects(claim.suspects)
+            self._engine.seen_suspects(source.resource, claim.suspects)
             if source.found_no_room:
                 return 0  # to hear when there is some
             room = min(room, source.asked_for)

@@ -123,6 +123,7 @@ LAYERS: dict[str, Layers] = {
             "recycling",
             "registration_log",
             "reporting",
+            "set_apart_log",
             "shaping",
             "telling",
             "waiter",
