@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, MutableMapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from broker.embedded import EmbeddedRedis
 from broker.errors import StoreUnavailable
 from broker.settings import Settings
 from runtime import Worker
+from runtime.keeper import RETRY_S, LeaseKeeper
 from tests.runtime.scene import Shop, empty, eventually, lines, received, serving
 
 LEASE_MS = 600
@@ -58,6 +60,49 @@ async def test_a_worker_goes_on_when_redis_is_back(
         assert sorted(map(str, (record["requestPayload"] for record in records))) == ["0", "1", "after"]
         await empty(scene, "job")
     assert sorted(map(str, shop.done + other.done)) == ["0", "1", "after"], "nothing ran twice, nothing is blamed"
+
+
+async def test_whoever_has_nothing_to_renew_claims_no_sooner_than_the_others_have_renewed(
+    scene: Broker, own_redis: EmbeddedRedis, logs: list[MutableMapping[str, Any]]
+) -> None:
+    """Whoever looks for work all the while would else be the first to see Redis again, and the leases that ran out."""
+    busy, idle = Shop(concurrency=1), [Shop(concurrency=1) for _ in range(4)]
+    url, settings = scene.core.address.url, scene.core.settings
+    async with AsyncExitStack() as workers:
+        await workers.enter_async_context(serving(busy.app, url, settings))
+        await scene.invoke("job", "first")
+        await eventually(lambda: busy.gauge.now, what="it runs")
+        for shop in idle:
+            await workers.enter_async_context(serving(shop.app, url, settings))
+        await scene.invoke("job", "second")
+        own_redis.stop()
+        await eventually(lambda: len(lines(logs, "store_lost")) >= 2, what="some have missed it")
+        await asyncio.sleep(2 * LEASE_MS / 1000)
+        assert not lines(logs, "store_back")
+        own_redis.start()
+        await asyncio.sleep(2 * RETRY_S)
+        assert (await scene.function("job").counts()).set_apart == 0
+        assert not any(shop.gauge.total for shop in idle), "its permit holds, too"
+        for shop in (busy, *idle):
+            shop.gate.set()
+        await empty(scene, "job")
+    assert busy.done[:1] == ["first"]
+
+
+async def test_leases_are_not_renewed_where_there_are_none_and_redis_is_away(
+    scene: Broker, own_redis: EmbeddedRedis
+) -> None:
+    keeper = LeaseKeeper(scene.core, on_lost=lambda *_: None)
+    keeper.start()
+    job = scene.core.resource("function", "job")
+    try:
+        assert await keeper.renew_now(job)
+        own_redis.stop()
+        assert not await keeper.renew_now(job)
+        own_redis.start()
+        assert await keeper.renew_now(job)
+    finally:
+        keeper.stop()
 
 
 async def test_a_result_that_cannot_be_settled_now_is_settled_later(
