@@ -13,11 +13,13 @@ import pytest
 
 from broker import Broker, FunctionError, Queue
 from broker.embedded import EmbeddedRedis
-from broker.errors import StoreUnavailable
+from broker.errors import StoreError, StoreFault, StoreUnavailable
 from broker.settings import Settings
-from runtime import Worker
+from broker.store.messages import MessageStore
+from broker.store.values import Claim
+from runtime import Worker, engine
 from runtime.keeper import RETRY_S, LeaseKeeper
-from tests.runtime.scene import Shop, empty, eventually, lines, received, serving
+from tests.runtime.scene import Serve, Shop, empty, eventually, lines, received, serving
 
 LEASE_MS = 600
 
@@ -158,3 +160,77 @@ async def test_a_call_during_an_outage_fails_by_name(scene: Broker, own_redis: E
 async def test_a_worker_cannot_start_without_redis(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match=r"nothing\.sock"):
         await Worker(Shop().app, f"unix://{tmp_path}/nothing.sock").run()
+
+
+class LostClaims:
+    """The reply to the first claim that brings something is lost; giving it back fails so often, and takes so long."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, failures: int = 0, error: StoreError | None = None, takes_s: float = 0
+    ) -> None:
+        self.tries = 0
+        claim, release = MessageStore.claim, MessageStore.release_claim
+        lost = list[Claim]()
+
+        async def lossy(*args: Any, **options: Any) -> Claim:
+            answer = await claim(*args, **options)
+            if answer.messages and not lost:
+                lost.append(answer)
+                raise StoreUnavailable("the reply was lost")
+            return answer
+
+        async def failing(*args: Any) -> int:
+            self.tries += 1
+            if self.tries <= failures:
+                raise error or StoreUnavailable("away")
+            await asyncio.sleep(takes_s)
+            return await release(*args)
+
+        monkeypatch.setattr(engine, "_GIVE_BACK_PAUSES_S", (0.001,))
+        monkeypatch.setattr(MessageStore, "claim", lossy)
+        monkeypatch.setattr(MessageStore, "release_claim", failing)
+
+
+async def test_what_a_lost_claim_has_leased_is_given_back_however_long_that_fails(
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop()
+    shop.gate.set()
+    lost = LostClaims(monkeypatch, failures=200)
+    async with serve(shop.app):
+        await broker.invoke("job", 1)
+        await eventually(lambda: shop.done == [1], what="it is given back, and runs")
+        await empty(broker, "job")
+    assert lost.tries == 201
+
+
+async def test_a_defect_ends_the_giving_back(
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch, logs: list[MutableMapping[str, Any]]
+) -> None:
+    shop = Shop()
+    lost = LostClaims(monkeypatch, failures=1_000_000, error=StoreFault("no rule explains it"))
+    async with serve(shop.app):
+        await broker.invoke("job", 1)
+        (line,) = await eventually(lambda: lines(logs, "background_work_failed"), what="it is given up")
+    assert (line["work"], line["code"], lost.tries) == ("release_claim", "StoreFault", 6)
+
+
+async def test_a_stop_ends_the_giving_back(broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Shop()
+    lost = LostClaims(monkeypatch, failures=1_000_000)
+    async with serve(shop.app):
+        await broker.invoke("job", 1)
+        await eventually(lambda: lost.tries > 10, what="it is tried again and again")
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "penstock-release_claim"]
+
+
+async def test_a_stop_waits_for_what_is_being_given_back(
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop()
+    lost = LostClaims(monkeypatch, takes_s=1.5)
+    async with serve(shop.app):
+        await broker.invoke("job", 1)
+        await eventually(lambda: lost.tries, what="it is being given back")
+    counts = await broker.function("job").counts()
+    assert (counts.total, counts.in_flight) == (1, 0)
