@@ -24,7 +24,7 @@ from broker.relays import Relays
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Invoker
 from runtime.keeper import RETRY_S, LeaseKeeper
-from runtime.settler import Settler
+from runtime.settler import MOST_FAULTS, Settler
 from runtime.shaping import Letter
 from runtime.tracing import Tracer
 
@@ -35,7 +35,6 @@ SHARED_S: Final = 0.2
 _GIVE_BACK_PAUSES_S: Final = (0.05, 0.1, RETRY_S / 2)
 """The last one as often as it takes. Workers claim again no sooner than ``RETRY_S`` after Redis is back: who then finds
 a lease that has ended takes it for a crash of this process."""
-_FAULTS: Final = 5
 
 
 class Engine:
@@ -191,7 +190,7 @@ class Engine:
                 await self.core.messages.release_claim(resource, token)
             except StoreError as error:
                 faults += isinstance(error, StoreFault)
-                if faults > _FAULTS:  # a defect, not an outage
+                if faults > MOST_FAULTS:
                     raise
                 await asyncio.sleep(_GIVE_BACK_PAUSES_S[min(attempt, len(_GIVE_BACK_PAUSES_S) - 1)])
             else:

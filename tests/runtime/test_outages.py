@@ -16,8 +16,8 @@ from broker.embedded import EmbeddedRedis
 from broker.errors import StoreError, StoreFault, StoreUnavailable
 from broker.settings import Settings
 from broker.store.messages import MessageStore
-from broker.store.values import Claim
-from runtime import Worker, engine
+from broker.store.values import Claim, Settlement
+from runtime import Worker, engine, settler
 from runtime.keeper import RETRY_S, LeaseKeeper
 from tests.runtime.scene import Serve, Shop, empty, eventually, lines, received, serving
 
@@ -234,3 +234,32 @@ async def test_a_stop_waits_for_what_is_being_given_back(
         await eventually(lambda: lost.tries, what="it is being given back")
     counts = await broker.function("job").counts()
     assert (counts.total, counts.in_flight) == (1, 0)
+
+
+@pytest.mark.parametrize(("faults", "given_up"), [(5, False), (6, True)])
+async def test_a_settle_is_given_up_after_six_defects_however_long_redis_was_away_before(
+    broker: Broker,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    logs: list[MutableMapping[str, Any]],
+    faults: int,
+    given_up: bool,  # noqa: FBT001 - a table
+) -> None:
+    shop, finish = Shop(), MessageStore.finish
+    shop.gate.set()
+    errors = [StoreUnavailable("away")] * 20 + [StoreFault("no rule explains it")] * faults
+
+    async def failing(*args: Any, **options: Any) -> Settlement:
+        if errors:
+            raise errors.pop(0)
+        return await finish(*args, **options)
+
+    monkeypatch.setattr(settler, "_PAUSES_S", (0.001,))
+    monkeypatch.setattr(MessageStore, "finish", failing)
+    async with serve(shop.app):
+        await broker.invoke("job", 1)
+        if given_up:
+            await eventually(lambda: lines(logs, "settle_given_up"), what="it is given up")
+        else:
+            await empty(broker, "job")
+    assert (len(lines(logs, "settle_given_up")), errors) == (int(given_up), [])
