@@ -50,11 +50,11 @@ class Engine:
         max_calls: int,
         alone: bool,
         log_stream: str,
-        build: str = "",
-        figures: Figures | None = None,
+        build: str,
+        figures: Figures | None,
         on_suspects: Callable[[Resource, int], None],
-        on_backlog: Callable[[int], None] = lambda _: None,
-        on_settings: Callable[[HandlerFunction], None] = lambda _: None,
+        on_backlog: Callable[[int], None],
+        on_settings: Callable[[HandlerFunction], None],
     ) -> None:
         self.core: Final[Core] = broker.core
         self.tokens: Final = tokens
