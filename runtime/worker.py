@@ -12,7 +12,6 @@ import msgspec
 
 from broker.builds import check_build
 from broker.client import Broker
-from broker.errors import StoreError
 from broker.figures import Figures
 from broker.functions import register_function
 from broker.ids import TokenSource
@@ -30,6 +29,7 @@ from runtime.idempotency import use_store
 from runtime.invoker import DEFAULT_THREADS, Invoker
 from runtime.keeper import LeaseKeeper
 from runtime.mappings import Mappings
+from runtime.mending import mend
 from runtime.metrics import count_lost
 from runtime.partitions import Partitions
 from runtime.poller import Pollers
@@ -238,7 +238,7 @@ class Worker:
             group.start_soon(serving.run, name="serving")
             group.start_soon(self._presence.keep, name="heartbeat")
             if not self._alone:
-                group.start_soon(self._repair, broker, [source.resource for source in sources], name="repair")
+                group.start_soon(self._mend, broker, [source.resource for source in sources], name="mend")
                 keeping = Housekeeping(broker, engine, every_s=self._housekeeping_every_s)
                 group.start_soon(keeping.run, name="housekeeping")
                 upkeep = Upkeep(broker, relays=engine.relays, every_s=self._housekeeping_every_s)
@@ -256,16 +256,9 @@ class Worker:
 
     # -- while it runs ------------------------------------------------------------------------------------------------
 
-    async def _repair(self, broker: Broker, resources: list[Resource]) -> None:
-        """At the start: whatever a broken-off script has left behind gets a place again."""
+    async def _mend(self, broker: Broker, resources: list[Resource]) -> None:
         for resource in resources:
-            try:
-                restored = await broker.core.repairs.repair(resource)
-            except StoreError as error:
-                log.warning("repair_failed", resource=resource.arn, reason=str(error))
-                continue
-            if restored:
-                log.error("messages_restored", resource=resource.arn, count=restored)
+            await mend(broker.core, resource)
 
     async def _stop_when_idle(self, engine: Engine) -> None:
         """The process that runs events alone ends when there have been none for a while."""

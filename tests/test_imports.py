@@ -119,6 +119,8 @@ LAYERS: dict[str, Layers] = {
             "collecting",
             "context",
             "logs",
+            "lookout",
+            "mending",
             "outcomes",
             "recycling",
             "registration_log",
