@@ -13,9 +13,9 @@
     │   └── DeduplicationIdMissing   a FIFO queue that does not go by content needs one
     ├── NotFound                     QueueNotFound · FunctionNotFound · StreamNotFound · MoveNotFound ·
     │                                MappingNotFound · EventNotFound · VersionNotFound
-    ├── Conflict                     QueueExists · QueueDeletedRecently · PurgeInProgress · TooManyInFlight ·
-    │                                MoveInProgress · ResourceBusy · MappingExists · EventPending · ResultNotKept ·
-    │                                AliasExists · VersionInUse · RevisionChanged
+    ├── Conflict                     QueueExists · QueueDeletedRecently · TooManyInFlight · MoveInProgress ·
+    │                                ResourceBusy · MappingExists · EventPending · ResultNotKept · AliasExists ·
+    │                                VersionInUse · RevisionChanged
     ├── LeaseLost                    the message belongs to a newer lease, or is finished
     ├── CallError                    a synchronous call gave no result
     │   ├── FunctionError            the handler failed: Lambda's error type, message and stack
@@ -219,16 +219,6 @@ class QueueDeletedRecently(Conflict):
 
     def __init__(self, name: str) -> None:
         super().__init__(f'queue "{name}" was deleted less than a minute ago; its name is not free yet')
-        self.name = name
-
-
-class PurgeInProgress(Conflict):
-    """The queue was purged less than a minute ago (over the AWS wire)."""
-
-    code = "PurgeInProgress"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f'queue "{name}" was purged less than a minute ago')
         self.name = name
 
 

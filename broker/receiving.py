@@ -208,8 +208,8 @@ class _Listening:
         now = time.monotonic()
         for part, claim in claims.items():
             pause_s = _LOOK_AGAIN_S
-            if claim.next_due_ms is not None:
-                pause_s = min(pause_s, max(0.001, (claim.next_due_ms - claim.now_ms) / 1000))
+            if claim.due_in_s is not None:
+                pause_s = min(pause_s, max(0.001, claim.due_in_s))
             if part not in self._told:
                 self._due[part] = now + pause_s
         pause_s = min(left_s, min(self._due.values(), default=0.0) - now)

@@ -25,8 +25,13 @@ _HOLD_MS: Final = 10_000
 _BACKOFF_FIRST_MS: Final = 1_000
 _BACKOFF_LAST_MS: Final = 300_000
 _NOT_NOW: Final = (
-    *(errors.NotFound, errors.StoreFull, errors.StoreReadOnly, errors.DurabilityNotMet, errors.WriteNotConfirmed),
+    errors.NotFound,
+    errors.StoreFull,
+    errors.StoreReadOnly,
+    errors.DurabilityNotMet,
+    errors.WriteNotConfirmed,
 )
+"""What may be over by the next attempt."""
 _MOVE_MARK: Final = b"M"
 """First byte of what claim.lua writes for a message whose receives are used up."""
 

@@ -99,9 +99,9 @@ class Upkeep:
                 del self._due[source]
                 mover = self._movers[source] = Mover(self._core, self._broker.deliver, source)
                 group.start_soon(self._move, source, mover, name=f"move {source.name}")
-            pause_s = min([self._look_at, *(at for source, at in self._due.items() if source not in self._movers)])
+            next_at = min([self._look_at, *(at for source, at in self._due.items() if source not in self._movers)])
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, pause_s - loop.time())):
+                async with asyncio.timeout(max(0.0, next_at - loop.time())):
                     await self._changed.wait()
             self._changed.clear()
 
@@ -114,7 +114,7 @@ class Upkeep:
                     self._due.setdefault(source, 0.0)
                 else:
                     await self._core.moves.delist(source, task_id)
-        except Exception as error:  # noqa: BLE001 - the same
+        except Exception as error:  # noqa: BLE001 - the next look may succeed, and the tasks that run go on
             log.warning("upkeep_failed", error_type=type(error).__name__, reason=str(error))
 
     async def _move(self, source: Resource, mover: Mover) -> None:

@@ -56,7 +56,7 @@ class BatchClaims:
         except BaseException:
             self._engine.give_back(self._queue, token)
             raise
-        self._engine.seen_suspects(claim.suspects)
+        self._engine.seen_suspects(self._queue, claim.suspects)
         if claim.outbox:
             self._engine.relays.kick(self._queue)
         now = time.monotonic()

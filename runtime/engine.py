@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -11,7 +12,7 @@ import msgspec
 
 from broker.client import Broker
 from broker.core import Core
-from broker.errors import StoreError
+from broker.errors import StoreError, StoreFault
 from broker.figures import Figures
 from broker.ids import TOKEN_OWNER_LENGTH, TokenSource
 from broker.limits import ERROR_MESSAGE_ATTRIBUTE_BYTES as ERROR_TEXT_BYTES
@@ -22,8 +23,8 @@ from broker.records import Delivery, FunctionSettings, pack
 from broker.relays import Relays
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Invoker
-from runtime.keeper import LeaseKeeper
-from runtime.settler import Settler
+from runtime.keeper import RETRY_S, LeaseKeeper
+from runtime.settler import MOST_FAULTS, Settler
 from runtime.shaping import Letter
 from runtime.tracing import Tracer
 
@@ -31,7 +32,9 @@ DEFAULT_CALLS: Final = 1_000
 _BREATH_S: Final = 0.01
 SHARED_S: Final = 0.2
 """How soon to look again whether permits are free that are shared with versions, which give them back unheard."""
-_GIVE_BACK_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, *(1.0,) * 20)
+_GIVE_BACK_PAUSES_S: Final = (0.05, 0.1, RETRY_S / 2)
+"""The last one as often as it takes. Workers claim again no sooner than ``RETRY_S`` after Redis is back: who then finds
+a lease that has ended takes it for a crash of this process."""
 
 
 class Engine:
@@ -47,11 +50,11 @@ class Engine:
         max_calls: int,
         alone: bool,
         log_stream: str,
-        build: str = "",
-        figures: Figures | None = None,
-        on_suspects: Callable[[], None],
-        on_backlog: Callable[[int], None] = lambda _: None,
-        on_settings: Callable[[HandlerFunction], None] = lambda _: None,
+        build: str,
+        figures: Figures | None,
+        on_suspects: Callable[[Resource, int], None],
+        on_backlog: Callable[[int], None],
+        on_settings: Callable[[HandlerFunction], None],
     ) -> None:
         self.core: Final[Core] = broker.core
         self.tokens: Final = tokens
@@ -127,12 +130,12 @@ class Engine:
         delivery = Delivery(kind="dead_letter", target=Queue(target), blob=pack(letter.body, header))
         return msgspec.msgpack.encode(delivery)
 
-    def seen_suspects(self, count: int) -> None:
-        """So many events are set apart at the moment, beside what was claimed."""
-        if count and self.alone:
-            self._on_backlog(count)
+    def seen_suspects(self, resource: Resource, count: int) -> None:
+        """So many events of a resource are set apart at the moment, beside what was claimed."""
+        if not self.alone:
+            self._on_suspects(resource, count)
         elif count:
-            self._on_suspects()
+            self._on_backlog(count)
 
     def is_foreign(self, settings: FunctionSettings) -> bool:
         """Whether what runs under these settings is a version of another build than this process's."""
@@ -176,19 +179,22 @@ class Engine:
         task.add_done_callback(self._ending.discard)
 
     def give_back(self, resource: Resource, token: str) -> None:
-        """After a claim whose reply was lost, or that came too late: whatever it leased is given back, as soon as
-        Redis is there, so that it does not look like a crash."""
+        """After a claim whose reply was lost, or that came too late: whatever it leased is given back as soon as Redis
+        is there, however long that takes, so that it does not look like a crash."""
         self.end_in_background(self._give_back(resource, token), name="release_claim")
 
     async def _give_back(self, resource: Resource, token: str) -> None:
-        for pause_s in _GIVE_BACK_PAUSES_S:
+        faults = 0
+        for attempt in itertools.count():
             try:
                 await self.core.messages.release_claim(resource, token)
-            except StoreError:
-                await asyncio.sleep(pause_s)
+            except StoreError as error:
+                faults += isinstance(error, StoreFault)
+                if faults > MOST_FAULTS:
+                    raise
+                await asyncio.sleep(_GIVE_BACK_PAUSES_S[min(attempt, len(_GIVE_BACK_PAUSES_S) - 1)])
             else:
                 return
-        await self.core.messages.release_claim(resource, token)
 
     def lease_token(self) -> str:
         """A token for one claim: its first letter tells how the lease is held, what follows names this process; behind
@@ -212,17 +218,16 @@ class Engine:
         await asyncio.gather(*self._settling, return_exceptions=True)
 
     async def settled(self) -> None:
-        """Returns when every verdict handed in so far is in Redis."""
+        """Returns when every verdict handed in so far is in Redis, and what else ends leases is done."""
+        while self._ending:
+            await asyncio.wait(self._ending)
         await asyncio.gather(*(settler.drained() for settler in self.settlers.values()))
 
     async def settled_alone(self) -> None:
         """Where one message at a time runs: returns when none but what was claimed last is leased by this process. Else
         what ends the process would be the cause of death of others, too."""
-        if not self.alone:
-            return
-        while self._ending:
-            await asyncio.wait(self._ending)
-        await self.settled()
+        if self.alone:
+            await self.settled()
 
 
 def _nothing_to_do(_whole: Resource, _count: int) -> None:

@@ -38,6 +38,9 @@ from runtime.tracing import CallTrace, ground_of
 
 DEFAULT_THREADS: Final = 32
 _TICK_S: Final = 0.02
+_LOOK_S: Final = 2e-6
+_LOOKS_SHARE: Final = 1 / 50
+"""The timer looks at every call, which takes about so long each, for at most this share of the time."""
 _CANCEL_GRACE_S: Final = 1.0
 _FEWEST_STUCK: Final = 2
 
@@ -272,7 +275,7 @@ class Invoker:
                 self._overrun(call, now)
         self._ticking = waiting
         if waiting:
-            self._loop.call_later(max(_TICK_S, len(self.running) * 2e-6 * 50), self._tick)
+            self._loop.call_later(max(_TICK_S, len(self.running) * _LOOK_S / _LOOKS_SHARE), self._tick)
 
     def _overrun(self, call: Call, now: float) -> None:
         """At its deadline a call is cancelled; what does not stop then is settled all the same and keeps its slot."""

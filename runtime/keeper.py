@@ -95,8 +95,7 @@ class LeaseKeeper:
     async def renew_now(self, resource: Resource) -> bool:
         """Renews everything at once; False when Redis, or on a cluster what serves the resource, is (still) away. After
         that its leases of this process, which may have run out meanwhile, are no one else's to take."""
-        failed = await self._loop.run_in_executor(None, self._renew_all)
-        return not failed or self._runner.link.place_of(self._core.keys.of(resource).leases) not in {None, *failed}
+        return await self._loop.run_in_executor(None, self._renew_and_ask, resource)
 
     def doubt(self, place: Place | None) -> None:
         """A server was lost, and another may serve by now what that one did: it is not waited for."""
@@ -139,6 +138,18 @@ class LeaseKeeper:
             log.info("lease_renewal_back")
         self._failing = bool(failed)
         return failed
+
+    def _renew_and_ask(self, resource: Resource) -> bool:
+        keys = self._core.keys.of(resource)
+        failed = self._renew_all()
+        if failed and self._runner.link.place_of(keys.leases) in {None, *failed}:
+            return False
+        if not self._leases.get(resource):  # then nothing has shown yet that Redis is there
+            try:
+                self._runner.run(*extension(keys, resource, (), lease_ms=self._lease_ms))
+            except StoreError:
+                return False
+        return True
 
     def _try(self, key: str, failed: set[Place | None], renew: Callable[[], None]) -> None:
         place = self._runner.link.place_of(key)

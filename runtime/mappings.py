@@ -3,15 +3,12 @@ deletes for its functions while it runs."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 import anyio
 import anyio.abc
-import msgspec
 
-from broker.errors import PenstockError
 from broker.log import log
 from broker.mappings import read_mapping
 from broker.names import Resource
@@ -19,6 +16,7 @@ from broker.records import MAPPING_ARROW, MappingSettings
 from broker.store.channels import Listener
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
+from runtime.lookout import Lookout
 from runtime.poller import Pollers
 from runtime.sources.invocation import InvocationSource
 from runtime.sources.queue import QueueSource
@@ -26,8 +24,6 @@ from runtime.tally import BatchTally
 from runtime.waiter import Waiter
 
 _SLOW_S: Final = 60.0
-_GATHER_S: Final = 0.05
-_BROKEN_S: Final = 1.0
 
 
 class Mappings:
@@ -52,7 +48,10 @@ class Mappings:
         self._declared: Final = {each.mapping.name: each.mapping for each in functions.values() if each.mapping}
         self._polled: Final[dict[str, list[tuple[QueueSource, Waiter]]]] = {}
         """By name of the mapping: one a partition of its queue."""
-        self._changed = anyio.Event()
+        self._lookout: Final = Lookout(self._look, what="mappings", every_s=lambda: _SLOW_S)
+        self.look_again: Final = self._lookout.look_again
+        """What is served has changed."""
+        self.run: Final = self._lookout.run
 
     async def begin(self) -> list[tuple[str, Listener]]:
         """Starts what the code declares; answers all that is to be listened to."""
@@ -64,27 +63,9 @@ class Mappings:
                 listeners += self._listeners(self._start(mapping))
         return listeners
 
-    def look_again(self) -> None:
-        """What is served has changed."""
-        self._changed.set()
-
-    async def run(self) -> None:
-        """Runs for ever: looks when a notice says that a mapping came or went, and now and then without one."""
-        while True:
-            try:
-                await self._look()
-            except (PenstockError, msgspec.MsgspecError) as error:
-                log.warning("mappings_unread", error_type=type(error).__name__, reason=str(error))
-                await anyio.sleep(_BROKEN_S)
-                continue
-            with anyio.move_on_after(_SLOW_S * random.uniform(0.8, 1.2)):
-                await self._changed.wait()
-                await anyio.sleep(_GATHER_S)  # who makes one often makes more
-            self._changed = anyio.Event()
-
     def _on_notice(self, name: bytes | None) -> None:
         if name is None or name.decode().rpartition(MAPPING_ARROW)[2] in self._names:
-            self._changed.set()
+            self.look_again()
 
     async def _look(self) -> None:
         stored = await self._engine.core.directory.mappings()

@@ -6,11 +6,10 @@ from typing import Final
 
 import anyio.abc
 
-from broker.errors import StoreError
-from broker.log import log
 from broker.names import Resource
 from runtime.engine import Engine
 from runtime.mappings import Mappings
+from runtime.mending import mend
 from runtime.serving import Serving
 
 
@@ -29,15 +28,5 @@ class Partitions:
         (self._mappings if whole.kind == "queue" else self._serving).split(whole, count)
         before = self._seen.get(whole, 1)
         for part in whole.parts(count)[before:] if not self._engine.alone else ():
-            self._group.start_soon(self._repair, part, name=f"repair {part.name}")
+            self._group.start_soon(mend, self._engine.core, part, name=f"mend {part.name}")
         self._seen[whole] = max(before, count)
-
-    async def _repair(self, part: Resource) -> None:
-        """What a broken-off script has left behind gets a place again."""
-        try:
-            restored = await self._engine.core.repairs.repair(part)
-        except StoreError as error:
-            log.warning("repair_failed", resource=part.arn, reason=str(error))
-            return
-        if restored:
-            log.error("messages_restored", resource=part.arn, count=restored)

@@ -89,11 +89,11 @@ class Pollers:
                 raise
             finally:
                 source.permits.give_back_rest()
-            self._engine.seen_suspects(claim.suspects)
+            self._engine.seen_suspects(source.resource, claim.suspects)
             if source.found_no_room:
                 return 0  # to hear when there is some
             room = min(room, source.asked_for)
-            pause_s = self._pause(claim, room, source.asked_bytes)
+            pause_s = _pause_s(claim, room, max_bytes=source.asked_bytes)
             went_without = claim.status == "full" or 0 < len(claim.messages) < room
             if source.shares_limit and went_without:
                 return SHARED_S if pause_s is None else min(pause_s, SHARED_S)
@@ -176,13 +176,6 @@ class Pollers:
             await self._engine.invoker.ended()
             return pause_s
 
-    def _pause(self, claim: Claim, room: int, size: int) -> float | None:
-        if claim.status == "ok" and claim.filled(room, size):
-            return 0
-        if claim.next_due_ms is None:
-            return None
-        return max(0.0, (claim.next_due_ms - claim.now_ms) / 1000) or _DUE_SLACK_S
-
     # -- the state of the store ---------------------------------------------------------------------------------------
 
     def _server_of(self, resource: Resource) -> _Server:
@@ -236,6 +229,14 @@ class Pollers:
     def _steadiness_of(self, resource: Resource) -> tuple[float | None, float]:
         core = self._engine.core
         return core.channels.steadiness_of(core.keys.of(resource).wake)
+
+
+def _pause_s(claim: Claim, room: int, *, max_bytes: int) -> float | None:
+    """How long to wait after a claim that asked for so much: 0 for not at all, None for until woken."""
+    if claim.status == "ok" and claim.filled(room, max_bytes):
+        return 0
+    due_s = claim.due_in_s
+    return due_s if due_s is None else due_s or _DUE_SLACK_S
 
 
 class _Server:

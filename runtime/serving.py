@@ -3,7 +3,6 @@ build is behind. Both change while it runs; each thing served has a source of it
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final
 
@@ -13,7 +12,6 @@ import msgspec
 
 from broker.builds import Catalogue
 from broker.core import Core
-from broker.errors import PenstockError
 from broker.log import log
 from broker.names import LATEST, Resource
 from broker.records import FunctionSettings
@@ -22,6 +20,7 @@ from broker.versions import read_catalogues
 from broker.workers import HEARTBEAT_S, live_workers
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
+from runtime.lookout import Lookout
 from runtime.poller import Pollers
 from runtime.sources.invocation import InvocationSource
 from runtime.sources.queue import QueueSource
@@ -29,8 +28,6 @@ from runtime.tally import Tally
 from runtime.waiter import Waiter
 
 _SLOW_S: Final = 60.0
-_GATHER_S: Final = 0.05
-_BROKEN_S: Final = 1.0
 
 
 class Duties:
@@ -123,7 +120,8 @@ class Serving:
         self._tell: Final = changed
         self._polled: Final[dict[str, list[tuple[InvocationSource, Waiter]]]] = {}
         """By the name in the store: one a partition."""
-        self._changed = anyio.Event()
+        self._lookout: Final = Lookout(self._look, what="versions", every_s=self._every_s)
+        self.run: Final = self._lookout.run
 
     def begin(self) -> Iterator[tuple[str, Listener]]:
         """Starts what is served; answers all that is to be listened to."""
@@ -131,24 +129,12 @@ class Serving:
             yield from self._listeners(self._start(name, function))
         yield self._engine.core.keys.versions_channel, self._on_notice
 
-    async def run(self) -> None:
-        """Runs for ever: looks when a notice says that something changed, and now and then without one."""
-        while True:
-            try:
-                await self._look()  # at first, too: something may have changed before it listened
-            except (PenstockError, msgspec.MsgspecError) as error:
-                log.warning("versions_unread", error_type=type(error).__name__, reason=str(error))
-                await anyio.sleep(_BROKEN_S)
-                continue
-            slow_s = (HEARTBEAT_S if self._duties.versioned else _SLOW_S) * random.uniform(0.8, 1.2)
-            with anyio.move_on_after(slow_s):
-                await self._changed.wait()
-                await anyio.sleep(_GATHER_S)  # who changes one thing often changes more
-            self._changed = anyio.Event()
+    def _every_s(self) -> float:
+        return HEARTBEAT_S if self._duties.versioned else _SLOW_S
 
     def _on_notice(self, function: bytes | None) -> None:
         if function is None or self._duties.concerns(function.decode()):
-            self._changed.set()
+            self._lookout.look_again()
 
     async def _look(self) -> None:
         served, wanted = self._duties.served, await self._duties.look()
@@ -195,7 +181,6 @@ class Serving:
         """Nothing more is claimed for it; what runs ends as usual."""
         for source, waiter in self._polled.pop(name):
             source.stop()
-            waiter.wake()
             self._pollers.forget(waiter)
             self._sources.remove(source)
             await self._unlisten(source)

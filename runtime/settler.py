@@ -17,7 +17,8 @@ from broker.store.values import Deferral, Onward, Settlement
 from runtime.keeper import LeaseKeeper
 from runtime.metrics import count_lost
 
-_FAULTS: Final = 5
+MOST_FAULTS: Final = 5
+"""After more answers that no rule explains, what is being ended is given up: a defect, not an outage."""
 _PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 _Ending: TypeAlias = tuple[str, tuple[tuple[str, bytes], ...], End | None]
@@ -112,7 +113,7 @@ class Settler:
         await self._until_done(settle, [deferral.member for deferral in deferrals])
 
     async def _until_done(self, settle: Callable[[], Awaitable[Settlement]], members: list[str]) -> None:
-        failures = 0
+        failures = faults = 0
         settlement: Settlement | None = None
         while settlement is None:
             try:
@@ -121,8 +122,9 @@ class Settler:
                 if not failures:
                     log.warning("settle_failed", resource=self._resource.arn, code=error.code, reason=str(error))
                 failures += 1
-                if isinstance(error, StoreFault) and failures > _FAULTS:
-                    # A defect, not an outage: trying for ever would hold up all others. Its leases run out.
+                faults += isinstance(error, StoreFault)
+                if faults > MOST_FAULTS:
+                    # Trying for ever would hold up all others. Its leases run out.
                     log.exception("settle_given_up", resource=self._resource.arn, messages=len(members))
                     self._keeper.drop(self._resource, members)
                     return

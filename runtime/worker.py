@@ -12,7 +12,6 @@ import msgspec
 
 from broker.builds import check_build
 from broker.client import Broker
-from broker.errors import StoreError
 from broker.figures import Figures
 from broker.functions import register_function
 from broker.ids import TokenSource
@@ -30,6 +29,7 @@ from runtime.idempotency import use_store
 from runtime.invoker import DEFAULT_THREADS, Invoker
 from runtime.keeper import LeaseKeeper
 from runtime.mappings import Mappings
+from runtime.mending import mend
 from runtime.metrics import count_lost
 from runtime.partitions import Partitions
 from runtime.poller import Pollers
@@ -37,6 +37,7 @@ from runtime.presence import Presence
 from runtime.registration_log import log_registration
 from runtime.reporting import PollState
 from runtime.serving import Duties, Serving
+from runtime.set_apart_log import SetApartLog
 from runtime.sources.calls import CallSource
 from runtime.sources.invocation import InvocationSource
 from runtime.sources.queue import QueueSource
@@ -54,8 +55,8 @@ class Worker:
     ``grace`` seconds are given to running calls after a stop; what is left then is handed back at once.
     ``build`` names the code where the app does not. ``max_calls`` and ``threads`` bound what runs at a time in this
     process. ``alone`` makes it the process that runs only events set apart after a crash, one at a time;
-    ``on_suspects`` is called when such events were seen, ``on_backlog`` by that process with how many more there are,
-    ``on_settings`` when a function's settings were read.
+    ``on_suspects`` is called whenever such events are seen (without it the log tells), ``on_backlog`` by that process
+    with how many more there are, ``on_settings`` when a function's settings were read.
     Contexts tell ``log_stream``, or a name made of the date and the process. ``figures`` is what metrics are made of.
     """
 
@@ -87,7 +88,8 @@ class Worker:
         self._threads: Final = threads
         self._alone: Final = alone
         self._figures: Final = figures
-        self._on_suspects: Final = on_suspects or _nobody_to_tell
+        self._on_suspects: Final = on_suspects
+        self._set_apart_log: Final = SetApartLog()
         self._on_backlog: Final = on_backlog or (lambda _: None)
         self._on_ready: Final = on_ready
         self._on_settings: Final = on_settings or (lambda _: None)
@@ -163,7 +165,7 @@ class Worker:
                 log_stream=self._log_stream,
                 build=self._build,
                 figures=self._figures,
-                on_suspects=self._on_suspects,
+                on_suspects=self._seen_suspects,
                 on_backlog=self._on_backlog,
                 on_settings=self._on_settings,
             )
@@ -236,7 +238,7 @@ class Worker:
             group.start_soon(serving.run, name="serving")
             group.start_soon(self._presence.keep, name="heartbeat")
             if not self._alone:
-                group.start_soon(self._repair, broker, [source.resource for source in sources], name="repair")
+                group.start_soon(self._mend, broker, [source.resource for source in sources], name="mend")
                 keeping = Housekeeping(broker, engine, every_s=self._housekeeping_every_s)
                 group.start_soon(keeping.run, name="housekeeping")
                 upkeep = Upkeep(broker, relays=engine.relays, every_s=self._housekeeping_every_s)
@@ -254,16 +256,9 @@ class Worker:
 
     # -- while it runs ------------------------------------------------------------------------------------------------
 
-    async def _repair(self, broker: Broker, resources: list[Resource]) -> None:
-        """At the start: whatever a broken-off script has left behind gets a place again."""
+    async def _mend(self, broker: Broker, resources: list[Resource]) -> None:
         for resource in resources:
-            try:
-                restored = await broker.core.repairs.repair(resource)
-            except StoreError as error:
-                log.warning("repair_failed", resource=resource.arn, reason=str(error))
-                continue
-            if restored:
-                log.error("messages_restored", resource=resource.arn, count=restored)
+            await mend(broker.core, resource)
 
     async def _stop_when_idle(self, engine: Engine) -> None:
         """The process that runs events alone ends when there have been none for a while."""
@@ -278,9 +273,15 @@ class Worker:
         if not self._stop.is_set():
             log.error("worker_exhausted", reason="too many calls do not stop at their timeout; it drains")
             self.exhausted = True
-            if self._alone:
+            if self._alone and self._on_suspects is not None:
                 self._on_suspects()  # there may be more behind the one that does not stop: another process is needed
             self.stop()
+
+    def _seen_suspects(self, resource: Resource, count: int) -> None:
+        if self._on_suspects is None:
+            self._set_apart_log.saw(resource, count)
+        elif count:
+            self._on_suspects()
 
     def _lost(self, resource: Resource, members: list[str]) -> None:
         """Leases that somebody else has now: their calls are ended, their results would be refused anyway."""
@@ -371,7 +372,3 @@ class Worker:
 async def _then_cancel(wait: Callable[[], Awaitable[object]], scope: anyio.CancelScope) -> None:
     await wait()
     scope.cancel()
-
-
-def _nobody_to_tell() -> None:
-    log.warning("events_set_apart", reason="a worker died over them; they wait for a supervised `penstock runtime`")

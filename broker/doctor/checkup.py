@@ -161,7 +161,14 @@ class _Scope:
             yield finding
         for text in (await core.directory.mappings()).values():
             mapping = msgspec.json.decode(text, type=MappingSettings)
-            yield mapping_finding(mapping, queues=set(names["queue"]), functions=set(names["function"]), live=live)
+            queue = last.get(core.resource("queue", mapping.queue))
+            yield mapping_finding(
+                mapping,
+                queues=set(names["queue"]),
+                functions=set(names["function"]),
+                live=live,
+                waiting=queue.waiting if queue else 0,
+            )
 
     async def _see_all(self, resources: list[Resource]) -> dict[Resource, Seen]:
         found = await _few_at_a_time([lambda each=each: see(self._core, each) for each in resources])  # type: ignore[misc]

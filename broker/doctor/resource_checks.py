@@ -140,8 +140,10 @@ def durability_finding(kind: Kind, name: str, settings: bytes, state: ServerStat
     return Finding("error", "durability", subject, f"{required} is required and not given: {why_not}", advice)
 
 
-def mapping_finding(mapping: MappingSettings, *, queues: set[str], functions: set[str], live: list[Serves]) -> Finding:
-    """What is said of one mapping."""
+def mapping_finding(
+    mapping: MappingSettings, *, queues: set[str], functions: set[str], live: list[Serves], waiting: int
+) -> Finding:
+    """What is said of one mapping; ``waiting`` is how many messages of its queue nobody works on."""
     subject = f'mapping "{mapping.name}"'
     if mapping.queue not in queues or mapping.function not in functions:
         gone = f'queue "{mapping.queue}"' if mapping.queue not in queues else f'function "{mapping.function}"'
@@ -151,6 +153,12 @@ def mapping_finding(mapping: MappingSettings, *, queues: set[str], functions: se
         advice = "`aws lambda update-event-source-mapping --enabled --uuid …` lets it poll again"
         return Finding("note", "mapping", subject, "disabled", advice)
     if not any(worker.polls(mapping) for worker in live):
-        advice = "start its worker; or delete the mapping, if no app declares it any more"
+        advice = (
+            f'start a worker that serves "{mapping.target}": `penstock runtime`; '
+            f'or `penstock delete mapping "{mapping.name}"`, if it is no longer wanted'
+        )
+        if waiting:
+            text = f"{waiting} messages wait in its queue, and no live worker polls for it"
+            return Finding("error", "mapping", subject, text, advice)
         return Finding("warning", "mapping", subject, "no live worker polls for it", advice)
     return Finding("ok", "mapping", subject, "polled")

@@ -96,9 +96,14 @@ class ScriptRunner:
             self.on_demoted()
 
     async def fetch(self, *command: Argument) -> Any:
-        """The reply of one of Redis's own commands, raw. Reading only: what writes is a script."""
-        with translated(self.url, self.chosen_by):
-            return await self._execute(*command)
+        """The reply of one of Redis's own commands, raw. Where it writes, a repetition must do no harm; all else is a
+        script."""
+        try:
+            with translated(self.url, self.chosen_by):
+                return await self._execute(*command)
+        except StoreReadOnly:
+            self._leave()
+            raise
 
     def servers(self) -> list[tuple[str, Execute]]:
         """Every server that has keys, as messages name it, and what :meth:`fetch` is for it alone."""

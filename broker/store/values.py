@@ -129,6 +129,11 @@ class Claim(msgspec.Struct, frozen=True):
         """Bytes of all its messages, as they are stored."""
         return sum(len(claimed.blob) for claimed in self.messages)
 
+    @property
+    def due_in_s(self) -> float | None:
+        """In how many seconds there is more to claim, if nothing comes meanwhile; None: not known of any."""
+        return None if self.next_due_ms is None else max(0.0, (self.next_due_ms - self.now_ms) / 1000)
+
 
 class Settlement(msgspec.Struct, frozen=True):
     """How many were settled, and which (by index) were refused because their lease is not theirs any more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +16,8 @@ from broker.workers import Serves, live_workers
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import Output, builtin, duration
 from runtime.cli.versions import described_versions, print_versions
+
+_NOBODY: Final = "no live worker"
 
 
 async def functions(name: str | None = None, /, *, common: Common = COMMON) -> None:
@@ -46,6 +48,7 @@ async def functions(name: str | None = None, /, *, common: Common = COMMON) -> N
     shown = mappings if name is None else found[0]["mappings"]
     if shown:
         _print_mappings(common.output, shown)
+        _print_what_to_do(common.output, [mapping["name"] for mapping in shown if mapping["state"] == _NOBODY])
 
 
 async def pause(function: str, /, *, common: Common = COMMON) -> None:
@@ -110,7 +113,7 @@ def _shown(settings: FunctionSettings) -> dict[str, Any]:
 def _state(settings: MappingSettings, live: list[Serves]) -> str:
     if not settings.enabled:
         return "disabled"
-    return "enabled" if any(worker.polls(settings) for worker in live) else "no live worker"
+    return "enabled" if any(worker.polls(settings) for worker in live) else _NOBODY
 
 
 def _print_functions(output: Output, found: list[dict[str, Any]]) -> None:
@@ -170,3 +173,11 @@ def _print_mappings(output: Output, mappings: list[dict[str, Any]]) -> None:
     ]
     columns = ("queue -> function", "state", "batch size", "window", "concurrency", "partial failures", "filters")
     output.table(columns, rows, left=("queue -> function", "state", "partial failures"))
+
+
+def _print_what_to_do(output: Output, unpolled: list[str]) -> None:
+    for name in unpolled:
+        output.note(
+            f"no live worker polls for {name}: start one that serves its function (`penstock runtime`), "
+            f'or `penstock delete mapping "{name}"` if it is no longer wanted'
+        )

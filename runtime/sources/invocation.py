@@ -234,6 +234,7 @@ class InvocationSource:
         """Nothing more starts; what has not is given back at once."""
         self._stopped = True
         self.hand_back()
+        self._waiter.wake()
 
     def hand_back(self) -> None:
         """Gives back at once what was claimed and has not started."""

@@ -141,13 +141,6 @@ async def test_an_event_over_the_limit_is_refused_with_its_size(broker: Broker) 
     assert (await broker.function("work").counts()).total == 1
 
 
-@pytest.fixture
-async def queue(broker: Broker) -> QueueClient:
-    made = broker.queue("orders")
-    await made.create()
-    return made
-
-
 @pytest.mark.parametrize(
     ("body", "error", "rule"),
     [

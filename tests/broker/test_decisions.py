@@ -95,6 +95,19 @@ async def test_after_a_failover_the_next_attempt_finds_the_new_primary(address: 
         assert [message.body for message in await receiving] == ["stored"]
 
 
+async def test_a_plain_command_finds_the_new_primary_as_well_as_a_script_does(address: Address) -> None:
+    """A supervisor has no others: it keeps why a worker died."""
+    async with Broker(address.url, settings=SETTINGS) as broker:
+        directory = broker.core.directory
+        await directory.record_end("one", "signal: killed")
+        await broker.core.runner.fetch("REPLICAOF", "127.0.0.1", "1")
+        address.lead_to(address.second)
+        with pytest.raises(errors.StoreReadOnly):
+            await directory.record_end("two", "signal: killed")
+        await directory.record_end("two", "signal: killed")
+        assert await directory.end_of("two") == "signal: killed"
+
+
 async def _listeners(server: EmbeddedRedis, broker: Broker) -> int:
     wake = broker.core.keys.of(broker.queue("orders").resource).wake
     async with Broker(server.url, settings=Settings(prefix="look")) as look:

@@ -189,7 +189,14 @@ async def test_an_outbox_whose_target_is_gone_or_that_nobody_sends_on_is_named(b
 async def test_mappings_that_nothing_is_behind_are_named(broker: Broker) -> None:
     await register_function(broker.core, "work", FunctionSettings())
     await register_mapping(broker.core, MappingSettings(queue="orders", function="work"))
-    assert of(await looked(broker), "mapping", 'mapping "orders->work"').severity == "warning"
+    unpolled = of(await looked(broker), "mapping", 'mapping "orders->work"')
+    assert (unpolled.severity, unpolled.text) == ("warning", "no live worker polls for it")
+    assert "`penstock runtime`" in unpolled.advice
+    assert '`penstock delete mapping "orders->work"`' in unpolled.advice
+    await broker.queue("orders").send_many(["a", "b"])
+    waiting = of(await looked(broker), "mapping", 'mapping "orders->work"')
+    text = "2 messages wait in its queue, and no live worker polls for it"
+    assert (waiting.severity, waiting.text, waiting.advice) == ("error", text, unpolled.advice)
     await register_mapping(broker.core, MappingSettings(queue="rare", function="work", enabled=False, origin="api"))
     disabled = of(await looked(broker), "mapping", 'mapping "rare->work"')
     assert (disabled.severity, "update-event-source-mapping --enabled" in disabled.advice) == ("note", True)

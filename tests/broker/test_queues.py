@@ -17,13 +17,6 @@ from tests.conftest import Clock
 from tests.store.audit import names_under
 
 
-@pytest.fixture
-async def queue(broker: Broker) -> QueueClient:
-    made = broker.queue("orders")
-    await made.create()
-    return made
-
-
 async def received(queue: QueueClient, **options: float) -> Message:
     (message,) = await queue.receive(1, visibility_timeout=options.get("visibility_timeout"), wait=options.get("wait"))
     return message

@@ -16,13 +16,6 @@ from tests.conftest import Clock
 
 
 @pytest.fixture
-async def queue(broker: Broker) -> QueueClient:
-    made = broker.queue("orders")
-    await made.create()
-    return made
-
-
-@pytest.fixture
 async def fifo(broker: Broker) -> QueueClient:
     made = broker.queue("orders.fifo")
     await made.create(content_deduplication=True)

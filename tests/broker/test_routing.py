@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from broker import Broker, Function, Message, Queue, Stream
-from broker.embedded import EmbeddedRedis
 from broker.errors import PayloadTooLarge, StoreUnavailable
 from broker.functions import register_function
 from broker.invocation_records import (
@@ -28,7 +25,7 @@ from broker.names import Resource, Target
 from broker.records import Delivery, FunctionSettings, pack, unpack
 from broker.store.values import Onward, member_of
 from broker.streams import ensure_stream
-from tests.conftest import ON_CLUSTER, Clock
+from tests.conftest import Clock
 from tests.faults.proxy import FaultProxy, Rule
 
 FUNCTION = Resource("function", "000000000000", "us-east-1", "work")
@@ -353,14 +350,6 @@ async def test_a_relay_that_dies_is_replaced_and_nothing_arrives_twice(broker: B
     await clock.advance(30)
     assert await broker.deliver(FUNCTION) == 1
     assert (await broker.queue("good").counts()).total == 1
-
-
-@pytest.fixture
-async def proxy(redis_server: EmbeddedRedis, tmp_path: Path) -> AsyncIterator[FaultProxy]:
-    if ON_CLUSTER:
-        pytest.skip("the proxy stands before one server")
-    async with FaultProxy(Path(redis_server.url.removeprefix("unix://")), tmp_path / "p.sock") as running:
-        yield running
 
 
 @pytest.mark.parametrize("number", range(1, 5))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from broker import Broker, InvalidInput, StoreError
-from broker.embedded import EmbeddedRedis
 from broker.errors import FunctionNotFound, PayloadTooLarge, QueueNotFound, StoreUnavailable
 from broker.functions import register_function
 from broker.limits import MIB
@@ -18,24 +16,9 @@ from broker.queues import QueueClient
 from broker.records import FunctionSettings
 from broker.sending import chunks
 from broker.settings import Settings
-from tests.conftest import ON_CLUSTER, Clock
+from tests.conftest import Clock
 from tests.faults.proxy import Action, FaultProxy, Rule
 from tests.store.audit import command_calls
-
-
-@pytest.fixture
-async def queue(broker: Broker) -> QueueClient:
-    made = broker.queue("orders")
-    await made.create()
-    return made
-
-
-@pytest.fixture
-async def proxy(redis_server: EmbeddedRedis, tmp_path: Path) -> AsyncIterator[FaultProxy]:
-    if ON_CLUSTER:
-        pytest.skip("the proxy stands before one server")
-    async with FaultProxy(Path(redis_server.url.removeprefix("unix://")), tmp_path / "p.sock") as running:
-        yield running
 
 
 @pytest.fixture

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from broker.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "runtime")
+_END_S = 15
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,52 @@ class Shell:
                 stdout=stdout,
                 stderr=stderr,
             )
+
+
+class Running:
+    """A command that goes on, and what it has said: on stdout in the file ``out`` of the shell's folder, on stderr in
+    ``err``."""
+
+    def __init__(self, shell: Shell, *words: str) -> None:
+        self.out, self.err = shell.folder / "out", shell.folder / "err"
+        self.process = shell.start(words, out=self.out, err=self.err)
+
+    async def said(self, words: str) -> str:
+        """What is on stdout as soon as these words are there or on stderr; fails the test where it ends before."""
+
+        async def look() -> bool:
+            assert self.process.poll() is None, self.err.read_text()
+            return words in self.out.read_text() + self.err.read_text()
+
+        await eventually(look)
+        return self.out.read_text()
+
+    async def ended(self, number: signal.Signals | None = None) -> int:
+        """The exit status, as soon as there is one; after this signal."""
+        if number is not None:
+            self.process.send_signal(number)
+        return await anyio.to_thread.run_sync(self.process.wait, _END_S)
+
+    def close(self) -> None:
+        """Ends it where the test has not."""
+        if self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def started(shell: Shell, *words: str) -> Iterator[Running]:
+    """A command that goes on until it ends, or the test does."""
+    running = Running(shell, *words)
+    try:
+        yield running
+    finally:
+        running.close()
 
 
 def environment(url: str | None, settings: Settings | None) -> dict[str, str]:

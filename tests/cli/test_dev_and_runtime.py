@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
-
-import anyio.to_thread
 
 from broker import Broker
 from broker.dev_directory import running_dev_url
 from broker.settings import Settings
-from tests.cli.shell import Shell, eventually
+from tests.cli.shell import Running, Shell, eventually, started
 
 APP = """
 from broker import Queue
@@ -28,44 +25,22 @@ async def version(event, context):
 """
 
 
-class Dev:
+class Dev(Running):
     """A running `penstock dev` in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.shell = Shell(folder)
-        self.folder = folder
-        self.out, self.err = folder / "dev.out", folder / "dev.err"
-        self.process = self.shell.start(["dev", "app:app", "--log-format", "json"], out=self.out, err=self.err)
-
-    async def ready(self) -> None:
-        async def said() -> bool:
-            assert self.process.poll() is None, self.err.read_text()
-            return "penstock invoke" in self.out.read_text()
-
-        await eventually(said)
-
-    async def logged(self, words: str) -> None:
-        async def said() -> bool:
-            assert self.process.poll() is None, self.err.read_text()
-            return words in self.err.read_text()
-
-        await eventually(said)
+        super().__init__(self.shell, "dev", "app:app", "--log-format", "json")
 
     async def interrupt(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        return await anyio.to_thread.run_sync(self.process.wait, 15)
+        return await self.ended(signal.SIGINT)
 
 
 @asynccontextmanager
 async def dev_in(folder: Path) -> AsyncIterator[Dev]:
-    dev = Dev(folder)
-    try:
-        await dev.ready()
+    with closing(Dev(folder)) as dev:
+        await dev.said("penstock invoke")
         yield dev
-    finally:
-        if dev.process.poll() is None:
-            dev.process.terminate()
-            dev.process.wait(15)
 
 
 def write_app(folder: Path, version: int) -> None:
@@ -126,11 +101,11 @@ async def test_dev_replaces_its_worker_when_a_file_changes_and_keeps_it_when_tha
     write_app(tmp_path, 1)
     async with dev_in(tmp_path) as dev:
         (tmp_path / "app.py").write_text("this is no Python\n")
-        await dev.logged("worker_not_replaced")
+        await dev.said("worker_not_replaced")
         assert "SyntaxError" in dev.err.read_text()
         assert (await dev.shell.run("call", "version", "{}")).json == 1
         write_app(tmp_path, 2)
-        await dev.logged("worker_replaced")
+        await dev.said("worker_replaced")
 
         async def new_version() -> bool:
             done = await dev.shell.run("call", "version", "{}", status=None)
@@ -144,28 +119,16 @@ async def test_runtime_serves_until_it_is_told_to_stop(
     shell: Shell, broker: Broker, redis_url: str, settings: Settings
 ) -> None:
     write_app(shell.folder, 7)
-    out, err = shell.folder / "out", shell.folder / "err"
-    process = shell.start(
-        ["runtime", "app:app", "--processes", "2", "--grace", "3", "--url", redis_url], out=out, err=err
-    )
-    try:
+    options = ("--processes", "2", "--grace", "3", "--url", redis_url)
+    with started(shell, "runtime", "app:app", *options) as running:
 
         async def both_live() -> bool:
-            assert process.poll() is None, err.read_text()
+            assert running.process.poll() is None, running.err.read_text()
             return len(await broker.core.directory.live_workers()) == 2
 
         await eventually(both_live)
         assert (await shell.run("call", "version", "{}")).json == 7
         assert (await shell.run("functions", "version", "--json")).json["live_workers"] == 2
-        process.send_signal(signal.SIGTERM)
-        assert await anyio.to_thread.run_sync(process.wait, 15) == 0
-    finally:
-        stop(process)
-    assert out.read_text() == ""
+        assert await running.ended(signal.SIGTERM) == 0
+    assert running.out.read_text() == ""
     assert await broker.core.directory.live_workers() == {}
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        process.wait(15)

@@ -160,6 +160,7 @@ async def test_functions_shows_what_is_held_served_paused_and_mapped(
         assert row[9] == "yes"
         assert "success: stream done, failure: queue failed, dead letters: queue dead" in table.out
         assert table.cells("orders -> take")[3] == "enabled"
+        assert table.err == ""
 
         one = (await shell.run("functions", "greet", "--json")).json
         assert (one["queued"], one["live_workers"], one["paused"], one["mappings"]) == (1, 1, True, [])
@@ -179,6 +180,9 @@ async def test_functions_shows_what_is_held_served_paused_and_mapped(
         await eventually(done)
     table = await shell.run("functions")
     assert table.cells("orders -> take")[3:6] == ["no", "live", "worker"]
+    assert table.err.startswith("no live worker polls for orders->take: start one that serves its function")
+    assert '`penstock delete mapping "orders->take"`' in table.err
+    assert (await shell.run("functions", "greet")).err == ""
     assert (await shell.run("functions", "nosuch", "--json", status=1)).json["error"] == "FunctionNotFound"
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import anyio.to_thread
 
 from broker import Broker, Queue
-from tests.cli.shell import Shell, eventually, on_terminal
+from tests.cli.shell import Shell, eventually, on_terminal, started
 
 
 async def dead_letters(broker: Broker, *bodies: str) -> None:
@@ -95,25 +94,20 @@ async def test_options_that_do_not_go_together_are_refused(shell: Shell, broker:
     assert await broker.queue("dead").moves() == []
 
 
-async def test_a_move_that_is_left_goes_on_elsewhere_and_says_how_to_end_it(
-    shell: Shell, broker: Broker, tmp_path: Path
-) -> None:
+async def moving(broker: Broker) -> bool:
+    """Whether a task has begun to move dead letters."""
+    return any(task.moved for task in await broker.queue("dead").moves())
+
+
+async def test_a_move_that_is_left_goes_on_elsewhere_and_says_how_to_end_it(shell: Shell, broker: Broker) -> None:
     await dead_letters(broker, *map(str, range(100)))  # far more than it moves before it hears the signal
-    process = shell.start(["redrive", "dead", "--rate", "1"], out=tmp_path / "out", err=tmp_path / "err")
-
-    async def begun() -> bool:
-        return any(task.moved for task in await broker.queue("dead").moves())
-
-    try:
-        await eventually(begun)
-        process.send_signal(signal.SIGINT)
-        status = await anyio.to_thread.run_sync(process.wait, 20)
-    finally:
-        process.kill()
+    with started(shell, "redrive", "dead", "--rate", "1") as redrive:
+        await eventually(lambda: moving(broker))
+        status = await redrive.ended(signal.SIGINT)
     (task,) = await broker.queue("dead").moves()
     assert (status, task.status) == (130, "RUNNING")
-    assert (tmp_path / "out").read_text() == ""
-    said = (tmp_path / "err").read_text()
+    assert redrive.out.read_text() == ""
+    said = redrive.err.read_text()
     assert said.startswith("the move goes on where a worker or gateway runs")
     assert said.endswith(f"`penstock moves dead --cancel {task.handle}`\n")
 
@@ -127,20 +121,11 @@ async def test_how_far_a_move_is_can_be_seen_on_a_terminal(shell: Shell, broker:
     assert '3 messages sent back, 0 left in queue "dead"' in said
 
 
-async def test_a_move_whose_queue_is_deleted_ends_with_an_error_that_says_so(
-    shell: Shell, broker: Broker, tmp_path: Path
-) -> None:
+async def test_a_move_whose_queue_is_deleted_ends_with_an_error_that_says_so(shell: Shell, broker: Broker) -> None:
     await dead_letters(broker, *"abcdef")
-    process = shell.start(["redrive", "dead", "--rate", "1"], out=tmp_path / "out", err=tmp_path / "err")
-
-    async def begun() -> bool:
-        return any(task.moved for task in await broker.queue("dead").moves())
-
-    try:
-        await eventually(begun)
+    with started(shell, "redrive", "dead", "--rate", "1") as redrive:
+        await eventually(lambda: moving(broker))
         await broker.queue("dead").delete(force=True)
-        status = await anyio.to_thread.run_sync(process.wait, 20)
-    finally:
-        process.kill()
-    assert (status, (tmp_path / "out").read_text()) == (1, "")
-    assert (tmp_path / "err").read_text().startswith('penstock: queue "dead" does not exist')
+        status = await redrive.ended()
+    assert (status, redrive.out.read_text()) == (1, "")
+    assert redrive.err.read_text().startswith('penstock: queue "dead" does not exist')

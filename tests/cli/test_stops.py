@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import signal
 
-import anyio.to_thread
 import pytest
 
 from broker import Broker
-from tests.cli.shell import Shell, eventually
+from tests.cli.shell import Shell, eventually, started
 
 APP = """
 import asyncio
@@ -28,32 +27,21 @@ async def test_what_is_cut_off_is_given_back_and_the_status_is_0(
     shell: Shell, broker: Broker, grace: str, signals: int
 ) -> None:
     (shell.folder / "app.py").write_text(APP)
-    out, err = shell.folder / "out", shell.folder / "err"
-    process = shell.start(["runtime", "app:app", "--grace", grace, "--log-format", "json"], out=out, err=err)
 
-    async def said(words: str) -> bool:
-        assert process.poll() is None, err.read_text()
-        return words in err.read_text()
-
-    async def running() -> bool:
+    async def runs() -> bool:
         return (await broker.function("wait").counts()).in_flight == 1
 
-    try:
-        await eventually(lambda: said("worker_ready"))
+    with started(shell, "runtime", "app:app", "--grace", grace, "--log-format", "json") as running:
+        await running.said("worker_ready")
         await broker.invoke("wait", {})
-        await eventually(running)
-        process.send_signal(signal.SIGTERM)
+        await eventually(runs)
         if signals > 1:
-            await eventually(lambda: said("worker_stopping"))
-            process.send_signal(signal.SIGTERM)
-        assert await anyio.to_thread.run_sync(process.wait, 15) == 0
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait(15)
+            running.process.send_signal(signal.SIGTERM)
+            await running.said("worker_stopping")
+        assert await running.ended(signal.SIGTERM) == 0
     counts = await broker.function("wait").counts()
     assert (counts.visible, counts.in_flight, counts.set_apart) == (1, 0, 0)
-    assert '"handed_back":1' in err.read_text()
+    assert '"handed_back":1' in running.err.read_text()
 
 
 LAST_WORDS = """
@@ -77,22 +65,15 @@ async def test_a_signal_more_while_it_ends_changes_nothing(
     (shell.folder / "app.py").write_text(APP)
     (shell.folder / "sitecustomize.py").write_text(LAST_WORDS)
     shell.environment["PYTHONPATH"] = f"{shell.folder}:{shell.environment.get('PYTHONPATH', '')}"
-    out, err = shell.folder / "out", shell.folder / "err"
-    process = shell.start([*command, "--log-format", "json"], out=out, err=err)
-    try:
-        await eventually(lambda: has(ready in err.read_text()))
-        process.send_signal(number)
-        await eventually(lambda: has((shell.folder / "ending").exists()))
-        process.send_signal(number)
-        assert await anyio.to_thread.run_sync(process.wait, 15) == 0
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait(15)
 
+    async def ends() -> bool:
+        return (shell.folder / "ending").exists()
 
-async def has(answer: bool) -> bool:  # noqa: FBT001 - what was looked at
-    return answer
+    with started(shell, *command, "--log-format", "json") as running:
+        await running.said(ready)
+        running.process.send_signal(number)
+        await eventually(ends)
+        assert await running.ended(number) == 0
 
 
 CLOSES = """
@@ -110,17 +91,11 @@ async def close(event, context):
 
 async def test_a_worker_whose_output_was_closed_by_a_handler_drains_all_the_same(shell: Shell, broker: Broker) -> None:
     (shell.folder / "app.py").write_text(CLOSES)
-    out, err = shell.folder / "out", shell.folder / "err"
-    process = shell.start(["runtime", "app:app", "--log-format", "json"], out=out, err=err)
-    try:
-        await eventually(lambda: has("worker_ready" in err.read_text()))
+    with started(shell, "runtime", "app:app", "--log-format", "json") as running:
+        await running.said("worker_ready")
         await broker.call("close", {}, timeout=10)
-        process.send_signal(signal.SIGTERM)
-        assert await anyio.to_thread.run_sync(process.wait, 15) == 0
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait(15)
-    assert "worker_stopped" in err.read_text()
-    assert "Traceback" not in err.read_text()
-    assert "worker_died" not in err.read_text()
+        assert await running.ended(signal.SIGTERM) == 0
+    said = running.err.read_text()
+    assert "worker_stopped" in said
+    assert "Traceback" not in said
+    assert "worker_died" not in said

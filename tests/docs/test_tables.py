@@ -329,6 +329,8 @@ def event_names(arguments: str, text: str) -> list[str]:
     first = arguments.partition(",")[0].strip()
     if first == "self._event":  # the sums of a second
         return re.findall(r'_Sums\("(\w+)"', text)
+    if first == 'f"{self._what}_unread"':  # a look at the directory
+        return [f"{what}_unread" for other in sources() for what in re.findall(r'Lookout\(.*what="(\w+)"', other)]
     if first == "what":  # a report of the lease keeper
         return re.findall(r'self\._report\("(\w+)"', text)
     names = re.findall(r'"([^"]+)"', first)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from broker import Broker
 from broker.embedded import EmbeddedRedis
 from broker.settings import Settings
 from tests.faults.scene import LARGE
+from tests.faults.service import Serve, Service
 
 LEASE_MS = 1_000
 SCENARIO_LIMIT_S = 5_400
@@ -36,3 +40,16 @@ def durable(tmp_path: Path) -> Iterator[EmbeddedRedis]:
 def short_leases() -> Settings:
     """A lease of one second, so that nobody has to wait for its end for long."""
     return Settings(prefix="faults", lease_ms=LEASE_MS)
+
+
+@pytest.fixture
+def serve(durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path) -> Serve:
+    """Runs the workers of an app of :mod:`tests.faults.apps` on the durable server."""
+
+    @asynccontextmanager
+    async def serving(app: str, **options: Any) -> AsyncIterator[tuple[Broker, Service]]:
+        service = Service(app, url=durable.url, settings=short_leases, folder=tmp_path, **options)
+        async with Broker(durable.url, settings=short_leases) as broker, service:
+            yield broker, service
+
+    return serving

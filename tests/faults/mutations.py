@@ -201,6 +201,28 @@ MUTATIONS: Final = (
         test="tests/runtime/test_running_alone.py",
     ),
     Mutant(
+        name="asked-where-idle",
+        safeguard="Redis is back when it has answered, also for who has no leases to renew",
+        edits=(
+            Edit(
+                "runtime/keeper.py", "        if not self._leases.get(resource):  # then", "        if False:  # then"
+            ),
+        ),
+        test="tests/runtime/test_outages.py",
+    ),
+    Mutant(
+        name="given-back-in-the-end",
+        safeguard="what a lost claim has leased is given back however long Redis is away",
+        edits=(
+            Edit(
+                "runtime/engine.py",
+                "                if faults > MOST_FAULTS:\n                    raise",
+                "                if attempt >= 23:\n                    raise",
+            ),
+        ),
+        test="tests/runtime/test_outages.py",
+    ),
+    Mutant(
         name="no-memory-first",
         safeguard="on a full server work begins with a write that needs no memory",
         edits=(Edit(_CLAIM, "redis.call('ZREM', KEYS[2], '') -- a first write", "-- a first write"),),

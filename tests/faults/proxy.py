@@ -14,11 +14,12 @@ Rules count over all connections, from the moment they are added, and are used u
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
+
+from tests.faults.relay import Relay, Stream, until_one_ends
 
 Action = Literal["cut_before", "cut_after", "swallow", "delay"]
 
@@ -57,20 +58,14 @@ class Rule:
         return met
 
 
-class FaultProxy:
-    """Listens on a unix socket and relays to the unix socket of a Redis; ``url`` is what clients are given."""
+class FaultProxy(Relay):
+    """The relay, and its rules."""
+
+    read_ahead = 2**26  # a command or reply is read whole
 
     def __init__(self, upstream: Path, socket: Path) -> None:
-        self._upstream = upstream
-        self._socket = socket
+        super().__init__(upstream, socket)
         self._rules: list[Rule] = []
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def url(self) -> str:
-        return f"unix://{self._socket}"
 
     def add(self, rule: Rule) -> Rule:
         self._rules.append(rule)
@@ -79,66 +74,22 @@ class FaultProxy:
     def remove(self, rule: Rule) -> None:
         self._rules.remove(rule)
 
-    def cut_all(self) -> None:
-        """Ends every connection there is, both sides."""
-        for writer in tuple(self._writers):
-            writer.transport.abort()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_unix_server(self._serve, self._socket, limit=2**26)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.cut_all()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            up_reader, up_writer = await asyncio.open_unix_connection(self._upstream, limit=2**26)
-            self._writers |= {writer, up_writer}
-            try:
-                await _Connection(self._rules, reader, writer, up_reader, up_writer).relay()
-            finally:
-                self._writers -= {writer, up_writer}
-                writer.transport.abort()
-                up_writer.transport.abort()
-        self._tasks.discard(task)
+    async def relay(self, client: Stream, redis: Stream) -> None:
+        await _Connection(self._rules, client, redis).relay()
 
 
 class _Connection:
     """One client's connection. Replies are relayed as they come, except the one that a rule takes away."""
 
-    def __init__(
-        self,
-        rules: list[Rule],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        up_reader: asyncio.StreamReader,
-        up_writer: asyncio.StreamWriter,
-    ) -> None:
+    def __init__(self, rules: list[Rule], client: Stream, redis: Stream) -> None:
         self._rules = rules
-        self._client = (reader, writer)
-        self._redis = (up_reader, up_writer)
+        self._client = client
+        self._redis = redis
         self._cut_after: set[int] = set()
         self._sent = 0
 
     async def relay(self) -> None:
-        commands = asyncio.create_task(self._commands())
-        replies = asyncio.create_task(self._replies())
-        try:
-            await asyncio.wait((commands, replies), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            commands.cancel()
-            replies.cancel()
-            await asyncio.gather(commands, replies, return_exceptions=True)
+        await until_one_ends(self._commands(), self._replies())
 
     async def _commands(self) -> None:
         while True:

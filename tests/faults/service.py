@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 
@@ -24,6 +25,12 @@ from broker.workers import Serves
 ROOT: Final = Path(__file__).parent.parent.parent
 HISTORY_VARIABLE: Final = "FAULTS_HISTORY"
 _READY_S: Final = 20.0
+
+
+class Serve(Protocol):
+    """A broker, and running workers: ``async with serve("steady", processes=2) as (broker, service)``."""
+
+    def __call__(self, app: str, **options: Any) -> AbstractAsyncContextManager[tuple[Broker, Service]]: ...
 
 
 class Service:

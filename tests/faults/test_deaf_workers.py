@@ -16,7 +16,7 @@ from tests.faults.conftest import LEASE_MS
 from tests.faults.history import newest_lines
 from tests.faults.proxy import FaultProxy, Rule
 from tests.faults.scene import assert_nothing_left, judge, read_all, report, sized, until, wait_until_empty
-from tests.faults.service import Service
+from tests.faults.service import Serve, Service
 
 ROUNDS = sized(10, 200)
 AGAIN_S = 2.0
@@ -43,13 +43,10 @@ async def connections(broker: Broker) -> int:
 
 @pytest.mark.parametrize("state", ["idle", "busy"])
 async def test_work_flows_again_after_all_connections_were_cut(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path, state: str
+    serve: Serve, durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path, state: str
 ) -> None:
     slowest_s, ids = 0.0, list[str]()
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service("steady", url=durable.url, settings=short_leases, folder=tmp_path) as service,
-    ):
+    async with serve("steady") as (broker, service):
         await handled(broker, tmp_path, timeout_s=5)
         await asyncio.sleep(0.2)
         before = await connections(broker)

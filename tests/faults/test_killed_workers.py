@@ -24,7 +24,7 @@ from tests.faults.scene import (
     until,
     wait_until_empty,
 )
-from tests.faults.service import Service
+from tests.faults.service import Serve, Service
 
 PROCESSES = sized(2, 4)
 CALLS = 100
@@ -56,15 +56,10 @@ async def none_visible(broker: Broker) -> bool:
 
 @pytest.mark.timeout(300)
 async def test_no_event_is_lost_or_leased_twice_when_workers_are_killed(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
+    serve: Serve, durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
 ) -> None:
     killer = Killer(SEED)
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service(
-            "steady", url=durable.url, settings=short_leases, folder=tmp_path, processes=PROCESSES, max_calls=CALLS
-        ) as service,
-    ):
+    async with serve("steady", processes=PROCESSES, max_calls=CALLS) as (broker, service):
         started = time.monotonic()
         done = asyncio.Event()
         shooting = asyncio.create_task(shoot(killer, service, broker, done))

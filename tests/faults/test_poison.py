@@ -15,7 +15,7 @@ from broker.settings import Settings
 from tests.faults.history import read_histories
 from tests.faults.killer import Killer
 from tests.faults.scene import SEED, assert_nothing_left, read_all, report, sized, until, wait_until_empty
-from tests.faults.service import Service
+from tests.faults.service import Serve
 
 HEALTHY = sized(300, 10_000)
 MAX_CRASHES = 3
@@ -41,17 +41,12 @@ async def drain(broker: Broker, queue: str) -> list[Any]:
 
 @pytest.mark.timeout(150)
 async def test_poison_is_quarantined_with_its_cause_and_its_neighbours_go_on(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
+    serve: Serve, durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
 ) -> None:
     killer, started = Killer(SEED), time.monotonic()
     events = [{"do": "well"}] * HEALTHY + [{"do": word} for word in (*DEADLY, *FAILING)]
     killer.random.shuffle(events)
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service(
-            "poison", url=durable.url, settings=short_leases, folder=tmp_path, processes=2, max_calls=20
-        ) as service,
-    ):
+    async with serve("poison", processes=2, max_calls=20) as (broker, service):
         ids = await broker.invoke_many("swallow", events)
         kinds = {identity: event["do"] for identity, event in zip(ids, events, strict=True)}
         await wait_until_empty(broker, "swallow", timeout_s=100)
@@ -96,14 +91,9 @@ async def delivered(broker: Broker) -> bool:
 
 
 @pytest.mark.timeout(60)
-async def test_one_that_runs_alone_and_never_stops_does_not_hold_up_the_others(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
-) -> None:
+async def test_one_that_runs_alone_and_never_stops_does_not_hold_up_the_others(serve: Serve, tmp_path: Path) -> None:
     """The first run ends the process, so that all three run alone; there the first one never returns."""
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service("stubborn", url=durable.url, settings=short_leases, folder=tmp_path) as service,
-    ):
+    async with serve("stubborn") as (broker, service):
         started = time.monotonic()
         await broker.invoke_many("cling", [{"s": 600}, {"s": 0}, {"s": 0}])
         await wait_until_empty(broker, "cling", timeout_s=40)

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from broker import Broker
 from broker.embedded import EmbeddedRedis
-from broker.settings import Settings
 from runtime.recycling import Allowance, Recycle, memory_bytes
 from runtime.supervisor import Supervisor
 from tests.faults.scene import assert_nothing_left, judge, read_all, report, until, wait_until_empty
-from tests.faults.service import ROOT, Service
+from tests.faults.service import ROOT, Serve, Service
 
 EACH = 300
 EXCHANGES = 4
@@ -28,19 +26,10 @@ CALLS_OF_NEEDY = 24
 
 
 async def test_after_so_many_events_a_process_is_exchanged_and_events_notice_nothing(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
+    serve: Serve, durable: EmbeddedRedis, tmp_path: Path
 ) -> None:
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service(
-            "steady",
-            url=durable.url,
-            settings=short_leases,
-            folder=tmp_path,
-            processes=PROCESSES,
-            options=("--max-events-per-process", str(EACH)),
-        ) as service,
-    ):
+    options = ("--max-events-per-process", str(EACH))
+    async with serve("steady", processes=PROCESSES, options=options) as (broker, service):
         first = set(service.children())
         ids: list[str] = []
         while len(list(service.lines("worker_recycled"))) < EXCHANGES:
@@ -73,20 +62,9 @@ def claiming_at_a_time(service: Service) -> Iterator[int]:
             yield claiming
 
 
-async def test_a_process_that_has_grown_too_large_is_exchanged(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
-) -> None:
+async def test_a_process_that_has_grown_too_large_is_exchanged(serve: Serve) -> None:
     limit_mb = memory_bytes() // 1024 // 1024 + 100
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service(
-            "hoarding",
-            url=durable.url,
-            settings=short_leases,
-            folder=tmp_path,
-            options=("--max-memory", str(limit_mb)),
-        ) as service,
-    ):
+    async with serve("hoarding", options=("--max-memory", str(limit_mb))) as (broker, service):
         (first,) = service.children()
         for _ in range(2 * limit_mb // CHUNK_MB):
             if list(service.lines("worker_recycled")):
@@ -99,20 +77,9 @@ async def test_a_process_that_has_grown_too_large_is_exchanged(
     assert (line["reason"], line["memory_mb"] >= limit_mb) == ("memory", True)
 
 
-async def test_a_limit_below_what_the_app_needs_is_told_and_does_not_exchange_processes_for_ever(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
-) -> None:
+async def test_a_limit_below_what_the_app_needs_is_told_and_does_not_exchange_processes_for_ever(serve: Serve) -> None:
     limit_mb = memory_bytes() // 1024 // 1024 + 50
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service(
-            "needy",
-            url=durable.url,
-            settings=short_leases,
-            folder=tmp_path,
-            options=("--max-memory", str(limit_mb)),
-        ) as service,
-    ):
+    async with serve("needy", options=("--max-memory", str(limit_mb))) as (broker, service):
         for _ in range(CALLS_OF_NEEDY):
             await broker.call("need", {"mb": 2 * limit_mb}, timeout=60)
             await asyncio.sleep(0.25)
@@ -124,20 +91,9 @@ async def test_a_limit_below_what_the_app_needs_is_told_and_does_not_exchange_pr
     assert "--max-memory" in told[0]["action"]
 
 
-async def test_one_whose_successor_cannot_start_goes_on(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
-) -> None:
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service(
-            "once_only",
-            url=durable.url,
-            settings=short_leases,
-            folder=tmp_path,
-            options=("--max-events-per-process", "1"),
-            environment={"FAULTS_ONCE": "1"},
-        ) as service,
-    ):
+async def test_one_whose_successor_cannot_start_goes_on(serve: Serve) -> None:
+    options, only_once = ("--max-events-per-process", "1"), {"FAULTS_ONCE": "1"}
+    async with serve("once_only", options=options, environment=only_once) as (broker, service):
         pid = await broker.call("whoami", {})
         await until(lambda: list(service.lines("worker_not_recycled")), timeout_s=20, what="that is told")
         assert await broker.call("whoami", {}) == pid

@@ -25,7 +25,7 @@ from tests.faults.scene import (
     until,
     wait_until_empty,
 )
-from tests.faults.service import Service
+from tests.faults.service import Serve
 
 PRODUCERS = 8
 KILLS = sized(5, 40)
@@ -89,14 +89,11 @@ async def works_again(folder: Path, after_ns: int) -> float:
 
 @pytest.mark.timeout(200)
 async def test_everything_accepted_is_handled_over_restarts_of_redis(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
+    serve: Serve, durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
 ) -> None:
     killer, started = Killer(SEED), time.monotonic()
     recoveries: list[float] = []
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service("steady", url=durable.url, settings=short_leases, folder=tmp_path, processes=2) as service,
-    ):
+    async with serve("steady", processes=2) as (broker, service):
         producers = Producers(broker)
         producing = asyncio.create_task(producers.run())
         for number in range(KILLS):

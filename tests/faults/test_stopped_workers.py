@@ -27,7 +27,7 @@ from tests.faults.scene import (
     until,
     wait_until_empty,
 )
-from tests.faults.service import Service
+from tests.faults.service import Serve, Service
 
 ROUNDS = sized(4, 100)
 WORK_S = 0.5
@@ -78,13 +78,10 @@ async def freeze_round(
 
 @pytest.mark.timeout(120)
 async def test_a_worker_that_slept_past_its_lease_is_refused_and_cannot_undo_newer_work(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
+    serve: Serve, durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
 ) -> None:
     killer, started, ids, zombies = Killer(SEED), time.monotonic(), list[str](), 0
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service("zombies", url=durable.url, settings=short_leases, folder=tmp_path, processes=2) as service,
-    ):
+    async with serve("zombies", processes=2) as (broker, service):
         for number in range(ROUNDS):
             round_ids, held = await freeze_round(killer, service, broker, tmp_path, until_done=number % 2 == 1)
             ids += round_ids

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,8 @@ from botocore.exceptions import ClientError
 
 from broker import Broker
 from broker.gateway.options import GatewayOptions
-from broker.settings import Settings
 from runtime.cli.dev import DevGateway
-from tests.cli.shell import Shell, eventually
+from tests.cli.shell import Shell, started
 
 APP = """
 from runtime import App
@@ -31,41 +28,6 @@ app = App()
 async def greet(event, context):
     return None
 """
-
-
-@pytest.fixture
-def shell(tmp_path: Path, redis_url: str, settings: Settings, broker: Broker) -> Shell:
-    return Shell(tmp_path, url=redis_url, settings=settings)
-
-
-class Running:
-    """A command that goes on, and what it has said."""
-
-    def __init__(self, shell: Shell, *words: str) -> None:
-        self.out, self.err = shell.folder / "out", shell.folder / "err"
-        self.process = shell.start(words, out=self.out, err=self.err)
-
-    async def said(self, words: str) -> str:
-        async def look() -> str | None:
-            assert self.process.poll() is None, self.err.read_text()
-            return self.out.read_text() if words in self.out.read_text() + self.err.read_text() else None
-
-        return str(await eventually(look))
-
-    async def ended(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return await anyio.to_thread.run_sync(self.process.wait, 15)
-
-
-@asynccontextmanager
-async def started(shell: Shell, *words: str) -> AsyncIterator[Running]:
-    running = Running(shell, *words)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait(15)
 
 
 def client(service: str, url: str, key: str = "test", secret: str = "test") -> Any:  # noqa: S107 - any will do
@@ -83,7 +45,7 @@ def send_and_receive(url: str) -> str:
 
 
 async def test_boto3_works_on_it_and_a_signal_ends_it_with_an_open_wait(shell: Shell) -> None:
-    async with started(shell, "broker", "--port", "0", "--json") as running:
+    with started(shell, "broker", "--port", "0", "--json") as running:
         told = msgspec.json.decode((await running.said("}\n")).splitlines()[0])
         assert (told["host"], told["access_keys"], told["url"]) == (
             "127.0.0.1",
@@ -136,7 +98,7 @@ async def test_with_keys_the_screen_says_so_and_other_keys_are_refused(shell: Sh
     keys = shell.folder / "keys"
     keys.write_text("# ours\nAKIDONE:one\nAKIDTWO:two:123456789012\n")
     words = ("broker", "--port", "0", "--host", "0.0.0.0", "--access-keys", str(keys))  # noqa: S104 - with keys
-    async with started(shell, *words) as running:
+    with started(shell, *words) as running:
         screen = await running.said("Ctrl-C")
         assert "AWS_ACCESS_KEY_ID=AKIDONE" in screen
         assert "two" not in screen + running.err.read_text()
@@ -177,13 +139,13 @@ async def test_a_taken_port_is_named(shell: Shell) -> None:
 async def test_dev_serves_too_and_ends_where_the_port_that_was_asked_for_is_taken(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     shell = Shell(tmp_path)
-    async with started(shell, "dev", "app:app", "--port", "0", "--no-reload") as running:
+    with started(shell, "dev", "app:app", "--port", "0", "--no-reload") as running:
         screen = await running.said("Ctrl-C")
         url = screen.partition("AWS_ENDPOINT_URL=")[2].split()[0]
         assert "AWS_DEFAULT_REGION=us-east-1\n" in screen, "without a region no SDK starts"
         assert await anyio.to_thread.run_sync(send_and_receive, url) == "hello"
         assert await running.ended(signal.SIGINT) == 0
-    async with started(shell, "dev", "app:app", "--no-gateway", "--no-reload") as running:
+    with started(shell, "dev", "app:app", "--no-gateway", "--no-reload") as running:
         assert "AWS_ENDPOINT_URL" not in await running.said("Ctrl-C")
         assert await running.ended(signal.SIGINT) == 0
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -10,21 +10,14 @@ from pathlib import Path
 import anyio.to_thread
 import pytest
 
-from broker import Broker
 from broker.errors import InvalidOption
 from broker.gateway.access import read_access_keys
 from broker.gateway.new_keys import create_access_keys
 from broker.gateway.options import GatewayOptions
-from broker.settings import Settings
-from tests.cli.shell import Shell
-from tests.gateway.test_command import client, started
+from tests.cli.shell import Shell, started
+from tests.gateway.test_command import client
 
 OPTION = "--access-keys"
-
-
-@pytest.fixture
-def shell(tmp_path: Path, redis_url: str, settings: Settings, broker: Broker) -> Shell:
-    return Shell(tmp_path, url=redis_url, settings=settings)
 
 
 async def test_the_first_start_makes_a_key_that_works_and_the_second_keeps_it(shell: Shell) -> None:
@@ -32,7 +25,7 @@ async def test_the_first_start_makes_a_key_that_works_and_the_second_keeps_it(sh
     words = ("broker", "--port", "0", "--access-keys", str(keys), "--create-access-keys")
     made = ""
     for start in range(2):
-        async with started(shell, *words) as running:
+        with started(shell, *words) as running:
             screen = await running.said("Ctrl-C")
             said = running.err.read_text()
             (line,) = keys.read_text().splitlines()[1:]

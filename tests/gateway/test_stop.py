@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import signal
 import socket
-from pathlib import Path
 
 import anyio.to_thread
-import pytest
 
-from broker import Broker
-from broker.settings import Settings
-from tests.cli.shell import Shell
-from tests.gateway.test_command import Running, started
+from tests.cli.shell import Running, Shell, started
 
 BODY = b"Action=CreateQueue&QueueName=letters"
-
-
-@pytest.fixture
-def shell(tmp_path: Path, redis_url: str, settings: Settings, broker: Broker) -> Shell:
-    return Shell(tmp_path, url=redis_url, settings=settings)
 
 
 async def half_sent(running: Running) -> socket.socket:
@@ -52,17 +42,17 @@ async def stopping(running: Running) -> None:
 
 
 async def test_an_open_request_is_answered_before_the_process_ends(shell: Shell) -> None:
-    async with started(shell, "broker", "--port", "0") as running:
+    with started(shell, "broker", "--port", "0") as running:
         with await half_sent(running) as connection:
             await stopping(running)
             connection.sendall(BODY[10:])
             answer = await anyio.to_thread.run_sync(connection.recv, 4096)
         assert answer.startswith(b"HTTP/1.1 200")
-        assert await anyio.to_thread.run_sync(running.process.wait, 15) == 0
+        assert await running.ended() == 0
 
 
 async def test_a_second_signal_cuts_it_off_and_that_is_status_0_too(shell: Shell) -> None:
-    async with started(shell, "broker", "--port", "0", "--grace", "3600") as running:
+    with started(shell, "broker", "--port", "0", "--grace", "3600") as running:
         with await half_sent(running):
             await stopping(running)
             assert await running.ended(signal.SIGTERM) == 0
@@ -70,7 +60,7 @@ async def test_a_second_signal_cuts_it_off_and_that_is_status_0_too(shell: Shell
 
 
 async def test_the_end_of_the_grace_period_cuts_it_off_too(shell: Shell) -> None:
-    async with started(shell, "broker", "--port", "0", "--grace", "0.1") as running:
+    with started(shell, "broker", "--port", "0", "--grace", "0.1") as running:
         with await half_sent(running):
             assert await running.ended(signal.SIGTERM) == 0
         assert '"gateway_stopped"' in running.err.read_text()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from broker import Broker, Message
 from broker.core import Core
-from broker.errors import QueueNotFound
+from broker.errors import CallThrottled, QueueNotFound
 from broker.settings import Settings
 from broker.store.cluster_channels import ClusterChannels
 from runtime import App, Context, Worker
@@ -138,6 +138,76 @@ def socket_of(core: Core, process: str) -> Any:
     assert subscription is not None
     assert subscription._stream is not None
     return subscription._stream.transport
+
+
+class Neighbour:
+    """A function of an app whose call is under way while others misbehave."""
+
+    def __init__(self, app: App) -> None:
+        self._gate = asyncio.Event()
+        self._call: asyncio.Future[Any] | None = None
+        app.function(name="neighbour", timeout=20)(self._wait)
+
+    async def _wait(self, event: Any, context: Context) -> str:
+        await self._gate.wait()
+        return "unharmed"
+
+    def begin(self, broker: Broker) -> None:
+        """Its call begins."""
+        self._call = asyncio.ensure_future(broker.call("neighbour", {}, timeout=20))
+
+    async def end(self) -> None:
+        """Its call ends, and well."""
+        assert self._call is not None
+        self._gate.set()
+        assert await self._call == "unharmed"
+
+
+class Prefetched:
+    """A function of which two calls run, until the gate is open, and a hundred events are claimed ahead."""
+
+    AHEAD = 100
+
+    def __init__(self, worker: Worker, broker: Broker, gate: asyncio.Event) -> None:
+        self.worker, self._broker, self.gate = worker, broker, gate
+
+    async def given_back(self) -> None:
+        """Returns when what was claimed ahead is back, while both calls run."""
+
+        async def look() -> bool:
+            counts = await self._broker.function("job").counts()
+            return (counts.visible, counts.in_flight) == (self.AHEAD, 2)
+
+        await eventually(look, what="what has not begun is back, the others still run")
+
+
+@asynccontextmanager
+async def prefetched(broker: Broker, serve: Serve) -> AsyncIterator[Prefetched]:
+    app, gate, gauge = App(), asyncio.Event(), Gauge()
+
+    @app.function(timeout=30)
+    async def job(event: Any, context: Context) -> None:
+        async with gauge:
+            if event == "wait":
+                await gate.wait()
+
+    async with serve(app, max_calls=2) as worker:
+        await broker.invoke_many("job", range(2_000))  # so that it knows a rate, by which it prefetches
+        await eventually(lambda: gauge.total == 2_000, what="warmed up")
+        await broker.invoke_many("job", ["wait"] * 2 + list(range(Prefetched.AHEAD)))
+        await eventually(lambda: gauge.now == 2, what="both slots are taken")
+        await eventually(lambda: worker._sources[0]._prefetched, what="a prefetch")  # type: ignore[union-attr]
+        yield Prefetched(worker, broker, gate)
+
+
+async def calls_let_through(broker: Broker, of: int) -> int:
+    """Calls ``job`` so often, one call after the other; answers how many found a permit."""
+    done = 0
+    for _ in range(of):
+        with suppress(CallThrottled):
+            await broker.call("job", {})
+            done += 1
+    return done
 
 
 def lines(logs: list[MutableMapping[str, Any]], event: str) -> list[MutableMapping[str, Any]]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
-from contextlib import suppress
 from typing import Any
 
 from broker import Broker, Queue
-from broker.errors import CallThrottled
 from runtime import App, Context
-from tests.runtime.scene import Gauge, Serve, empty, eventually, received
+from tests.runtime.scene import Gauge, Serve, calls_let_through, empty, eventually, prefetched, received
 from tests.store.audit import command_calls
 
 
@@ -37,7 +35,7 @@ async def test_events_of_a_limited_function_run_up_to_its_limit_over_two_workers
 
 
 async def test_the_limit_holds_over_events_batches_and_calls_together(broker: Broker, serve: Serve) -> None:
-    gauge, calls = Gauge(), 0
+    gauge = Gauge()
 
     def app() -> App:
         made = App()
@@ -49,17 +47,10 @@ async def test_the_limit_holds_over_events_batches_and_calls_together(broker: Br
 
         return made
 
-    async def call() -> None:
-        nonlocal calls
-        for _ in range(20):
-            with suppress(CallThrottled):
-                await broker.call("job", {})
-                calls += 1
-
     async with serve(app()), serve(app()):
         await broker.queue("orders").send_many(range(100))
         await broker.invoke_many("job", range(100))
-        await asyncio.gather(call(), call())
+        calls = await asyncio.gather(calls_let_through(broker, 20), calls_let_through(broker, 20))
 
         async def all_done() -> bool:
             return (await broker.queue("orders").counts()).total == 0
@@ -67,7 +58,7 @@ async def test_the_limit_holds_over_events_batches_and_calls_together(broker: Br
         await eventually(all_done, what="the queue is empty")
         await empty(broker, "job")
     assert gauge.most == 4
-    assert gauge.total >= 150 + calls
+    assert gauge.total >= 150 + sum(calls)
 
 
 async def test_an_idle_limited_mapping_does_not_keep_itself_or_others_awake(broker: Broker, serve: Serve) -> None:
@@ -163,29 +154,10 @@ async def test_pause_and_resume(broker: Broker, serve: Serve) -> None:
 
 async def test_what_was_claimed_ahead_is_handed_back_at_a_pause(broker: Broker, serve: Serve) -> None:
     """Prefetched events have not begun: a pause, or a limit that they were claimed without, sends them back."""
-    app, gate, gauge = App(), asyncio.Event(), Gauge()
-
-    @app.function(timeout=30)
-    async def job(event: Any, context: Context) -> None:
-        async with gauge:
-            if event == "wait":
-                await gate.wait()
-
-    async with serve(app, max_calls=2) as worker:
-        await broker.invoke_many("job", range(2_000))  # so that it knows a rate, by which it prefetches
-        await eventually(lambda: gauge.total == 2_000, what="warmed up")
-        await broker.invoke_many("job", ["wait"] * 2 + list(range(100)))
-        await eventually(lambda: gauge.now == 2, what="both slots are taken")
-        source = worker._sources[0]
-        await eventually(lambda: source._prefetched, what="a prefetch")  # type: ignore[union-attr]
+    async with prefetched(broker, serve) as ahead:
         await broker.function("job").pause()
-
-        async def all_back() -> bool:
-            counts = await broker.function("job").counts()
-            return counts.in_flight == 2 and counts.visible == 100
-
-        await eventually(all_back, what="what has not begun is back")
-        gate.set()
+        await ahead.given_back()
+        ahead.gate.set()
         await broker.function("job").resume()
         await empty(broker, "job")
 

@@ -13,7 +13,7 @@ import pytest
 from broker import Broker, FunctionError, Queue
 from runtime import App, Context
 from runtime import left_tasks as module
-from tests.runtime.scene import Serve, empty, eventually, lines, received
+from tests.runtime.scene import Neighbour, Serve, empty, eventually, lines, received
 
 Logs = list[MutableMapping[str, Any]]
 
@@ -144,7 +144,8 @@ async def test_an_exit_in_a_task_that_is_waited_for_fails_its_call_and_no_other(
     serve: Serve,
     first_step: bool,  # noqa: FBT001 - a table
 ) -> None:
-    app, gate = App(), asyncio.Event()
+    app = App()
+    neighbour = Neighbour(app)
 
     @app.function(timeout=5)
     async def exits(event: Any, context: Context) -> None:
@@ -152,18 +153,12 @@ async def test_an_exit_in_a_task_that_is_waited_for_fails_its_call_and_no_other(
             await asyncio.sleep(0)
         await asyncio.gather(exits_later(), for_ever())
 
-    @app.function(timeout=20)
-    async def neighbour(event: Any, context: Context) -> str:
-        await gate.wait()
-        return "unharmed"
-
     async with serve(app):
-        beside = asyncio.ensure_future(broker.call("neighbour", {}, timeout=20))
+        neighbour.begin(broker)
         with pytest.raises(FunctionError, match="Runtime exited with error: exit status 3") as error:
             await broker.call("exits", {}, timeout=5)
         assert error.value.error_type == "Runtime.ExitError"
-        gate.set()
-        assert await beside == "unharmed"
+        await neighbour.end()
 
 
 async def test_tasks_of_tasks_count_too(broker: Broker, serve: Serve, logs: Logs) -> None:

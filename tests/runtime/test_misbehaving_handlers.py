@@ -16,7 +16,7 @@ import pytest
 
 from broker import Broker, FunctionError, Queue
 from runtime import App, Context
-from tests.runtime.scene import Serve, empty, eventually, lines, received
+from tests.runtime.scene import Neighbour, Serve, empty, eventually, lines, received
 
 MEGABYTE = 1_048_576
 
@@ -97,17 +97,13 @@ async def test_caller_and_record_hear_of_it_and_others_go_on(
     error_type: str,
     message: str,
 ) -> None:
-    app, gate = App(), asyncio.Event()
+    app = App()
+    neighbour = Neighbour(app)
     app.function(name="bad", timeout=0.5, retries=0, on_failure=Queue("failed"))(misdeed)
     app.queue("orders", name="bad_batch", timeout=0.5)(misdeed)
 
-    @app.function(timeout=20)
-    async def neighbour(event: Any, context: Context) -> str:
-        await gate.wait()
-        return "unharmed"
-
     async with serve(app):
-        beside = asyncio.ensure_future(broker.call("neighbour", {}, timeout=20))
+        neighbour.begin(broker)
         with pytest.raises(FunctionError) as error:
             await broker.call("bad", {}, timeout=10)
         assert error.value.error_type == error_type
@@ -124,8 +120,7 @@ async def test_caller_and_record_hear_of_it_and_others_go_on(
         (said,) = await eventually(lambda: lines(logs, "batch_failed"), what="the batch has failed")
         assert (said["function"], said["error_type"]) == ("bad_batch", error_type)
         assert said["failed"] == said["messages"]
-        gate.set()
-        assert await beside == "unharmed"
+        await neighbour.end()
 
 
 async def test_a_megabyte_of_print_goes_to_standard_output_and_no_further(

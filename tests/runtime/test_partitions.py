@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ import pytest
 
 from broker import Broker, Queue
 from broker.builds import function_fields
-from broker.errors import CallThrottled, EventNotFound
+from broker.errors import EventNotFound
 from broker.functions import register_function
 from broker.records import FunctionSettings
 from broker.upkeep import Upkeep
@@ -20,7 +19,7 @@ from runtime import App, Context
 from runtime.housekeeping import Housekeeping
 from tests.conftest import Clock
 from tests.partitions import PARTITIONS, commands, named, of
-from tests.runtime.scene import Gauge, Serve, Shop, empty, eventually, received
+from tests.runtime.scene import Gauge, Serve, Shop, calls_let_through, empty, eventually, received
 
 
 def split_app(gauge: Gauge, work_s: float = 0.005, **options: Any) -> App:
@@ -60,21 +59,13 @@ async def test_events_are_spread_over_the_partitions_and_all_run(broker: Broker,
 
 
 async def test_a_limit_holds_over_all_partitions_workers_and_calls(broker: Broker, serve: Serve) -> None:
-    gauge, calls = Gauge(), 0
-
-    async def call() -> None:
-        nonlocal calls
-        for _ in range(20):
-            with suppress(CallThrottled):
-                await broker.call("job", {})
-                calls += 1
-
+    gauge = Gauge()
     async with serve(split_app(gauge, concurrency=3)), serve(split_app(gauge, concurrency=3)):
         for number in range(100):
             await broker.invoke("job", number)
-        await asyncio.gather(call(), call())
+        calls = await asyncio.gather(calls_let_through(broker, 20), calls_let_through(broker, 20))
         await empty(broker, "job")
-    assert gauge.total == 100 + calls
+    assert gauge.total == 100 + sum(calls)
     assert gauge.most == 3
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from broker import Broker, Queue
+from broker.names import Resource
 from broker.store.values import ClaimMode
+from runtime import set_apart_log
+from runtime.set_apart_log import SetApartLog
 from tests.conftest import Clock
 from tests.runtime.orders import Orders, counts, fill, settled
-from tests.runtime.scene import Serve, eventually, received
+from tests.runtime.scene import Serve, eventually, lines, received
 
 
 async def crash(broker: Broker, clock: Clock, times: int) -> None:
@@ -26,6 +32,11 @@ async def crash(broker: Broker, clock: Clock, times: int) -> None:
         assert claim.messages
         await clock.advance(lease_ms / 1000 + 1)
     await broker.core.directory.record_end("deadbeef0000", "signal: killed")
+
+
+def told_set_apart(logs: list[MutableMapping[str, Any]]) -> list[tuple[str, int]]:
+    """Of which queue, and of how many, each line told."""
+    return [(line["resource"].rpartition(":")[2], line["count"]) for line in lines(logs, "events_set_apart")]
 
 
 @pytest.mark.parametrize("dead_letter", [None, Queue("dead")])
@@ -78,3 +89,39 @@ async def test_a_mapping_may_allow_more_crashes_than_usual(broker: Broker, serve
         await asyncio.wait_for(told.wait(), 5)  # it is neither run among others nor given up
         assert (await counts(broker)).set_apart == 1
     assert not orders.batches
+
+
+async def test_a_worker_without_a_supervisor_tells_once_of_what_each_of_its_claims_sees(
+    broker: Broker, serve: Serve, clock: Clock, logs: list[MutableMapping[str, Any]]
+) -> None:
+    orders = Orders()
+    await fill(broker, ["poison"])
+    await crash(broker, clock, 1)
+    async with serve(orders.app):
+        for number in range(20):
+            await broker.queue("orders").send(str(number))
+            await eventually(lambda: len(orders.bodies) > number, what="it has run")  # noqa: B023 - called at once
+    assert told_set_apart(logs) == [("orders", 1)]
+
+
+def test_what_is_set_apart_is_told_when_it_is_more_or_fewer_and_not_too_often(
+    monkeypatch: pytest.MonkeyPatch, logs: list[MutableMapping[str, Any]]
+) -> None:
+    clock = SimpleNamespace(now=1_000.0)
+    monkeypatch.setattr(set_apart_log, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    orders, job = (Resource("queue", "1", "r", name) for name in ("orders", "job"))
+    seen = SetApartLog()
+    seen.saw(orders, 0)
+    for count in (1, 1, 2, 3):
+        seen.saw(orders, count)
+    assert told_set_apart(logs) == [("orders", 1)], "the others come too soon"
+    seen.saw(job, 5)
+    clock.now += 60
+    seen.saw(orders, 3)
+    seen.saw(job, 5)
+    assert told_set_apart(logs) == [("orders", 1), ("job", 5), ("orders", 3)]
+    clock.now += 60
+    seen.saw(job, 0)
+    clock.now += 60
+    seen.saw(job, 5)
+    assert told_set_apart(logs)[3:] == [("job", 5)], "they had gone meanwhile"

@@ -17,7 +17,7 @@ from broker.store.directory import DirectoryStore
 from broker.store.values import member_of
 from runtime import App, Context, Worker
 from tests.conftest import Clock
-from tests.runtime.scene import Gauge, Serve, Shop, empty, eventually, lines, received, serving
+from tests.runtime.scene import Gauge, Serve, Shop, empty, eventually, lines, prefetched, received, serving
 
 LEASE_MS = 600
 
@@ -57,29 +57,12 @@ async def test_a_stop_waits_for_running_calls_and_claims_nothing_new(broker: Bro
 async def test_what_was_prefetched_is_back_at_once_while_running_calls_have_their_grace(
     broker: Broker, serve: Serve
 ) -> None:
-    app, gate, gauge = App(), asyncio.Event(), Gauge()
-
-    @app.function(timeout=30)
-    async def job(event: Any, context: Context) -> None:
-        async with gauge:
-            if event == "wait":
-                await gate.wait()
-
-    async with serve(app, max_calls=2) as worker:
-        await broker.invoke_many("job", range(2_000))  # so that it knows a rate, by which it prefetches
-        await eventually(lambda: gauge.total == 2_000, what="warmed up")
-        await broker.invoke_many("job", ["wait"] * 2 + list(range(100)))
-        await eventually(lambda: worker._sources[0]._prefetched, what="a prefetch")  # type: ignore[union-attr]
-        worker.stop()
-
-        async def back() -> bool:
-            counts = await broker.function("job").counts()
-            return counts.visible == 100 and counts.in_flight == 2
-
-        await eventually(back, what="the prefetched are back, the others still run")
-        gate.set()
+    async with prefetched(broker, serve) as ahead:
+        ahead.worker.stop()
+        await ahead.given_back()
+        ahead.gate.set()
     counts = await broker.function("job").counts()
-    assert (counts.visible, counts.in_flight) == (100, 0)
+    assert (counts.visible, counts.in_flight) == (ahead.AHEAD, 0)
 
 
 @pytest.mark.parametrize("stops", [1, 2], ids=["after the grace period", "at the second stop"])

@@ -11,13 +11,11 @@ import msgspec
 import pytest
 
 from broker import Broker
-from broker.embedded import EmbeddedRedis
 from broker.outgoing import event_message
-from broker.settings import Settings
 from broker.store.values import Stored
 from tests.faults.history import read_histories
 from tests.faults.scene import SEED, assert_nothing_left, judged, report, sized, until, wait_until_empty
-from tests.faults.service import Service
+from tests.faults.service import Serve
 from tests.faults.test_poison import drain
 
 HEALTHY = sized(500, 10_000)
@@ -46,14 +44,9 @@ async def damage(broker: Broker, kind: str, entry: str, chance: random.Random) -
 
 
 @pytest.mark.timeout(150)
-async def test_what_is_damaged_is_set_aside_and_the_rest_flows(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
-) -> None:
+async def test_what_is_damaged_is_set_aside_and_the_rest_flows(serve: Serve, tmp_path: Path) -> None:
     chance, started = random.Random(SEED), time.monotonic()
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service("poison", url=durable.url, settings=short_leases, folder=tmp_path, processes=2) as service,
-    ):
+    async with serve("poison", processes=2) as (broker, service):
         function = broker.function("swallow")
         await function.pause()
         kinds: dict[str, str] = {}

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from itertools import cycle
-from pathlib import Path
 
 import pytest
 
 from broker import Broker
-from broker.embedded import EmbeddedRedis
-from broker.settings import Settings
 from tests.faults.scene import SEED, report, sized, until
-from tests.faults.service import Service
+from tests.faults.service import Serve
 
 WINDOW_S = sized(15, 60)
 POISON_EVERY_S = 5.0
@@ -25,20 +22,8 @@ LEAST_SHARE = 0.5
 
 
 @pytest.mark.timeout(240)
-async def test_neighbours_of_poison_keep_their_rate(
-    durable: EmbeddedRedis, short_leases: Settings, tmp_path: Path
-) -> None:
-    async with (
-        Broker(durable.url, settings=short_leases) as broker,
-        Service(
-            "poison",
-            url=durable.url,
-            settings=short_leases,
-            folder=tmp_path,
-            processes=PROCESSES,
-            max_calls=CALLS,
-        ) as service,
-    ):
+async def test_neighbours_of_poison_keep_their_rate(serve: Serve) -> None:
+    async with serve("poison", processes=PROCESSES, max_calls=CALLS) as (broker, service):
         await broker.invoke_many("graze", range(WINDOW_S * 6_000))
         await until(lambda: done(broker), timeout_s=20, what="they graze")
         alone = await rate(broker)

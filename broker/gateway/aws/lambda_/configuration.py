@@ -59,8 +59,8 @@ CONFIGURATION: Final = (
         mapping_shapes.MappingRequest,
         event_sources.get,
         ("GET", _MAPPING, 200),
-        "One that no live worker declares any more is Disabled; StateTransitionReason says so. Windows are whole "
-        "seconds.",
+        "One that no live worker declares any more is Disabled, where any is alive to notice; StateTransitionReason "
+        "says so. Windows are whole seconds.",
     ),
     _operation(
         "UpdateEventSourceMapping",
