@@ -1,6 +1,6 @@
 """Which records of an event source a mapping wants: up to ten patterns of which one must match. Pure.
 
-What a record carries stands under its data key, ``body``; there, and only there, text may be JSON:
+What a record carries stands under its data key, ``body`` or ``data``; there, and only there, text may be JSON:
 
 =====================  ====================  =========================
 pattern for the data   data is JSON          data is plain text
@@ -10,12 +10,13 @@ an array               no match              by the text as a whole
 none                   other fields alone    other fields alone
 =====================  ====================  =========================
 
-JSON means an object or an array: a body ``12`` is text, so that ``{"body": ["12"]}`` finds it. Source: Lambda
-Developer Guide, event filtering of SQS.
+JSON means an object or an array: a body ``12`` is text, so that ``{"body": ["12"]}`` finds it. For Kinesis an array is
+refused when the mapping is made. Sources: Lambda Developer Guide, event filtering (of SQS, of Kinesis).
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any, Final, Protocol
 
@@ -26,7 +27,6 @@ from broker.event_rules import Rule, Test, all_of, any_of
 
 MAX_FILTERS: Final = 10  # Lambda: 5, and 10 on request
 MAX_DIGITS: Final = 4_300  # Python reads no longer integers
-_DATA_KEY: Final = "body"
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", forbid_unknown_fields=True):
@@ -47,6 +47,18 @@ class FilterCriteria(msgspec.Struct, frozen=True, kw_only=True, rename="pascal",
         return cls(filters=tuple(Filter(pattern=text) for text in texts))
 
 
+class DataKey(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the records of a kind of source keep what they carry."""
+
+    name: str
+    plain_patterns: bool
+    """Whether a pattern may be about plain text."""
+
+
+SQS_BODY: Final = DataKey(name="body", plain_patterns=True)
+KINESIS_DATA: Final = DataKey(name="data", plain_patterns=False)
+
+
 class RecordView(Protocol):
     """A record as filters look at it. Neither is asked for unless a pattern needs it, and each at most once."""
 
@@ -59,16 +71,45 @@ class RecordView(Protocol):
         """Its other fields, by the names that handlers see; what stands under the data key is not looked at."""
 
 
+class SqsRecord:
+    """The view of one element of ``Records`` of an SQS event."""
+
+    __slots__ = ("data", "metadata")
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.data: Final[str] = record["body"]
+        self.metadata: Final = record
+
+
+class KinesisRecord:
+    """The view of one element of ``Records`` of a Kinesis event; fields beside ``data`` are the record's own, too."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self._record: Final = record
+
+    @property
+    def data(self) -> bytes:
+        """The bytes that the record carries."""
+        return base64.b64decode(self._record["kinesis"]["data"])
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Its other fields."""
+        return {**self._record, **self._record["kinesis"]}
+
+
 class RecordFilter:
     """Compiled criteria."""
 
     __slots__ = ("_test",)
 
-    def __init__(self, criteria: FilterCriteria) -> None:
+    def __init__(self, criteria: FilterCriteria, data_key: DataKey) -> None:
         """Raises InvalidPattern, naming the filter."""
         if len(criteria.filters) > MAX_FILTERS:
             raise InvalidPattern("Filters", f"at most {MAX_FILTERS} filters are allowed", len(criteria.filters))
-        tests = [_compile(index, one.pattern) for index, one in enumerate(criteria.filters)]
+        tests = [_compile(index, one.pattern, data_key) for index, one in enumerate(criteria.filters)]
         self._test: Final = any_of(tests) if tests else None
 
     def matches(self, record: RecordView) -> bool:
@@ -154,24 +195,24 @@ def _integer(digits: str) -> float:
 # -- compiling --------------------------------------------------------------------------------------------------------
 
 
-def _compile(index: int, pattern: str) -> Test:
+def _compile(index: int, pattern: str, data_key: DataKey) -> Test:
     try:
-        return _record_test(parse_pattern(pattern))
+        return _record_test(parse_pattern(pattern), data_key)
     except InvalidPattern as error:
         raise error.inside(f"Filters[{index}].Pattern") from error
 
 
-def _record_test(rule: Rule) -> Test:
+def _record_test(rule: Rule, data_key: DataKey) -> Test:
     """What needs no decoding comes first."""
     tests = []
-    fields = _without(rule, _DATA_KEY)
+    fields = _without(rule, data_key.name)
     if fields.values or fields.inner:
         tests.append(_metadata_test(fields))
-    if _DATA_KEY in rule.values:
-        tests.append(_text_test(rule.values[_DATA_KEY].test()))
-    if _DATA_KEY in rule.inner:
-        tests.append(_json_test(rule.inner[_DATA_KEY]))
-    tests += [any_of([_record_test(branch) for branch in branches]) for branches in rule.either]
+    if data_key.name in rule.values:
+        tests.append(_text_test(rule, data_key))
+    if data_key.name in rule.inner:
+        tests.append(_json_test(rule.inner[data_key.name]))
+    tests += [any_of([_record_test(branch, data_key) for branch in branches]) for branches in rule.either]
     return all_of(tests)
 
 
@@ -187,7 +228,10 @@ def _metadata_test(fields: Rule) -> Test:
     return lambda opened: matches(opened.metadata)
 
 
-def _text_test(matches: Test) -> Test:
+def _text_test(rule: Rule, data_key: DataKey) -> Test:
+    if not data_key.plain_patterns:
+        raise InvalidPattern(data_key.name, "it must be an object", "an array")
+    matches = rule.values[data_key.name].test()
     return lambda opened: opened.decoded is _PLAIN and matches(opened.text)
 
 

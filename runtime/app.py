@@ -10,7 +10,7 @@ from broker.builds import check_build
 from broker.environment import check_environment
 from broker.errors import InvalidOption
 from broker.event_patterns import InvalidPattern
-from broker.filter_criteria import FilterCriteria, RecordFilter
+from broker.filter_criteria import SQS_BODY, FilterCriteria, RecordFilter
 from broker.names import Queue, Target, check_name
 from broker.records import FunctionSettings, MappingSettings, RecursiveLoop
 from runtime.handlers import Handler, HandlerFunction, name_of
@@ -173,7 +173,7 @@ def _patterns(filters: object) -> tuple[str, ...]:
     criteria = FilterCriteria(
         filters=tuple(one for index, stated in enumerate(filters) for one in _filter(index, stated).filters)
     )
-    RecordFilter(criteria)  # raises InvalidPattern
+    RecordFilter(criteria, SQS_BODY)  # raises InvalidPattern
     return tuple(one.pattern for one in criteria.filters)
 
 

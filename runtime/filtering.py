@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from broker.event_patterns import InvalidPattern
-from broker.filter_criteria import FilterCriteria, RecordFilter
+from broker.filter_criteria import SQS_BODY, FilterCriteria, RecordFilter
 from broker.log import log
 from broker.names import Resource
 from runtime.batches import Held
@@ -37,7 +37,7 @@ class MessageFilter:
         if not patterns:
             return
         try:
-            self._compiled = RecordFilter(FilterCriteria.of(*patterns))
+            self._compiled = RecordFilter(FilterCriteria.of(*patterns), SQS_BODY)
         except InvalidPattern as error:
             self.unreadable = True
             log.error("filters_unreadable", queue=self._queue.name, function=self._function, reason=str(error))

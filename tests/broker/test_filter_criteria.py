@@ -1,7 +1,8 @@
-"""Which records a mapping's filters let through: every row of the table of formats."""
+"""Which records a mapping's filters let through: every row of the table of formats, for SQS and Kinesis."""
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.event_patterns import InvalidPattern
-from broker.filter_criteria import MAX_FILTERS, Filter, FilterCriteria, RecordFilter
+from broker.filter_criteria import (
+    KINESIS_DATA,
+    MAX_FILTERS,
+    SQS_BODY,
+    Filter,
+    FilterCriteria,
+    KinesisRecord,
+    RecordFilter,
+    SqsRecord,
+)
 
 
 class Looked:
@@ -33,7 +43,11 @@ class Looked:
 
 
 def sqs(*patterns: str | dict[str, Any]) -> RecordFilter:
-    return RecordFilter(FilterCriteria.of(*patterns))
+    return RecordFilter(FilterCriteria.of(*patterns), SQS_BODY)
+
+
+def kinesis(*patterns: str | dict[str, Any]) -> RecordFilter:
+    return RecordFilter(FilterCriteria.of(*patterns), KINESIS_DATA)
 
 
 # -- formats ----------------------------------------------------------------------------------------------------------
@@ -195,6 +209,41 @@ def test_data_is_not_read_when_other_fields_decide() -> None:
     record = Looked('{"status":"paid"}', kind="x")
     assert not sqs({**PAID, "kind": ["order"]}).matches(record)
     assert record.reads == ["metadata"]
+
+
+# -- records of events ------------------------------------------------------------------------------------------------
+
+
+def test_records_of_an_sqs_event_can_be_matched() -> None:
+    record = {"messageId": "1", "body": '{"status":"paid"}', "eventSource": "aws:sqs"}
+    assert sqs({**PAID, "eventSource": ["aws:sqs"]}).matches(SqsRecord(record))
+    assert not sqs(STOP).matches(SqsRecord(record))
+
+
+def kinesis_record(data: bytes) -> KinesisRecord:
+    inner = {"partitionKey": "p", "data": base64.b64encode(data).decode()}
+    return KinesisRecord({"kinesis": inner, "eventName": "aws:kinesis:record"})
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(b'{"status":"paid"}', True), (b'{"status":"open"}', False), (b"paid", False), (b"\x00\xff", False)],
+)
+def test_data_of_kinesis_is_decoded_from_base64_and_must_be_json(data: bytes, expected: bool) -> None:  # noqa: FBT001
+    assert kinesis({"data": {"status": ["paid"]}}).matches(kinesis_record(data)) is expected
+
+
+def test_other_fields_of_kinesis_match_whatever_the_data_is() -> None:
+    record = kinesis_record(b"\x00\xff")
+    assert kinesis({"partitionKey": ["p"], "eventName": ["aws:kinesis:record"]}).matches(record)
+    assert kinesis({"kinesis": {"partitionKey": ["p"]}}).matches(record)
+    assert not kinesis({"partitionKey": ["q"]}).matches(record)
+
+
+def test_a_plain_pattern_for_kinesis_is_refused_when_it_is_made() -> None:
+    with pytest.raises(InvalidPattern) as caught:
+        kinesis({"$or": [{"data": ["plain"]}, {"partitionKey": ["p"]}]})
+    assert caught.value.place == "Filters[0].Pattern: data"
 
 
 # -- properties -------------------------------------------------------------------------------------------------------

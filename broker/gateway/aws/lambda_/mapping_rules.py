@@ -8,7 +8,7 @@ import msgspec
 
 from broker import filter_criteria, limits
 from broker.event_patterns import InvalidPattern
-from broker.filter_criteria import RecordFilter
+from broker.filter_criteria import SQS_BODY, RecordFilter
 from broker.gateway.aws.bounds import violation, violations
 from broker.gateway.aws.lambda_.errors import invalid
 from broker.gateway.aws.lambda_.mapping_shapes import FilterCriteria, MappingParameters, ProvisionedPollerConfig
@@ -118,7 +118,7 @@ def with_parameters(before: MappingSettings, given: MappingParameters) -> Mappin
 def _patterns(given: FilterCriteria) -> tuple[str, ...]:
     patterns = tuple(each.pattern or "" for each in given.filters or ())
     try:
-        RecordFilter(filter_criteria.FilterCriteria.of(*patterns))
+        RecordFilter(filter_criteria.FilterCriteria.of(*patterns), SQS_BODY)
     except InvalidPattern:
         raise invalid(_BAD_PATTERN) from None
     return patterns
