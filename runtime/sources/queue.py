@@ -360,9 +360,8 @@ class QueueSource:
             return
         ids = [item.letter.id for item in batch.held]
         verdict = after_batch(outcome, ids, partial_failures=self._mapping.partial_failures)
-        for index, item in enumerate(batch.held):
-            if index not in verdict.failed:
-                self._settler.finish(item.member, counter="done")
+        done = [item.member for index, item in enumerate(batch.held) if index not in verdict.failed]
+        self._settler.finish_all(done, counter="done")
         self._send_back([batch.held[index] for index in sorted(verdict.failed)])
         self.tally.add(len(batch.held), outcome, verdict, started)
 
