@@ -59,29 +59,33 @@ def message_id(entry: str, mark: int) -> str:
     """The id of the entry ``"<milliseconds>-<sequence>"`` of the partition with that mark."""
     milliseconds, _, sequence_text = entry.partition("-")
     sequence = int(sequence_text)
-    low = sequence & _SEQUENCE_LOW
-    return (
-        f"{_time_part(milliseconds)}-{_VERSION}{sequence >> _SEQUENCE_LOW_BITS:03x}"
-        f"-{_VARIANT | low >> 6:04x}-{(low & 63) << 42 | mark:012x}"
-    )
+    return f"{_begin(milliseconds, sequence >> 6)}{_BYTES[(sequence & 63) << 2 | mark >> 40]}{_end(mark)}"
 
 
 def message_ids(milliseconds: str, sequence: int, count: int, mark: int) -> list[str]:
     """The ids of entries that follow each other, as :func:`message_id` makes them one by one: of 64 in a row only the
     two digits differ that hold the lowest bits of the sequence, and the highest of the mark."""
-    head, tail, middles = f"{_time_part(milliseconds)}-{_VERSION}", f"{mark & _TAIL:010x}", _BYTES[mark >> 40 :: 4]
+    end, middles = _end(mark), _BYTES[mark >> 40 :: 4]
     ids: list[str] = []
     after = sequence + count
     for page in range(sequence & ~63, after, 64):
-        begin = f"{head}{page >> _SEQUENCE_LOW_BITS:03x}-{_VARIANT | (page & _SEQUENCE_LOW) >> 6:04x}-"
-        ids += [f"{begin}{middle}{tail}" for middle in middles[max(sequence - page, 0) : after - page]]
+        begin = _begin(milliseconds, page >> 6)
+        ids += [f"{begin}{middle}{end}" for middle in middles[max(sequence - page, 0) : after - page]]
     return ids
 
 
-@lru_cache(maxsize=64)
-def _time_part(milliseconds: str) -> str:
-    text = f"{int(milliseconds):012x}"
-    return f"{text[:8]}-{text[8:]}"
+@lru_cache(maxsize=256)
+def _begin(milliseconds: str, page: int) -> str:
+    """What the ids of 64 entries in a row have in common before their two own digits."""
+    text, sequence = f"{int(milliseconds):012x}", page << 6
+    high, low = sequence >> _SEQUENCE_LOW_BITS, sequence & _SEQUENCE_LOW
+    return f"{text[:8]}-{text[8:]}-{_VERSION}{high:03x}-{_VARIANT | low >> 6:04x}-"
+
+
+@lru_cache(maxsize=256)
+def _end(mark: int) -> str:
+    """What all ids with a mark have in common behind those digits."""
+    return f"{mark & _TAIL:010x}"
 
 
 def entry_of(identity: str, mark: int) -> str | None:

@@ -69,28 +69,35 @@ def queue_message(
     deduplication_id: str | None = None,
 ) -> NewMessage:
     """A message for a queue: text as it is, anything else as JSON. Raises InvalidInput."""
-    if queue.endswith(".fifo"):
+    fifo = queue.endswith(".fifo")
+    if fifo:
         _check_for_fifo(delay_s, own_id, group)
     elif deduplication_id is not None:
         raise InvalidOption("deduplication_id", deduplication_id, "only for FIFO queues; a standard queue knows an id")
     what = f'message for queue "{queue}"'
     encoded = _body_bytes(what, body)
-    typed = {_check_attribute_name(name): Attribute.of(name, value) for name, value in (attributes or {}).items()}
-    if len(typed) > limits.MAX_ATTRIBUTES:
-        raise InvalidOption("attributes", sorted(typed), f"at most {limits.MAX_ATTRIBUTES}")
-    size = len(encoded) + sum(
-        len(name.encode()) + len(attribute.data_type.encode()) + len(attribute.data)
-        for name, attribute in typed.items()
-    )
+    size = len(encoded)
+    typed = _typed(attributes) if attributes else {}
+    for name, attribute in typed.items():
+        size += len(name.encode()) + len(attribute.data_type.encode()) + len(attribute.data)
     if size > limits.MAX_MESSAGE_BYTES:
         raise PayloadTooLarge(what, size, limits.MAX_MESSAGE_BYTES)
     identity = check_own_id(own_id)
     group = _check_id("group", group)
     deduplication_id = _check_id("deduplication_id", deduplication_id)
-    given = Header(id=identity or None, attributes=typed, group=group, deduplication_id=deduplication_id)
+    given = None
+    if identity or typed or group or deduplication_id:
+        given = Header(id=identity or None, attributes=typed, group=group, deduplication_id=deduplication_id)
     header = tracing.stamped(given, tracing.current())
-    delay_ms = None if queue.endswith(".fifo") else _delay_ms(delay_s)
+    delay_ms = None if fifo else _delay_ms(delay_s)
     return NewMessage(pack(encoded, header), size, delay_ms, identity, group=group, deduplication_id=deduplication_id)
+
+
+def _typed(attributes: Mapping[str, AttributeValue]) -> dict[str, Attribute]:
+    typed = {_check_attribute_name(name): Attribute.of(name, value) for name, value in attributes.items()}
+    if len(typed) > limits.MAX_ATTRIBUTES:
+        raise InvalidOption("attributes", sorted(typed), f"at most {limits.MAX_ATTRIBUTES}")
+    return typed
 
 
 def _check_for_fifo(delay_s: object, own_id: object, group: object) -> None:

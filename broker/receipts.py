@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 import struct
+from functools import lru_cache
 from typing import Final
 from zlib import crc32
 
@@ -13,7 +14,9 @@ import msgspec
 
 from broker.ids import mark_of, nonce_of, partition_of
 
-_HEAD: Final = struct.Struct(">IIQ")  # checksum, the queue's random number, partition (16 bits) and ms of the receive
+_CHECKSUM: Final = struct.Struct(">I")
+_RECEIVE: Final = struct.Struct(">IQ")  # the queue's random number, partition (16 bits) and ms of the receive
+_HEAD_BYTES: Final = _CHECKSUM.size + _RECEIVE.size
 _MS_BITS: Final = 48
 _MEMBER: Final = re.compile(r"\d{1,16}-\d{1,12}\|[A-Za-z0-9]{1,64}")
 
@@ -34,10 +37,19 @@ class Receipt(msgspec.Struct, frozen=True):
     @property
     def handle(self) -> str:
         """The receipt handle: text of letters, digits, ``+``, ``/`` and ``=``, as SQS's are."""
-        rest = self.member.encode()
-        partition_and_ms = partition_of(self.mark) << _MS_BITS | self.received_ms
-        head = _HEAD.pack(0, nonce_of(self.mark), partition_and_ms)
-        return base64.b64encode(crc32(head[4:] + rest).to_bytes(4, "big") + head[4:] + rest).decode()
+        return handle_of(self.mark, self.received_ms, self.member)
+
+
+def handle_of(mark: int, received_ms: int, member: str) -> str:
+    """The handle of a receipt that says this."""
+    checked = _receive(mark, received_ms) + member.encode()
+    return binascii.b2a_base64(_CHECKSUM.pack(crc32(checked)) + checked, newline=False).decode()
+
+
+@lru_cache(maxsize=64)
+def _receive(mark: int, received_ms: int) -> bytes:
+    """What is the same in the receipts of all messages of one receive."""
+    return _RECEIVE.pack(nonce_of(mark), partition_of(mark) << _MS_BITS | received_ms)
 
 
 def read_receipt(handle: str) -> Receipt | None:
@@ -46,10 +58,10 @@ def read_receipt(handle: str) -> Receipt | None:
         raw = base64.b64decode(handle, validate=True)
     except (binascii.Error, ValueError):
         return None
-    if len(raw) <= _HEAD.size or crc32(raw[4:]) != int.from_bytes(raw[:4], "big"):
+    if len(raw) <= _HEAD_BYTES or crc32(raw[_CHECKSUM.size :]) != _CHECKSUM.unpack_from(raw)[0]:
         return None
-    _, nonce, partition_and_ms = _HEAD.unpack_from(raw)
-    member = raw[_HEAD.size :].decode("ascii", "replace")
+    nonce, partition_and_ms = _RECEIVE.unpack_from(raw, _CHECKSUM.size)
+    member = raw[_HEAD_BYTES:].decode("ascii", "replace")
     if not _MEMBER.fullmatch(member):
         return None
     mark = mark_of(nonce, partition_and_ms >> _MS_BITS)

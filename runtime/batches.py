@@ -7,12 +7,12 @@ from collections.abc import Set as AbstractSet
 import msgspec
 
 from broker import limits
-from broker.receipts import Receipt
+from broker.receipts import handle_of
 from runtime.shaping import Letter
 
 
-class Held(msgspec.Struct, frozen=True):
-    """One leased message of a batch."""
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """One leased message of a batch. Not for the garbage collector to look at: it can be in no circle."""
 
     letter: Letter
     member: str
@@ -24,7 +24,7 @@ class Held(msgspec.Struct, frozen=True):
     @property
     def receipt(self) -> str:
         """The handle by which a handler can settle the message itself, as clients of SQS do."""
-        return Receipt(self.nonce, self.claimed_ms, self.member).handle
+        return handle_of(self.nonce, self.claimed_ms, self.member)
 
 
 class Batch(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 from broker.core import Core
@@ -61,6 +61,12 @@ class Settler:
     ) -> None:
         """Ends a message for good; ``onward`` is what to send on: suffix and record each."""
         self._finished.setdefault((counter, keep_permit), []).append((member, onward, end))
+        self._waiting.set()
+        self._idle.clear()
+
+    def finish_all(self, members: Iterable[str], *, counter: str) -> None:
+        """Ends messages for good of which nothing is to be sent on, and how they ended is not kept."""
+        self._finished.setdefault((counter, False), []).extend([(member, (), None) for member in members])
         self._waiting.set()
         self._idle.clear()
 

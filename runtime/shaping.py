@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from broker.digests import attributes_md5
+from broker.digests import attributes_md5, body_md5
 from broker.ids import message_id, sequence_number
 from broker.message_attributes import PlainValue
 from broker.names import Resource
@@ -31,8 +31,8 @@ class Record(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     fencing_token: int
 
 
-class Letter(msgspec.Struct, frozen=True):
-    """One claimed message, opened."""
+class Letter(msgspec.Struct, frozen=True, gc=False):
+    """One claimed message, opened. Not for the garbage collector to look at: it can be in no circle."""
 
     id: str
     entry: str
@@ -71,7 +71,7 @@ def sqs_record(letter: Letter, queue: Resource, *, receipt_handle: str, claimed_
         "body": letter.body.decode("utf-8", "replace"),  # only damaged data is no text
         "attributes": attributes,
         "messageAttributes": {name: _attribute(a) for name, a in letter.header.attributes.items()},
-        "md5OfBody": hashlib.md5(letter.body, usedforsecurity=False).hexdigest(),
+        "md5OfBody": body_md5(letter.body),
         "eventSource": "aws:sqs",
         "eventSourceARN": _arn_of(queue),
         "awsRegion": queue.region,

@@ -138,7 +138,7 @@ LAYERS: dict[str, Layers] = {
         ("app", "invoker", "keeper", "tally", "idempotency", "outlets", "events", "batch_events"),
         ("settler", "loading", "lambda_handler"),
         ("engine",),
-        ("batch_permits", "event_permits", "event_ends"),
+        ("batch_permits", "batch_starts", "event_permits", "event_ends"),
         ("filtering", "recursion"),
         ("batch_claims",),
         ("sources.*",),

@@ -52,15 +52,21 @@ class FifoStore:
         """Stores up to 1,000 messages in one step, each once within five minutes by its deduplication id."""
         k = self._keys.of(queue)
         plain = all(message.deduplication_id and not message.own_id and not message.facts for message in messages)
+        sizes = [message.size for message in messages]
+        largest = max(sizes)
         arguments: list[Argument] = [
             *(k.wake, limits.DEDUPLICATION_MS, "urgent" if urgent else "", made_sure_of),
-            "plain" if plain else "full",
+            *("plain" if plain else "full", len(messages), largest, sizes.index(largest)),
         ]
-        for message in messages:
-            arguments += (message.blob, message.group, message.deduplication_id, message.size)
-            if not plain:
-                named = message.deduplication_id or message.own_id
-                arguments += (message.own_id, message.facts, "" if named else content_id(message.blob))
+        arguments += [message.blob for message in messages]
+        arguments += [message.group for message in messages]
+        arguments += [message.deduplication_id for message in messages]
+        if not plain:
+            arguments += [message.own_id for message in messages]
+            arguments += [message.facts for message in messages]
+            arguments += [
+                "" if message.deduplication_id or message.own_id else content_id(message.blob) for message in messages
+            ]
         keys = (
             *(k.meta, k.bodies, k.groups, k.order, k.open, k.blocked, k.suspects),
             *(k.delayed, k.facts, k.accepted_even, k.accepted_odd),

@@ -3,9 +3,7 @@ again after the visibility timeout."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import deque
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -21,6 +19,7 @@ from broker.store.values import Claim, Deferral
 from runtime.batch_claims import FULL_BYTES, BatchClaims
 from runtime.batch_events import batch_event
 from runtime.batch_permits import BatchPermits
+from runtime.batch_starts import BatchStarts
 from runtime.batches import Batch, Held, in_batches, not_behind
 from runtime.context import Context
 from runtime.engine import Engine
@@ -63,6 +62,7 @@ class QueueSource:
         """One for all partitions."""
         self._tracer: Final = engine.tracer(function)
         self._claims: Final = BatchClaims(engine, function, self.resource, self.tally, self._tracer)
+        self._starts: Final = BatchStarts(engine, self._start, self._claims.release, self._permits.give_back)
         self._running = 0
         self._stale = True
         self._held = self._deleted = False
@@ -117,11 +117,20 @@ class QueueSource:
     # -- claiming -----------------------------------------------------------------------------------------------------
 
     def room(self) -> int:
-        """How many batches may start now in this process."""
+        """How many batches may start now in this process; of these only some where the next claim goes ahead."""
         local = self._mapping.max_concurrency or max(_LOCAL_BATCHES, _LOCAL_MESSAGES // self._mapping.batch_size)
-        free = min(local - self._running, self._engine.free_calls_for(self, self.function))
+        free = min(local - self._running, self._engine.free_calls_for(self, self.function)) - len(self._starts)
         # A batch of a FIFO queue is what one claim brings: so no group is ever in two batches.
-        return 1 if free > 0 and (self._windowed or self.resource.fifo) else free
+        if free > 0 and (self._windowed or self.resource.fifo):
+            return 1
+        ahead = max(1, min(local // 2, _LOCAL_MESSAGES // self._mapping.batch_size))
+        return min(free, ahead) if self._claims_ahead else free
+
+    @property
+    def _claims_ahead(self) -> bool:
+        """Whether Redis is asked for more while what it gave last starts; with a limit one claim takes all there is."""
+        limited = self._mapping.max_concurrency or self.function.settings.concurrency is not None
+        return not (limited or self._windowed or self.resource.fifo or self._engine.alone)
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
@@ -129,8 +138,8 @@ class QueueSource:
 
     @property
     def is_idle(self) -> bool:
-        """Whether none of its batches runs."""
-        return not self._running
+        """Whether none of its batches runs, or is about to."""
+        return not (self._running or self._starts)
 
     def should_gather(self, room: int) -> float | None:  # noqa: ARG002 - the window is what gathers here
         """Batches are claimed whole: nothing to wait for."""
@@ -194,18 +203,19 @@ class QueueSource:
             lost = {item.member for item in held} - still_ours
             held, behind = not_behind(lost, held, fifo=self.resource.fifo)
             self._claims.release([item for item in behind if item.member not in lost])
-        batches = deque(in_batches(held, size))
-        try:
-            while batches and permits and not self._stopping:
-                self._start(Batch(batches.popleft(), permits.pop()))
+        for some in in_batches(held, size):
+            if permits:
+                self._starts.add(Batch(some, permits.pop()))
                 self._filled += 1
-                if self._engine.holds_loop_too_long():
-                    await asyncio.sleep(0)
-        finally:
-            for batch in batches:  # a stop meanwhile
-                self._claims.release(batch)
+            else:
+                self._claims.release(some)
+        full = claim.filled(room, FULL_BYTES)
+        if full and self._claims_ahead and not self._stopping:
+            self._starts.start_after_next_claim(self._waiter.wake)
+        else:
+            await self._starts.start_all()
         # A window may have used up a wake-up that was for what follows.
-        return 0 if gathers or claim.filled(room, FULL_BYTES) else _pause(claim)
+        return 0 if gathers or full else _pause(claim)
 
     def _wants_none_of(self, claim: Claim, held: list[Held]) -> bool:
         """Whether a claim brought messages, and the filters dropped them all: there may be others behind."""
@@ -298,6 +308,7 @@ class QueueSource:
     def stop(self) -> None:
         """Nothing more starts; a window that is open ends, and what it gathered is given back."""
         self._stopping = True
+        self._starts.stop()
         self._waiter.wake()
 
     @property
@@ -360,9 +371,8 @@ class QueueSource:
             return
         ids = [item.letter.id for item in batch.held]
         verdict = after_batch(outcome, ids, partial_failures=self._mapping.partial_failures)
-        for index, item in enumerate(batch.held):
-            if index not in verdict.failed:
-                self._settler.finish(item.member, counter="done")
+        done = [item.member for index, item in enumerate(batch.held) if index not in verdict.failed]
+        self._settler.finish_all(done, counter="done")
         self._send_back([batch.held[index] for index in sorted(verdict.failed)])
         self.tally.add(len(batch.held), outcome, verdict, started)
 

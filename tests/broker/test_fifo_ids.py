@@ -113,6 +113,25 @@ async def test_ids_accepted_before_a_change_of_scope_still_count(queue: QueueCli
     assert await queue.send("one", group="b", deduplication_id="id") != first
 
 
+@pytest.mark.parametrize("offset_s", range(0, 300, 50))
+async def test_a_change_of_scope_forgets_nothing_at_whatever_time_it_comes(
+    queue: QueueClient, clock: Clock, offset_s: int
+) -> None:
+    await clock.advance(offset_s)
+    for number in range(4):  # ids of both periods came under one scope
+        await queue.send("x", group="a", deduplication_id=f"before{number}")
+        await clock.advance(200)
+    first = await queue.send("one", group="a", deduplication_id="id")
+    await clock.advance(60)
+    await queue.configure(deduplication_scope="messageGroup")
+    for number in range(4):
+        await queue.send("x", group="a", deduplication_id=f"after{number}")
+        assert await queue.send("one", group="b", deduplication_id="id") == first
+        await clock.advance(59)
+    await clock.advance(5)
+    assert await queue.send("one", group="b", deduplication_id="id") != first
+
+
 async def test_content_is_known_by_the_hash_of_the_body_alone(queue: QueueClient) -> None:
     first = await queue.send("same", group="a", attributes={"x": 1})
     assert await queue.send("same", group="a", attributes={"x": 2}) == first

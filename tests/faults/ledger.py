@@ -123,12 +123,14 @@ class _Block:
     set_apart: dict[str, int] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
+    trimmed: tuple[int, int] = (0, 0)
     kept: set[str] = field(default_factory=set)
 
     def read(self, block: list[_Command]) -> list[Step]:
         for command in block:
             if len(command) > 1:
                 self._take(command[0].upper(), command[1].decode(), command[2:])
+        self.dropped |= {entry for entry, _ in self.taken if _position(entry) < self.trimmed}
         granted = {entry: ends_ms - self.lease_ms for entry, _, ends_ms in self.scored}
         steps: list[Step] = [*self.renewed]
         for entry, token in self.taken:
@@ -162,6 +164,8 @@ class _Block:
                 self.fence = int(dict(_pairs(arguments)).get(b"fence", self.fence))
             case b"XDEL" | b"HDEL" if key in {self.keys.ready, self.keys.bodies}:
                 self.dropped |= {entry.decode() for entry in arguments}
+            case b"XTRIM" if key == self.keys.ready:  # what has ended and stood in front of this
+                self.trimmed = _position(arguments[-1].decode())
             case _:
                 pass
 
@@ -182,6 +186,11 @@ _PAIR: Final = 2
 
 def _pairs(flat: _Command) -> Iterator[tuple[bytes, bytes]]:
     return zip(flat[::_PAIR], flat[1::_PAIR], strict=True)
+
+
+def _position(entry: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry.partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def _lease(member: bytes) -> tuple[str, str]:

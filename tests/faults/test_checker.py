@@ -221,6 +221,18 @@ async def test_the_ledger_tells_what_the_scripts_did(durable: EmbeddedRedis, tmp
     assert [step for step in steps if isinstance(step, Counted)][-1] == Counted(steps[0].entry, 3, 1, 1)
 
 
+async def test_the_ledger_sees_those_end_that_leave_the_stream_in_one_step(durable: EmbeddedRedis) -> None:
+    async with Broker(durable.url, settings=Settings(prefix="faults")) as broker:
+        resource = broker.core.resource("function", "work")
+        keys, store = broker.core.keys.of(resource), broker.core.messages
+        await register_function(broker.core, "work", FunctionSettings())
+        await broker.invoke_many("work", range(50))
+        found = await store.claim(resource, token="w1", lease_ms=200, room=40, mode="work")
+        await store.finish(resource, [member_of(item.entry, "w1") for item in found.messages], counter="done")
+    steps = read_ledger(durable.directory, keys, lease_ms=200)
+    assert [step.entry for step in steps if isinstance(step, Gone)] == sorted(item.entry for item in found.messages)
+
+
 def written(*words: str) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
 

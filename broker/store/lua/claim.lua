@@ -76,9 +76,9 @@ local function forget(entry)
 end
 
 local function grant(entry, blob, facts)
-  granted[#granted + 1] = lease_end
-  granted[#granted + 1] = entry .. '|' .. token
-  out[#out + 1], out[#out + 2], out[#out + 3] = entry, blob, facts
+  local lease, place = 2 * count, 3 * count -- Lua searches for the end of a list each time that it is asked
+  granted[lease + 1], granted[lease + 2] = lease_end, entry .. '|' .. token
+  out[place + 1], out[place + 2], out[place + 3] = entry, blob, facts
   count, bytes = count + 1, bytes + #blob
 end
 
@@ -197,7 +197,7 @@ local cursor_before = cursor
 local function take_fresh(most)
   most = math.min(most or room, room)
   local chunk, last = 32, aged_ms and string.format('%.0f', aged_ms) or '+'
-  local any_facts = redis.call('EXISTS', KEYS[7]) == 1
+  local any_facts, may_be_old = redis.call('EXISTS', KEYS[7]) == 1, retention ~= nil
   while count < most and bytes < max_bytes and scans > 0 do
     local entries = redis.call('XRANGE', KEYS[1], '(' .. cursor, last, 'COUNT', math.min(most - count, chunk))
     if #entries == 0 then return end
@@ -210,9 +210,11 @@ local function take_fresh(most)
     for i, found in ipairs(entries) do
       local entry, blob = found[1], found[2][2]
       cursor = entry
-      if (facts and facts[i]) or retention then
+      if may_be_old then may_be_old = entry_ms(entry) + retention <= now end -- behind one that is young enough all are
+      if may_be_old or (facts and facts[i]) then
         hand_out(entry, blob, facts and read_facts(facts[i]))
       else
+        scans = scans - 1
         grant_first(entry, blob)
       end
       if bytes >= max_bytes then break end
