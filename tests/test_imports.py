@@ -124,6 +124,7 @@ LAYERS: dict[str, Layers] = {
             "registration_log",
             "reporting",
             "shaping",
+            "steady_output",
             "telling",
             "waiter",
         ),
