@@ -134,6 +134,11 @@ class Supervisor:
                 await asyncio.gather(*self._tasks, return_exceptions=True)
         return self._status
 
+    @property
+    def serving(self) -> frozenset[str]:
+        """Its worker processes that are ready, by name: what Redis lists may be of others, or of those that died."""
+        return frozenset(child.name for child in self._children if child.ready.is_set())
+
     def stop(self) -> None:
         """Drains all workers; a second time ends their calls now."""
         self._stopping.set()

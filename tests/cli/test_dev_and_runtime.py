@@ -14,6 +14,7 @@ import anyio.to_thread
 from broker import Broker
 from broker.dev_directory import running_dev_url
 from broker.settings import Settings
+from broker.workers import live_workers
 from tests.cli.shell import Shell, eventually
 
 APP = """
@@ -43,6 +44,17 @@ class Dev:
             return "penstock invoke" in self.out.read_text()
 
         await eventually(said)
+
+    async def printed(self) -> str:
+        async def said() -> str:
+            assert self.process.poll() is None, self.err.read_text()
+            return self.out.read_text()
+
+        return str(await eventually(said))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(15)
 
     async def logged(self, words: str) -> None:
         async def said() -> bool:
@@ -120,6 +132,32 @@ async def test_dev_starts_its_redis_again_when_that_died(tmp_path: Path) -> None
 
         await eventually(serves_again)
         assert await dev.interrupt() == 0
+
+
+async def test_dev_does_not_take_a_worker_that_died_with_its_predecessor_for_its_own(tmp_path: Path) -> None:
+    write_app(tmp_path, 1)
+    async with dev_in(tmp_path) as dev:
+        async with Broker(running_dev_url(tmp_path)) as broker:
+            (worker,) = await live_workers(broker.core)
+        os.kill(worker.pid, signal.SIGSTOP)
+        dev.kill()
+        os.kill(worker.pid, signal.SIGKILL)
+    (tmp_path / "app.py").write_text("this is no Python\n")
+    broken = Dev(tmp_path)
+    try:
+        assert "app:app could not be started: see above" in await broken.printed()
+    finally:
+        broken.kill()
+
+
+async def test_dev_says_of_an_app_without_functions_that_it_has_none(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("from runtime import App\n\napp = App()\n")
+    dev = Dev(tmp_path)
+    try:
+        assert "app:app is running, and has no functions" in await dev.printed()
+        assert await dev.interrupt() == 0
+    finally:
+        dev.kill()
 
 
 async def test_dev_replaces_its_worker_when_a_file_changes_and_keeps_it_when_that_is_broken(tmp_path: Path) -> None:
