@@ -169,4 +169,4 @@ def _print_mappings(output: Output, mappings: list[dict[str, Any]]) -> None:
         for mapping in mappings
     ]
     columns = ("queue -> function", "state", "batch size", "window", "concurrency", "partial failures", "filters")
-    output.table(columns, rows, left=("queue -> function", "state", "partial failures"))
+    output.table(columns, rows, left=("queue -> function", "state", "partial failures"), below=True)

@@ -116,4 +116,4 @@ def print_versions(output: Output, found: list[dict[str, Any]]) -> None:
     """The table of them."""
     columns = ("version or alias", "is", "build", "events", "workers")
     rows = [(each["name"], each["is"], each["build"], each["queued"], each["live_workers"]) for each in found]
-    output.table(columns, rows, left=("version or alias", "is", "build"))
+    output.table(columns, rows, left=("version or alias", "is", "build"), below=True)
