@@ -319,7 +319,8 @@ def _with_advice(error: PenstockError) -> str:
     if options := getattr(error, "options", ""):  # of AddressUnusable, whose module costs a start of each command
         return f"{error}; choose another with {options}"
     advice = "; try again in a moment" if _IS_BUSY in str(error) else _ADVICE.get(error.code, "")
-    return f"{error}{advice}"
+    # Of a remark by Redis or the system, which may end as sentences do.
+    return f"{str(error).rstrip('.')}{advice}" if advice else str(error)
 
 
 def _report(code: str, message: str, *, as_json: bool) -> None:

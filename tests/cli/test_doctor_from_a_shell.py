@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from broker import Broker
@@ -12,12 +13,16 @@ from tests.cli.shell import Shell
 async def test_the_doctor_says_a_line_a_matter_and_ends_by_the_worst(shell: Shell, broker: Broker) -> None:
     await broker.queue("orders").create()
     done = await shell.run("doctor", "--watch", "0", status=3)  # without a limit for its memory
-    assert "WARNING memory: Redis at unix://" in done.out
+    assert done.out.startswith("Redis at unix://")
+    assert done.out.count("Redis at ") == 1
+    assert "WARNING memory: " in done.out
+    assert re.search(r"^0 errors, \d+ warnings?, \d+ notes?, \d+ ok$", done.err, re.MULTILINE)
     assert "          -> set maxmemory" in done.out
     assert 'ok      backlog: queue "orders": 0 wait, 0 in flight' in done.out
     assert "asking the server" in done.err
     listed = await shell.run("doctor", "--watch", "0", "--json", status=3)
     assert listed.err == ""
+    assert listed.json_lines[0]["subject"].startswith("Redis at unix://")
     assert {"severity", "check", "subject", "text", "advice"} == listed.json_lines[0].keys()
 
 
