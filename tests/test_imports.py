@@ -127,6 +127,7 @@ LAYERS: dict[str, Layers] = {
             "steady_output",
             "telling",
             "waiter",
+            "worker_process",
         ),
         ("process_ends", "reach"),
         ("yielding", "metrics", "batches"),
