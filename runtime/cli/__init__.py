@@ -303,6 +303,8 @@ def _without_bare_hyphens(given: Sequence[str]) -> list[str]:
 
 _ADVICE: Final = {
     "PayloadNotJson": """; quote it for the shell, as '{"id": 1}', or give @FILE""",
+    "FunctionNotFound": "; `penstock functions` lists those that are there",
+    "QueueNotFound": "; `penstock queues` lists those that are there",
     "QueueExists": " (here: `penstock configure`)",
     "MoveInProgress": " (here: `penstock moves`)",
     "ResourceBusy": " (here: --force)",

@@ -240,6 +240,17 @@ async def test_a_function_that_holds_events_is_deleted_by_force_alone(
     assert again.json["error"] == "MappingNotFound"
 
 
+async def test_who_deletes_a_function_is_told_of_the_workers_that_had_it_and_how_it_comes_back(
+    shell: Shell, broker: Broker, redis_url: str, settings: Settings
+) -> None:
+    async with serving(redis_url, settings):
+        deleted = await shell.run("delete", "function", "greet", "--yes")
+        assert deleted.out == 'function "greet" is deleted\n'
+        assert deleted.err == "1 live worker had it: one that starts with the same code registers it again\n"
+        gone = await shell.run("call", "greet", "{}", status=1)
+        assert gone.err.endswith("; `penstock functions` lists those that are there\n")
+
+
 @pytest.mark.parametrize("name", ["nosuch", "a b"])
 async def test_an_unknown_function_is_refused_with_a_named_error(shell: Shell, name: str) -> None:
     done = await shell.run("invoke", name, "{}", status=1)
