@@ -314,13 +314,17 @@ _ADVICE: Final = {
     "StoreDenied": "; give a user and password that may, in the URL: redis://USER:PASSWORD@HOST:6379",
 }
 
+_CANNOT_SAVE: Final = "MISCONF"
 _IS_BUSY: Final = " cannot serve at the moment: "
 
 
 def _with_advice(error: PenstockError) -> str:
     if options := getattr(error, "options", ""):  # of AddressUnusable, whose module costs a start of each command
         return f"{error}; choose another with {options}"
-    advice = "; try again in a moment" if _IS_BUSY in str(error) else _ADVICE.get(error.code, "")
+    if _CANNOT_SAVE in str(error):
+        advice = "; make room on its disk, or look into its log"
+    else:
+        advice = "; try again in a moment" if _IS_BUSY in str(error) else _ADVICE.get(error.code, "")
     # Of a remark by Redis or the system, which may end as sentences do.
     return f"{str(error).rstrip('.')}{advice}" if advice else str(error)
 
