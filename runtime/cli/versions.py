@@ -45,7 +45,7 @@ async def alias(
     weight: Annotated[
         str | None, Parameter(help="VERSION=SHARE: one more version, and its share of the calls.")
     ] = None,
-    description: str | None = None,
+    description: Annotated[str | None, Parameter(help="What to say of it; else what was said before.")] = None,
     common: Common = COMMON,
 ) -> None:
     """Let an alias of a function name a version, perhaps with a share for another.

@@ -274,6 +274,7 @@ def descendants(error: type[PenstockError]) -> Iterator[type[PenstockError]]:
 def test_the_page_of_the_command_is_what_its_help_says() -> None:
     written = PAGE.read_text(encoding="utf-8")
     assert written == command_page(), "run `python -m tests.docs.command_page`"
+    assert "` |  |" not in written, "an option without a meaning"
 
 
 def test_the_page_of_the_wire_is_what_the_gateway_s_tables_say() -> None:
