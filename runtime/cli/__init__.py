@@ -325,8 +325,11 @@ def _with_advice(error: PenstockError) -> str:
         advice = "; make room on its disk, or look into its log"
     else:
         advice = "; try again in a moment" if _IS_BUSY in str(error) else _ADVICE.get(error.code, "")
-    # Of a remark by Redis or the system, which may end as sentences do.
-    return f"{str(error).rstrip('.')}{advice}" if advice else str(error)
+    text = str(error)
+    if error.code == "InvalidOption" and getattr(error, "value", "") is None:
+        text = text.replace("=None:", ":", 1)  # whoever typed nothing reads no None
+    # A remark by Redis or the system may end as sentences do.
+    return f"{text.rstrip('.')}{advice}" if advice else text
 
 
 def _report(code: str, message: str, *, as_json: bool) -> None:
