@@ -33,6 +33,16 @@ class DevAlreadyRunning(PenstockError):
         self.folder, self.pid = folder, pid
 
 
+class DevDirectoryUnusable(PenstockError):
+    """The folder cannot be made or written to; ``reason`` is what the system says."""
+
+    code = "DevDirectoryUnusable"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} cannot be written: {reason}; make room there, or start in another folder")
+        self.path, self.reason = path, reason
+
+
 class DevDirectory:
     """The `.penstock/` folder of a project while its `penstock dev` runs; also a context manager around `acquire`.
 
@@ -48,8 +58,14 @@ class DevDirectory:
     def acquire(self) -> None:
         """Makes the folder, which version control is told to ignore, and takes it until `release`.
 
-        Raises `DevAlreadyRunning` with the folder and the other one's process id.
+        Raises `DevAlreadyRunning` with the folder and the other one's process id, `DevDirectoryUnusable`.
         """
+        try:
+            self._acquire()
+        except OSError as error:
+            raise DevDirectoryUnusable(self.path, error.strerror or str(error)) from error
+
+    def _acquire(self) -> None:
         self.path.mkdir(mode=0o700, exist_ok=True)
         (self.path / ".gitignore").write_text("*\n")
         lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)

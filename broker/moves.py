@@ -73,7 +73,7 @@ async def start_move(
     MoveInProgress, QueueNotFound, FunctionNotFound, InvalidOption.
     """
     if max_per_s is not None:
-        check_whole("max_per_s", max_per_s, 1, MAX_RATE_PER_S)
+        check_whole("rate", max_per_s, 1, MAX_RATE_PER_S)
     if source.kind != "queue":
         raise InvalidOption("source", source.arn, "must be a queue")
     if destination is not None:

@@ -393,4 +393,4 @@ def decode_json(what: str, text: bytes | str) -> Any:
     try:
         return _JSON_DECODER.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PayloadNotJson(what, str(error)) from error
+        raise PayloadNotJson(what, str(error) if text.strip() else "it is empty") from error

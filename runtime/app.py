@@ -32,6 +32,8 @@ class App:
 
     def function(
         self,
+        without_parentheses: None = None,
+        /,
         *,
         name: str | None = None,
         timeout: float = limits.DEFAULT_TIMEOUT_S,
@@ -66,6 +68,8 @@ class App:
         events over the nodes of a cluster; there are never fewer than there were. Raises InvalidOption,
         InvalidName.
         """
+        if without_parentheses is not None:
+            raise TypeError("@app.function needs parentheses: write @app.function()")
         settings = FunctionSettings(
             timeout_s=timeout,
             retries=retries,
@@ -122,6 +126,8 @@ class App:
         handler is not called for it. ``recursive_loop`` is as of :meth:`function`. Raises InvalidOption, InvalidName,
         InvalidPattern.
         """
+        if callable(queue):
+            raise TypeError('@app.queue needs the name of its queue: write @app.queue("orders")')
         queue_name = queue.name if isinstance(queue, Queue) else check_name("queue", queue)
         settings = FunctionSettings(
             timeout_s=timeout,

@@ -37,6 +37,7 @@ from runtime.logs import configure_logs
 from runtime.metrics import WORKER
 from runtime.recycling import Recycle, memory_bytes
 from runtime.reporting import Reporter, State
+from runtime.steady_output import make_output_steady
 from runtime.worker import Worker
 
 P = ParamSpec("P")
@@ -73,6 +74,7 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> int:
     """Serves until told to stop; answers the exit status."""
     options = msgspec.json.decode(sys.argv[1], type=ChildOptions)
+    make_output_steady()
     configure_logs()
     control = socket.socket(fileno=options.control)
     problems: BaseExceptionGroup[PenstockError] | None = None

@@ -13,13 +13,12 @@ from typing import Any, Final, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 from broker.log import log
-from runtime.outcomes import Exited, failed_with
+from runtime.outcomes import Exited, brief, failed_with
 
 LOOK_S: Final = 1.0
 """What ends within this time after its call is not told."""
 END_S: Final = 1.0
 _OWN_NAMES: Final = "penstock-"
-_MAX_TEXT: Final = 300
 
 
 class Starter(Protocol):
@@ -128,7 +127,7 @@ class LeftTasks:
                 request_id=request_id,
                 task=task.get_name(),
                 error_type=found.error_type,
-                error=found.message[:_MAX_TEXT],
+                error=brief(found.message),
                 at=found.at or None,
             )
 

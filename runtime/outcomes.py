@@ -10,6 +10,7 @@ import msgspec
 
 _HIDDEN_FRAMES: Final = ("runtime/invoker.py", "runtime/yielding.py", "concurrent/futures/thread.py")
 _MAX_MESSAGE_CHARACTERS: Final = 64 * 1024
+_BRIEF_CHARACTERS: Final = 300
 
 
 class Exited(Exception):
@@ -91,6 +92,12 @@ def error_json(error_type: str, message: str, request_id: str, stack: list[str] 
 def _storable(text: str) -> str:
     """The text, cut, and with lone halves of surrogate pairs spelled out: whatever an error says can be told."""
     return text[:_MAX_MESSAGE_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+
+
+def brief(text: str) -> str:
+    """The text as a log line has it. Of a long one the end, too: an error that quotes others has their cause there."""
+    half = _BRIEF_CHARACTERS // 2
+    return text if len(text) <= _BRIEF_CHARACTERS else f"{text[:half]} … {text[-half:]}"
 
 
 def exit_error(cause: str | None, request_id: str) -> bytes:

@@ -7,6 +7,7 @@ are set apart; for those it starts one more process, which runs them one at a ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -29,42 +30,15 @@ from runtime.lambda_handler import LambdaHandler
 from runtime.monitor import Monitor
 from runtime.process_ends import cause_of, end_of
 from runtime.recycling import Recycle
+from runtime.worker_process import RESTART_LAST_S, WorkerProcess, pause_s
 
 EXIT_DRAINED: Final = 0
 EXIT_FAILED: Final = 1
-_RESTART_FIRST_S: Final = 0.1
-_RESTART_LAST_S: Final = 5.0
-_RESTART_READY_LAST_S: Final = 1.0
-"""One that had been ready was ended by what it ran, or from outside: a longer pause would help nobody."""
 _STEADY_S: Final = 2.0
 _EVENTS_A_LANE: Final = 100
 _LAST_WORDS_S: Final = 0.5
 _REPORT_BYTES: Final = 16 * 1024 * 1024
 _NEVER: Final = Recycle()
-
-
-class _Child:
-    """One process and what it has said of itself."""
-
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, *, alone: bool, deaths: int) -> None:
-        self.process: Final = process
-        self.control: Final = control
-        self.alone: Final = alone
-        self.deaths: Final = deaths
-        """How many before it in its place died young, one after the other."""
-        self.started: Final = time.monotonic()
-        self.name = ""
-        self.ready: Final = asyncio.Event()
-        self.ended: Final = asyncio.Event()
-        self.heard: Final = asyncio.Event()
-        """Set when it has nothing more to say."""
-        self.retiring = False
-        self.spent = False
-        """Whether it has done enough, and its exchange is under way."""
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
 
 
 class Supervisor:
@@ -99,7 +73,7 @@ class Supervisor:
         self._build: Final = build
         self._keep_going: Final = keep_going
         self._monitor: Final = monitor
-        self._children: Final[set[_Child]] = set()
+        self._children: Final[set[WorkerProcess]] = set()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._stopping = anyio.Event()
         self._status = EXIT_DRAINED
@@ -134,6 +108,11 @@ class Supervisor:
                 await asyncio.gather(*self._tasks, return_exceptions=True)
         return self._status
 
+    @property
+    def serving(self) -> frozenset[str]:
+        """Its worker processes that are ready, by name: what Redis lists may be of others, or of those that died."""
+        return frozenset(child.name for child in self._children if child.ready.is_set())
+
     def stop(self) -> None:
         """Drains all workers; a second time ends their calls now."""
         self._stopping.set()
@@ -147,14 +126,15 @@ class Supervisor:
             if self._stopping.is_set():  # while it waited for its turn: nobody would stop the new ones
                 return False
             old = [child for child in self._children if not child.retiring]
-            return await self._take_over([self._start() for _ in range(self._processes)], old)
+            return await self._take_over([self._start_if_possible() for _ in range(self._processes)], old)
 
-    async def _take_over(self, new: list[_Child], old: list[_Child]) -> bool:
+    async def _take_over(self, started: list[WorkerProcess | None], old: list[WorkerProcess]) -> bool:
         self._told = ""
+        new = [child for child in started if child is not None]
         for child in new:
             child.retiring = True  # until it is ready, nobody starts it again
             await _first(child.ready, child.ended)
-        if not all(child.ready.is_set() for child in new):
+        if len(new) < len(started) or not all(child.ready.is_set() for child in new):
             for child in new:
                 child.signal(signal.SIGTERM)
             return False
@@ -165,15 +145,15 @@ class Supervisor:
             child.signal(signal.SIGTERM)
         return True
 
-    async def _exchange(self, child: _Child, *, reason: str, figures: dict[str, int], early_mb: int) -> None:
+    async def _exchange(self, child: WorkerProcess, *, reason: str, figures: dict[str, int], early_mb: int) -> None:
         """One after another, and the old one works on until the new one is ready: no throughput is lost."""
         async with self._exchanging:
             if child.retiring or child.ended.is_set() or self._stopping.is_set():
                 return
-            new = self._start(early_mb=early_mb)
+            new = self._start_if_possible(early_mb=early_mb)
             done = await self._take_over([new], [child])
             has_heir = child.ended.is_set()  # it died meanwhile, and nobody but us knew of the new one
-        if done and has_heir:
+        if done and has_heir and new is not None:
             new.retiring = True
             new.signal(signal.SIGTERM)
         if done:
@@ -184,7 +164,20 @@ class Supervisor:
 
     # -- children -----------------------------------------------------------------------------------------------------
 
-    def _start(self, *, alone: bool = False, deaths: int = 0, early_mb: int = 0) -> _Child:
+    def _start_if_possible(self, *, alone: bool = False, deaths: int = 0, early_mb: int = 0) -> WorkerProcess | None:
+        """None where the system has no memory, descriptors or process for another one now; the others go on."""
+        try:
+            return self._start(alone=alone, deaths=deaths, early_mb=early_mb)
+        except OSError as error:
+            log.error("worker_not_started", alone=alone, reason=str(error))
+            return None
+
+    async def _start_again(self, *, alone: bool, deaths: int) -> None:
+        while not self._stopping.is_set() and self._start_if_possible(alone=alone, deaths=deaths) is None:
+            with anyio.move_on_after(RESTART_LAST_S):
+                await self._stopping.wait()
+
+    def _start(self, *, alone: bool = False, deaths: int = 0, early_mb: int = 0) -> WorkerProcess:
         ours, theirs = socket.socketpair()
         told, tells = (None, None) if self._monitor is None else socket.socketpair()
         options = ChildOptions(
@@ -200,16 +193,20 @@ class Supervisor:
             control=theirs.fileno(),
             reports=None if tells is None else tells.fileno(),
         )
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "runtime.child", msgspec.json.encode(options).decode()],
-            pass_fds=(theirs.fileno(), *(() if tells is None else (tells.fileno(),))),
-            start_new_session=True,  # Ctrl-C is for the supervisor, which then drains them
-            stdin=subprocess.DEVNULL,
-            env={**_environment(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
+        with contextlib.ExitStack() as unused:
+            for end in filter(None, (ours, theirs, told, tells)):
+                unused.enter_context(end)
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "runtime.child", msgspec.json.encode(options).decode()],
+                pass_fds=(theirs.fileno(), *(() if tells is None else (tells.fileno(),))),
+                start_new_session=True,  # Ctrl-C is for the supervisor, which then drains them
+                stdin=subprocess.DEVNULL,
+                env={**_environment(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+            unused.pop_all()
         theirs.close()
         ours.settimeout(0)
-        child = _Child(process, ours, alone=alone, deaths=deaths)
+        child = WorkerProcess(process, ours, alone=alone, deaths=deaths)
         self._children.add(child)
         self._spawn(self._listen(child), f"listen-{process.pid}")
         if self._monitor is not None and told is not None and tells is not None:
@@ -224,7 +221,7 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _listen(self, child: _Child) -> None:
+    async def _listen(self, child: WorkerProcess) -> None:
         reader, writer = await asyncio.open_connection(sock=child.control)
         try:
             while line := await reader.readline():
@@ -260,7 +257,7 @@ class Supervisor:
             sys.stderr.write(f"penstock: {reason}\n")
         self._told = reason
 
-    async def _watch(self, child: _Child) -> None:
+    async def _watch(self, child: WorkerProcess) -> None:
         status = await end_of(child.process)
         with anyio.move_on_after(_LAST_WORDS_S):  # a process that it forked may hold the other end open
             await child.heard.wait()
@@ -282,7 +279,7 @@ class Supervisor:
             log.error("worker_died", process=child.name, pid=child.process.pid, cause=cause, alone=child.alone)
             await self._record(child, cause)
             deaths = 1 if time.monotonic() - child.started > _STEADY_S else child.deaths + 1
-            with anyio.move_on_after(_pause_s(child, deaths)):
+            with anyio.move_on_after(pause_s(child, deaths)):
                 await self._stopping.wait()
         if child.alone:
             # While it paused, another one may have been asked for and started.
@@ -290,15 +287,14 @@ class Supervisor:
             if is_done or any(other.alone for other in self._children):
                 return
             self._wants_alone = False
-        if not self._stopping.is_set():
-            self._start(alone=child.alone, deaths=deaths)
+        await self._start_again(alone=child.alone, deaths=deaths)
 
     def _run_alone(self) -> None:
         """Events were set apart: one process for them is enough."""
         if any(child.alone for child in self._children):
             self._wants_alone = True
         elif not self._stopping.is_set():
-            self._start(alone=True)
+            self._start_if_possible(alone=True)  # else it is asked for again
 
     def _widen(self, behind: int) -> None:
         """Many events wait for those that run alone: as many processes as there are others may share them. Each runs
@@ -307,7 +303,7 @@ class Supervisor:
         wanted = min(self._processes, 1 + behind // _EVENTS_A_LANE)
         if all(child.ready.is_set() for child in lanes) and not self._stopping.is_set():
             for _ in range(wanted - len(lanes)):
-                self._start(alone=True)
+                self._start_if_possible(alone=True)
 
     def _renew(self) -> None:
         """The environment that its handler was loaded with has changed: new processes take over, one set for all that
@@ -326,11 +322,11 @@ class Supervisor:
         finally:
             self._renewing = None
 
-    def _forget(self, child: _Child, *, died_of: str | None = None) -> None:
+    def _forget(self, child: WorkerProcess, *, died_of: str | None = None) -> None:
         if self._monitor is not None:
             self._monitor.ended(child.process.pid, died_of)
 
-    async def _record(self, child: _Child, cause: str) -> None:
+    async def _record(self, child: WorkerProcess, cause: str) -> None:
         self._forget(child, died_of=cause)
         if self._core is None or not child.name:
             return
@@ -371,13 +367,3 @@ async def _first(*events: asyncio.Event) -> None:
     finally:
         for wait in waits:
             wait.cancel()
-
-
-def _pause_s(child: _Child, deaths: int) -> float:
-    """How long to wait before another one takes its place, after so many early deaths in a row. Where events run
-    alone dying is to be expected, and the others there wait for it."""
-    if not child.ready.is_set():
-        longest_s = _RESTART_LAST_S
-    else:
-        longest_s = _RESTART_FIRST_S if child.alone else _RESTART_READY_LAST_S
-    return min(longest_s, _RESTART_FIRST_S * 2.0 ** min(deaths - 1, 16))

@@ -12,12 +12,11 @@ from broker.figures import Figures
 from broker.log import log
 from runtime.batches import Held
 from runtime.metrics import BATCH, CallFigures
-from runtime.outcomes import Completed, Failed, Outcome, TimedOut
+from runtime.outcomes import Completed, Failed, Outcome, TimedOut, brief
 from runtime.policy import BatchVerdict, GiveUp, Retry, Verdict
 
 _EVERY_S: Final = 1.0
 _FAILURE_LINES: Final = 20
-_MAX_TEXT: Final = 300
 
 
 class Identified(Protocol):
@@ -114,7 +113,7 @@ class Tally:
             function=self._function,
             request_id=event.request_id,
             error_type=outcome.error_type,
-            error=outcome.message[:_MAX_TEXT],
+            error=brief(outcome.message),
             at=outcome.at or None,
             retry_in_s=verdict.delay_s if isinstance(verdict, Retry) else None,
             given_up=verdict.condition if isinstance(verdict, GiveUp) else None,
@@ -166,6 +165,6 @@ class BatchTally:
                 messages=messages,
                 failed=len(verdict.failed),
                 error_type=raised.error_type if raised else None,
-                problem=verdict.problem[:_MAX_TEXT] or "named in batchItemFailures",
+                problem=brief(verdict.problem) or "named in batchItemFailures",
                 at=raised.at or None if raised else None,
             )

@@ -38,7 +38,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     in_force: InForce
     rights: Rights
     clock_off_s: float
-    pings_ms: tuple[float, ...]
+    answers_ms: tuple[float, ...]
     scripts_loaded: int | None
     scripts: int
     full_at_percent: int
@@ -145,8 +145,8 @@ def _replicas(facts: ServerFacts) -> Finding:
 
 
 def _latency(facts: ServerFacts) -> Finding:
-    middle, most = statistics.median(facts.pings_ms), max(facts.pings_ms)
-    text = f"PING takes {middle:.1f} ms, at most {most:.1f} ms of {len(facts.pings_ms)}"
+    middle, most = statistics.median(facts.answers_ms), max(facts.answers_ms)
+    text = f"an answer takes {middle:.1f} ms, at most {most:.1f} ms of {len(facts.answers_ms)}"
     if middle > _SLOW_MS or most > _VERY_SLOW_MS:
         advice = "bring it nearer; look for its load, slow commands of others (SLOWLOG GET), swapping"
         return Finding("warning", "latency", facts.place, text, advice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
@@ -17,10 +18,12 @@ from redis.retry import Retry
 from broker import errors
 from broker.store.addresses import hidden
 from broker.store.pipe import Pipe, Subscription
-from broker.store.server import compatible_with, mode_of, read_info, software_of
+from broker.store.server import CANNOT_SAVE, compatible_with, mode_of, read_info, software_of
 
 MIN_VERSION: Final = (6, 2)
 _TIMEOUT_S: Final = 10.0
+_IN_A_SCRIPT: Final = re.compile(r"^Error running script .*@user_script: \d+: -?")
+"""What Redis 6.2 puts before the error of a command in a script."""
 _CONNECT_TIMEOUT_S: Final = 5.0
 
 
@@ -144,6 +147,7 @@ def _from_lost(error: Exception, url: str, chosen_by: str) -> errors.StoreError:
 def _from_reply(text: str, url: str) -> errors.StoreError:
     """The error for a reply that reaches us through a script, where redis-py knows only the text."""
     place = f"Redis at {hidden(url)}"
+    text = _IN_A_SCRIPT.sub("", text)
     if "OOM command not allowed" in text:
         return errors.StoreFull(f"{place} has reached its maxmemory; nothing was stored")
     if "READONLY" in text:
@@ -156,7 +160,7 @@ def _from_reply(text: str, url: str) -> errors.StoreError:
             "CLUSTERDOWN",
             "MASTERDOWN",
             "TRYAGAIN",
-            "MISCONF",
+            CANNOT_SAVE,
             "NOREPLICAS",
             "UNBLOCKED",
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.errors import StoreDenied, StoreFault
+from broker.errors import StoreDenied, StoreFault, StoreUnavailable
 from broker.store.scripts import ScriptRunner
+from broker.store.server import CANNOT_SAVE
 
 COMMANDS: Final = (
     *("del", "eval", "evalsha", "exists", "expire", "get", "getdel", "hdel", "hexists", "hget", "hgetall", "hincrby"),
@@ -75,6 +76,10 @@ async def may(runner: ScriptRunner, command: tuple[str | int, ...]) -> bool:
         return False
     except StoreFault:  # known to the ACL, and not to this server
         return True
+    except StoreUnavailable as error:
+        if CANNOT_SAVE not in str(error):
+            raise
+        return True  # else it would have been denied
     return True
 
 

@@ -12,6 +12,8 @@ from broker.durability import ServerLevel
 
 PERSISTENCE_SETTINGS: Final = "*append*"
 """The pattern of CONFIG GET that brings what :func:`level_in_force` needs."""
+CANNOT_SAVE: Final = "MISCONF"
+"""How an error begins of a server that refuses writes, as its disk has refused some."""
 _WAITAOF_SINCE: Final = (7, 2)
 _MULTI_PART_SINCE: Final = 7
 

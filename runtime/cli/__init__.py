@@ -303,6 +303,8 @@ def _without_bare_hyphens(given: Sequence[str]) -> list[str]:
 
 _ADVICE: Final = {
     "PayloadNotJson": """; quote it for the shell, as '{"id": 1}', or give @FILE""",
+    "FunctionNotFound": "; `penstock functions` lists those that are there",
+    "QueueNotFound": "; `penstock queues` lists those that are there",
     "QueueExists": " (here: `penstock configure`)",
     "MoveInProgress": " (here: `penstock moves`)",
     "ResourceBusy": " (here: --force)",
@@ -312,14 +314,22 @@ _ADVICE: Final = {
     "StoreDenied": "; give a user and password that may, in the URL: redis://USER:PASSWORD@HOST:6379",
 }
 
+_CANNOT_SAVE: Final = "MISCONF"
 _IS_BUSY: Final = " cannot serve at the moment: "
 
 
 def _with_advice(error: PenstockError) -> str:
     if options := getattr(error, "options", ""):  # of AddressUnusable, whose module costs a start of each command
         return f"{error}; choose another with {options}"
-    advice = "; try again in a moment" if _IS_BUSY in str(error) else _ADVICE.get(error.code, "")
-    return f"{error}{advice}"
+    if _CANNOT_SAVE in str(error):
+        advice = "; make room on its disk, or look into its log"
+    else:
+        advice = "; try again in a moment" if _IS_BUSY in str(error) else _ADVICE.get(error.code, "")
+    text = str(error)
+    if error.code == "InvalidOption" and getattr(error, "value", "") is None:
+        text = text.replace("=None:", ":", 1)  # whoever typed nothing reads no None
+    # A remark by Redis or the system may end as sentences do.
+    return f"{text.rstrip('.')}{advice}" if advice else text
 
 
 def _report(code: str, message: str, *, as_json: bool) -> None:

@@ -152,7 +152,7 @@ class _Session:
         await self._supervisor.ready.wait()
         await self._gateway.begun.wait()
         async with Broker(self._redis.url) as broker:
-            live = await live_workers(broker.core)
+            live = [worker for worker in await live_workers(broker.core) if worker.process in self._supervisor.serving]
         functions = sorted({name for worker in live for name in worker.functions})
         mapped = {mapping.partition("->")[2] for worker in live for mapping in worker.mappings}
         if self._output.as_json:
@@ -170,8 +170,12 @@ class _Session:
             _print_screen(self._lines(functions, [name for name in functions if name not in mapped]))
 
     def _lines(self, functions: Sequence[str], invocable: Sequence[str]) -> list[str]:
-        if not functions:
+        if not self._supervisor.serving:
             return [f"{self._app} could not be started: see above. Mend it; it is loaded again when a file changes."]
+        if not functions:
+            return [
+                f"{self._app} is running, and has no functions: register some by @app.function() or @app.queue(NAME)"
+            ]
         example = next(iter(invocable or functions))
         commands = {
             f"penstock invoke {example} '{{}}'": "store an event for it",

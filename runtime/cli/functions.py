@@ -172,7 +172,7 @@ def _print_mappings(output: Output, mappings: list[dict[str, Any]]) -> None:
         for mapping in mappings
     ]
     columns = ("queue -> function", "state", "batch size", "window", "concurrency", "partial failures", "filters")
-    output.table(columns, rows, left=("queue -> function", "state", "partial failures"))
+    output.table(columns, rows, left=("queue -> function", "state", "partial failures"), below=True)
 
 
 def _print_what_to_do(output: Output, unpolled: list[str]) -> None:

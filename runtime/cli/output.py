@@ -12,7 +12,7 @@ import msgspec
 from broker.errors import FunctionError
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_WIDE_ENOUGH: Final = 1_000
+_GAP: Final = 2
 
 
 class Output:
@@ -38,24 +38,51 @@ class Output:
         if not self.as_json:
             print(printable(text), file=sys.stderr, flush=True)  # noqa: T201 - the command's output
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: Sequence[str]) -> None:
-        """A table for a person; the columns named in ``left`` hold text, the others numbers."""
-        from rich import box
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: Sequence[str], below: bool = False
+    ) -> None:
+        """A table for a person; the columns named in ``left`` hold text, the others numbers. One that stands ``below``
+        another begins with an empty line.
+
+        On a terminal that is too narrow cells are broken between words. Where that does not help, lines are longer than
+        the terminal: a name in pieces can neither be read nor copied.
+        """
         from rich.console import Console
         from rich.table import Table
 
         terminal = sys.stdout.isatty()
-        console = Console(markup=False, highlight=False, emoji=False, width=None if terminal else _WIDE_ENOUGH)
-        table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=terminal, header_style="bold")
-        for column in columns:
-            table.add_column(column, justify="left" if column in left else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*("-" if cell is None else printable(str(cell)) for cell in row))
+        cells = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+        widths = _widths([columns, *cells], room=Console().width if terminal else None)
+        # Both, as a terminal that is called dumb has 80 columns otherwise.
+        width, height = sum(widths) + _GAP * len(widths), len(cells)
+        console = Console(markup=False, highlight=False, emoji=False, width=width, height=height)
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold" if terminal else None)
+        for column, width in zip(columns, widths, strict=True):
+            table.add_column(column, justify="left" if column in left else "right", width=width)
+        for row in cells:
+            table.add_row(*row)
         with console.capture() as captured:
             console.print(table)
-        # Elsewhere than on a terminal, no line ends in blanks up to the console's width.
-        lines = captured.get().splitlines() if terminal else [line.rstrip() for line in captured.get().splitlines()]
-        print("\n".join(lines), flush=True)  # noqa: T201 - the command's output
+        lines = (line.rstrip() for line in captured.get().splitlines())
+        print(*([""] if below else []), *lines, sep="\n", flush=True)  # noqa: T201 - the command's output
+
+
+def _widths(lines: Sequence[Sequence[str]], *, room: int | None) -> list[int]:
+    """How wide the columns are: as their longest cell where that fits into the room, else, from the right, as narrow as
+    their longest word. Where that does not fit either: as if there were room.
+    """
+    wanted = [max(len(text) for text in column) for column in zip(*lines, strict=True)]
+    if room is None:
+        return wanted
+    least = [max(len(word) for text in column for word in text.split() or [""]) for column in zip(*lines, strict=True)]
+    spare = room - _GAP * (len(wanted) - 1) - sum(least)
+    if spare < 0:
+        return wanted
+    widths = []
+    for most, few in zip(wanted, least, strict=True):
+        widths.append(min(most, few + spare))
+        spare -= widths[-1] - few
+    return widths
 
 
 def encode(value: object) -> bytes:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from broker import Broker
 from broker.errors import PenstockError
 from broker.mappings import delete_mapping
+from broker.workers import live_workers
 from runtime.cli.options import COMMON, Common
 from runtime.cli.output import counted
 
@@ -44,6 +45,7 @@ async def delete(
     """
     async with Broker(common.url) as broker:
         held = await _held(broker, kind, name)
+        serving = await _serving(broker, name) if kind == "function" else 0
         _confirm(f'delete {kind} "{name}"{_with(held, kind)}', yes=yes, common=common)
         match kind:
             case "queue":
@@ -55,6 +57,10 @@ async def delete(
             case "mapping":
                 await delete_mapping(broker.core, name)
     common.output.answer({"deleted": kind, "name": name}, f'{kind} "{name}" is deleted')
+    if serving:
+        common.output.note(
+            f"{counted(serving, 'live worker')} had it: one that starts with the same code registers it again"
+        )
 
 
 async def purge(kind: Purgeable, name: str, /, *, yes: Yes = False, common: Common = COMMON) -> None:
@@ -76,6 +82,10 @@ async def _held(broker: Broker, kind: Deletable, name: str) -> int:
             return await broker.stream(name).length()
         case "mapping":
             return 0
+
+
+async def _serving(broker: Broker, name: str) -> int:
+    return sum(name in worker.functions and not worker.alone for worker in await live_workers(broker.core))
 
 
 def _with(held: int, kind: Deletable) -> str:

@@ -23,6 +23,7 @@ from runtime.invoker import DEFAULT_THREADS
 from runtime.logs import FORMAT_VARIABLE, LEVEL_VARIABLE, LogFormat, LogLevel, configure_logs
 from runtime.monitor import Monitor
 from runtime.recycling import Recycle
+from runtime.steady_output import make_output_steady
 from runtime.supervisor import Supervisor
 from runtime.worker import DEFAULT_GRACE_S
 
@@ -119,7 +120,9 @@ def _recycle(events: int | None, memory_mb: int | None) -> Recycle:
 
 
 def set_logs(level: LogLevel | None, form: LogFormat | None) -> None:
-    """For this process and, by the environment, for the workers that it starts."""
+    """For this process, which goes on also where nothing can be written; and, by the environment, for the workers that
+    it starts."""
+    make_output_steady()
     configure_logs(level=level, form=form)
     if level is not None:
         os.environ[LEVEL_VARIABLE] = level

@@ -45,7 +45,7 @@ async def alias(
     weight: Annotated[
         str | None, Parameter(help="VERSION=SHARE: one more version, and its share of the calls.")
     ] = None,
-    description: str | None = None,
+    description: Annotated[str | None, Parameter(help="What to say of it; else what was said before.")] = None,
     common: Common = COMMON,
 ) -> None:
     """Let an alias of a function name a version, perhaps with a share for another.
@@ -116,4 +116,4 @@ def print_versions(output: Output, found: list[dict[str, Any]]) -> None:
     """The table of them."""
     columns = ("version or alias", "is", "build", "events", "workers")
     rows = [(each["name"], each["is"], each["build"], each["queued"], each["live_workers"]) for each in found]
-    output.table(columns, rows, left=("version or alias", "is", "build"))
+    output.table(columns, rows, left=("version or alias", "is", "build"), below=True)

@@ -21,14 +21,13 @@ from runtime.engine import Engine
 from runtime.handlers import HandlerFunction, Unreadable
 from runtime.invoker import Call
 from runtime.metrics import CallFigures
-from runtime.outcomes import Completed, Failed, Outcome, TimedOut, error_json, exit_error, failed
+from runtime.outcomes import Completed, Failed, Outcome, TimedOut, brief, error_json, exit_error, failed
 from runtime.outlets import Outlets
 from runtime.policy import in_loop
 from runtime.telling import KeptAnswers, keep_for_caller, tell_caller
 from runtime.tracing import Tracer
 
 _PARCEL_TTL_MS: Final = 60_000
-_MAX_TEXT: Final = 300
 _REMEMBERED: Final = 1_000
 _NO_ROOM: Final = "no room, or stopping"
 _FREE_FIRST_S: Final = 1.0
@@ -240,7 +239,7 @@ class CallSource:
             function=call.function.shown_name,
             request_id=call.context.aws_request_id,
             error_type=outcome.error_type,
-            error=outcome.message[:_MAX_TEXT],
+            error=brief(outcome.message),
             at=outcome.at or None,
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.dev_directory import DevAlreadyRunning, DevDirectory, running_dev_url
+from broker.dev_directory import DevAlreadyRunning, DevDirectory, DevDirectoryUnusable, running_dev_url
 from tests.broker.children import child
 
 DEV_CHILD = """
@@ -97,3 +97,9 @@ def test_a_look_at_the_lock_does_not_hinder_an_owner(tmp_path: Path) -> None:
 def test_nothing_is_published_without_the_lock(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="acquire"):
         DevDirectory(tmp_path).publish("unix:///early.sock")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / ".penstock").write_text("a file")
+    with pytest.raises(DevDirectoryUnusable, match=rf"^{tmp_path}/.penstock cannot be written: File exists; make room"):
+        DevDirectory(tmp_path).acquire()

@@ -11,6 +11,7 @@ from pathlib import Path
 from broker import Broker
 from broker.dev_directory import running_dev_url
 from broker.settings import Settings
+from broker.workers import live_workers
 from tests.cli.shell import Running, Shell, eventually, started
 
 APP = """
@@ -94,6 +95,27 @@ async def test_dev_starts_its_redis_again_when_that_died(tmp_path: Path) -> None
             return (await dev.shell.run("call", "version", "{}", status=None)).out == "1\n"
 
         await eventually(serves_again)
+        assert await dev.interrupt() == 0
+
+
+async def test_dev_does_not_take_a_worker_that_died_with_its_predecessor_for_its_own(tmp_path: Path) -> None:
+    write_app(tmp_path, 1)
+    async with dev_in(tmp_path) as dev:
+        async with Broker(running_dev_url(tmp_path)) as broker:
+            (worker,) = await live_workers(broker.core)
+        os.kill(worker.pid, signal.SIGSTOP)
+        dev.process.kill()
+        await dev.ended()
+        os.kill(worker.pid, signal.SIGKILL)
+    (tmp_path / "app.py").write_text("this is no Python\n")
+    with closing(Dev(tmp_path)) as broken:
+        await broken.said("app:app could not be started: see above")
+
+
+async def test_dev_says_of_an_app_without_functions_that_it_has_none(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("from runtime import App\n\napp = App()\n")
+    with closing(Dev(tmp_path)) as dev:
+        await dev.said("app:app is running, and has no functions")
         assert await dev.interrupt() == 0
 
 

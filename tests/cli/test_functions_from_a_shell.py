@@ -103,6 +103,8 @@ async def test_one_bad_line_stores_nothing_and_is_named(
     done = await shell.run("invoke", "greet", "-", "--lines", stdin=b'{"name":1}\n{oops\n', status=1)
     assert "line 2" in done.err
     assert "is not JSON" in done.err
+    empty = await shell.run("invoke", "greet", "-", stdin=b"\n", status=1)
+    assert 'event for function "greet" is not JSON: it is empty; ' in empty.err
     assert (await broker.function("greet").counts()).visible == 0
 
 
@@ -242,6 +244,22 @@ async def test_a_function_that_holds_events_is_deleted_by_force_alone(
     await shell.run("delete", "mapping", "orders->take", "--yes")
     again = await shell.run("delete", "mapping", "orders->take", "--yes", "--json", status=1)
     assert again.json["error"] == "MappingNotFound"
+
+
+async def test_who_deletes_a_function_is_told_of_the_workers_that_had_it_and_how_it_comes_back(
+    shell: Shell, broker: Broker, redis_url: str, settings: Settings
+) -> None:
+    async with serving(redis_url, settings):
+        deleted = await shell.run("delete", "function", "greet", "--yes")
+        assert deleted.out == 'function "greet" is deleted\n'
+        assert deleted.err == "1 live worker had it: one that starts with the same code registers it again\n"
+        gone = await shell.run("call", "greet", "{}", status=1)
+        assert gone.err.endswith("; `penstock functions` lists those that are there\n")
+
+
+async def test_what_was_not_typed_is_asked_for_without_a_none(shell: Shell, broker: Broker) -> None:
+    done = await shell.run("status", "upload-17", status=1)
+    assert done.err.startswith("penstock: function: needed with an id of your own")
 
 
 @pytest.mark.parametrize("name", ["nosuch", "a b"])

@@ -154,3 +154,17 @@ async def test_a_redrive_goes_to_another_queue_when_asked(shell: Shell, broker: 
     done = await shell.run("redrive", "source-dead", "--to", "other", "--json")
     assert done.json == {"queue": "source-dead", "redriven": 1, "left": 0}
     assert (await broker.queue("other").counts()).visible == 1
+
+
+@pytest.mark.parametrize("width", ["80", "20"])
+async def test_no_name_is_broken_on_a_narrow_terminal(shell: Shell, broker: Broker, width: str) -> None:
+    shell.environment |= {"COLUMNS": width, "NO_COLOR": "1", "TERM": "dumb"}
+    await broker.queue("letters-to-ada-dead.fifo").create()
+    await broker.queue("letters-to-ada.fifo").create(dead_letter=Queue("letters-to-ada-dead.fifo"), max_receives=3)
+    _, said = await anyio.to_thread.run_sync(on_terminal, shell, ("queues",), b"")
+    lines = said.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("letters")] == [
+        "letters-to-ada-dead.fifo",
+        "letters-to-ada.fifo",
+    ], said
+    assert any(line.startswith("letters-to-ada.fifo ") and "letters-to-ada-dead.fifo" in line for line in lines), said

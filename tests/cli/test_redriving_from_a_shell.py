@@ -50,6 +50,12 @@ async def test_what_has_no_known_source_stays_and_the_move_fails(shell: Shell, b
     assert "FAILED: CouldNotDetermineMessageSource" in listed.out
 
 
+async def test_a_rate_out_of_bounds_is_refused_under_the_name_that_was_typed(shell: Shell, broker: Broker) -> None:
+    await dead_letters(broker, "a")
+    done = await shell.run("redrive", "dead", "--rate", "501", status=1)
+    assert done.err == "penstock: rate=501: must be a whole number from 1 to 500\n"
+
+
 async def test_a_detached_move_is_listed_and_cancelled_by_its_handle(shell: Shell, broker: Broker) -> None:
     await dead_letters(broker, "a", "b")
     started = await shell.run("redrive", "dead", "--rate", "1", "--detach")

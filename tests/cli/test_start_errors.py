@@ -94,7 +94,8 @@ async def test_a_redis_that_wants_a_password_says_where_it_goes_and_never_shows_
             path = redis.url.removeprefix("unix://")
             for url in (redis.url, f"unix://:hunter2@{path}"):
                 line = await refused(folder, url, command)
-                assert "give a user and password that may, in the URL" in line
+                assert "; give a user and password that may, in the URL" in line
+                assert ".;" not in line
                 assert "hunter2" not in line
             await broker.core.runner.fetch("CONFIG", "SET", "requirepass", "")
 

@@ -25,7 +25,13 @@ from tests.docs.pages import ROOT, Block, blocks, name_of, page, pages
 
 FILES = {"test_app.py", "test_with_a_worker.py", "app.py", "script.py"}
 """Whole files of the guides; the tests below run each of them."""
-RUN_ELSEWHERE = {"README.md", "docs/tutorial.md", "docs/guides/from-sqs.md", "docs/guides/from-lambda.md"}
+RUN_ELSEWHERE = {
+    "README.md",
+    "docs/tutorial.md",
+    "docs/guides/from-sqs.md",
+    "docs/guides/from-lambda.md",
+    "docs/guides/from-celery.md",
+}
 
 
 @asynccontextmanager

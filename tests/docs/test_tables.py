@@ -64,7 +64,11 @@ def make_mapping(**options: Any) -> None:
 )
 def test_every_option_is_listed_with_its_default(heading: str, method: Callable[..., Any]) -> None:
     rows = {code(row["option"]): row["default"] for row in table(section(FUNCTIONS, heading))}
-    parameters = [parameter for parameter in inspect.signature(method).parameters.values() if parameter.name != "self"]
+    parameters = [
+        parameter
+        for parameter in inspect.signature(method).parameters.values()
+        if parameter.name not in {"self", "without_parentheses"}
+    ]
     assert list(rows) == [parameter.name for parameter in parameters]
     for parameter in parameters:
         assert rows[parameter.name] == shown_default(parameter), parameter.name
@@ -270,6 +274,7 @@ def descendants(error: type[PenstockError]) -> Iterator[type[PenstockError]]:
 def test_the_page_of_the_command_is_what_its_help_says() -> None:
     written = PAGE.read_text(encoding="utf-8")
     assert written == command_page(), "run `python -m tests.docs.command_page`"
+    assert "` |  |" not in written, "an option without a meaning"
 
 
 def test_the_page_of_the_wire_is_what_the_gateway_s_tables_say() -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker import Broker
 from broker.embedded import EmbeddedRedis
 from broker.settings import Settings
+from broker.workers import live_workers
+from runtime import supervisor as supervisor_module
 from runtime.supervisor import Supervisor
 from tests.faults.history import read_histories
 from tests.faults.killer import Killer
@@ -90,3 +95,36 @@ async def test_a_stop_that_comes_before_any_worker_is_there_is_obeyed(durable: E
     supervisor.stop()
     async with asyncio.timeout(60):
         assert await supervisor.run() == 0
+
+
+async def test_a_worker_that_the_system_has_no_room_for_is_started_when_there_is(
+    durable: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = Supervisor("tests.faults.apps:steady", url=durable.url, grace_s=1, max_calls=1, threads=1)
+    really_start, refused = subprocess.Popen, 0
+
+    def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        nonlocal refused
+        if refused < MANY:
+            refused += 1
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return really_start(*args, **options)
+
+    running = asyncio.create_task(supervisor.run())
+    try:
+        await supervisor.ready.wait()
+        (before,) = supervisor.serving
+        async with Broker(durable.url) as broker:
+            (worker,) = [each for each in await live_workers(broker.core) if each.process == before]
+        monkeypatch.setattr(supervisor_module, "RESTART_LAST_S", 0.01)
+        monkeypatch.setattr(subprocess, "Popen", start)
+        assert not await supervisor.replace()
+        assert supervisor.serving == {before}
+        os.kill(worker.pid, signal.SIGKILL)
+        await until(lambda: supervisor.serving - {before}, timeout_s=30, what="another one is there")
+        assert refused == MANY
+        supervisor.stop()
+        assert await asyncio.wait_for(running, 60) == 0
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

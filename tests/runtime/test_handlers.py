@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -259,3 +260,15 @@ def test_a_batch_handler_may_type_the_whole_event() -> None:
 def test_a_batch_handler_cannot_take_another_list() -> None:
     with pytest.raises(InvalidOption, match=r"a batch handler takes the event of the queue, or list\[Record\[T\]\]"):
         mapped(numbers)
+
+
+@pytest.mark.parametrize(
+    ("decorate", "says"),
+    [
+        (lambda app: app.function, "@app.function needs parentheses: write @app.function()"),
+        (lambda app: app.queue, '@app.queue needs the name of its queue: write @app.queue("orders")'),
+    ],
+)
+def test_a_decorator_without_parentheses_says_that_it_needs_them(decorate: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(says)):
+        decorate(App())(on_loop)

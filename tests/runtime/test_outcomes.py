@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.outcomes import Failed, error_json, exit_error, failed, failed_with, timed_out
+from runtime.outcomes import Failed, brief, error_json, exit_error, failed, failed_with, timed_out
 
 
 def decoded(error: bytes) -> dict[str, Any]:
@@ -96,3 +96,12 @@ def test_the_end_of_a_process_is_named_with_its_cause(cause: str | None, reason:
 def test_a_stack_is_there_only_where_there_is_one() -> None:
     assert "stackTrace" not in decoded(error_json("T", "m", "req"))
     assert decoded(failed("T", "m", "req", []).error)["stackTrace"] == []
+
+
+def test_a_long_error_keeps_its_end_in_the_log_where_those_that_quote_others_have_the_cause() -> None:
+    quoting = "All records failed processing.\n\nTraceback:\n" + "  File ...\n" * 100 + "ValueError: quantity"
+    shown = brief(quoting)
+    assert shown.startswith("All records failed processing.")
+    assert shown.endswith("ValueError: quantity")
+    assert len(shown) < 310
+    assert brief("short") == "short"
