@@ -166,7 +166,7 @@ class CallSource:
         self._engine.invoker.start(call)
 
     def _takes_none(self, function: HandlerFunction) -> bool:
-        return self.stopping or self._engine.free_calls_of(function) < 1
+        return self.stopping or self._engine.room.free_for(self, function) < 1
 
     def _tracer_of(self, function: HandlerFunction) -> Tracer:
         """Versions and aliases are their function."""

@@ -46,7 +46,7 @@ class InvocationSource:
         tally: Tally | None = None,
     ) -> None:
         self._engine: Final = engine
-        self.function: Final = function
+        self._function: Final = function
         self._waiter: Final = waiter
         self._whole: Final[Resource] = engine.core.resource("function", function.resource_name)
         self.resource: Final[Resource] = self._whole.part(partition)
@@ -97,9 +97,9 @@ class InvocationSource:
             raise
         if described is None:
             return True
-        self.function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
+        self._function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         self._revision = described.revision
-        self._engine.on_settings(self.function)
+        self._engine.on_settings(self._function)
         if described.partitions > 1:
             self._engine.on_split(self._whole, described.partitions)
         self._foreign = self._engine.is_foreign(settings)  # an alias that names another version by now
@@ -120,27 +120,31 @@ class InvocationSource:
         self._start_prefetched()
         self._measure()
         can_start = self._can_start() - len(self._prefetched)
-        if self._engine.alone or self._limit is not None or not self.function.on_loop or self.is_idle:
+        if self._engine.alone or self._limit is not None or not self._function.on_loop or not self._running:
             return min(can_start, _CLAIM_AT_MOST)
         return min(can_start + min(_CLAIM_AT_MOST, int(self._rate * _PREFETCH_S)), _CLAIM_AT_MOST)
 
     def _can_start(self) -> int:
-        free = self._engine.free_calls_for(self, self.function)
+        free = self._engine.room.free_for(self, self._function)
         return min(free, self._limit - self._running) if self._limit else free
 
     @property
     def shares_limit(self) -> bool:
         """Whether permits of its limit are given back without a word to it: it is a version, or has some."""
-        return self.function.shares_limit and self._limit is not None
+        return self._function.shares_limit and self._limit is not None
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
-        return self._engine.free_calls_for(self, self.function) < 1
+        return self._engine.room.free_for(self, self._function) < 1
 
     @property
-    def is_idle(self) -> bool:
-        """Whether none of its events runs; what it has claimed may wait for room like what it has not."""
-        return not self._running
+    def waits_for_room(self) -> bool:
+        """Whether it has claimed what cannot start before any call ends: others were quicker."""
+        return bool(self._prefetched) and self.wants_room()
+
+    def wait_for_room(self) -> None:
+        """Has itself woken when there is some; what it has claimed may wait for that like what it has not."""
+        self._engine.room.wait_for(self, self._function, self._waiter.wake, idle=not self._running)
 
     def should_gather(self, room: int) -> float | None:
         """While calls end one by one: how long to let them, so that one claim takes many."""
@@ -151,6 +155,7 @@ class InvocationSource:
         """One claim; the poller keeps the token, to give back what a lost reply may have leased."""
         with_permits = bool(self._limit) and self.permits.needed
         if with_permits:
+            self._engine.room.leave_line(self)  # there may be no permit for long
             taken = await self.permits.take(room, stopped=lambda: self._stopped or self._stale)
             if isinstance(taken, Claim):
                 return msgspec.structs.replace(taken, revision=self._revision, limit=self._limit)
@@ -178,7 +183,7 @@ class InvocationSource:
         self._limit, resting = claim.limit, False
         if claim.status == "full" and self._figures is not None:
             self._figures.throttled("limit")
-        if claim.revision != self._revision or self.function.settings.concurrency != claim.limit:
+        if claim.revision != self._revision or self._function.settings.concurrency != claim.limit:
             self._stale = True
             resting = await self.freshen()
             if claim.revision < self._revision and self.resource.partition:
@@ -249,7 +254,7 @@ class InvocationSource:
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _consider(self, event: Event) -> None:
-        settings = self.function.settings
+        settings = self._function.settings
         came_before = 0 if event.header is NO_HEADER else self._tracer.invocations(event.header.trace)
         age_s = event.age_s()
         verdict = before_run(settings, event.facts, age_s=age_s, limit=self._limit, invocations=came_before)
@@ -260,7 +265,7 @@ class InvocationSource:
         deadline = time.monotonic() + settings.timeout_s
         context = Context(
             identity=event.identity,
-            function_name=self.function.name,
+            function_name=self._function.name,
             invoked_function_arn=self._arn,
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
@@ -269,7 +274,7 @@ class InvocationSource:
             settings=settings,
         )
         try:
-            decoded = self.function.decode(event.body)
+            decoded = self._function.decode(event.body)
         except Unreadable as error:
             self.permits.give_back([event.member])
             self._ends.settle(event, failed("Runtime.UnmarshalError", str(error), event.request_id, []))
@@ -277,10 +282,11 @@ class InvocationSource:
         self._running += 1
         if self._figures is not None and self._figures.wait is not None and not event.facts.tries:
             self._figures.wait.observe(age_s)
-        call = Call(self.function, decoded, context, deadline, self._on_outcome, self._on_free, event)
+        call = Call(self._function, decoded, context, deadline, self._on_outcome, self._on_free, event)
         if self._tracer.always or event.header is not NO_HEADER:
             call.trace = event.trace = self._tracer.of_event(event.header, context)
         self._engine.invoker.start(call)
+        self._engine.room.leave_line(self)
 
     def _on_outcome(self, call: Call) -> None:
         if call.outcome is not None:
