@@ -16,7 +16,8 @@ from typing import Final, Self
 import msgspec
 
 from broker import errors, limits, tracing
-from broker.calls import Caller, CallNotice, CallReply, HandedCall, function_error
+from broker.call_notices import CallNotice, CallReply
+from broker.calls import Caller, HandedCall, function_error
 from broker.chunks import WINDOW_BYTES, cost_of
 from broker.core import Core
 from broker.names import LATEST, Route, split_function

@@ -11,11 +11,12 @@ import random
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from broker import errors, limits, spans, tracing
+from broker.call_notices import CallNotice, CallReply
 from broker.chunks import whole_value
 from broker.core import Core
 from broker.ids import random_token
@@ -32,52 +33,9 @@ _LAST_WORDS_S: Final = 0.5
 """A worker that stops refuses what had reached its inbox when it has left that."""
 _PARCEL_SPARE_MS: Final = 60_000
 _TIMEOUT_KNOWN_S: Final = 1.0
+_PATIENCE_S: Final = 1.0
+"""When no worker has room, one is asked once more, and may let the call wait for its turn for so long."""
 _MOST_TIMEOUTS: Final = 1_000
-
-
-class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a worker's inbox receives. ``payload`` None: it waits as a parcel under the call's id."""
-
-    kind: Literal["call", "cancel", "drop", "more"] = "call"
-    """``drop``: the event under the lease ``id`` was cancelled. ``more``: how far the reader of a stream has come."""
-    id: str
-    """Of the call; the function sees it as its request id."""
-    function: str = ""
-    partition: int = 0
-    """``drop``: where the event was."""
-    reply_to: str = ""
-    timeout_ms: int = 0
-    payload: bytes | None = None
-    client_context: bytes | None = None
-    """A JSON object."""
-    wants_log: bool = False
-    window: int = 0
-    """Above 0 the caller takes a stream: how much of it (:func:`broker.chunks.cost_of`) may be under way to it."""
-    taken: int = 0
-    """``more``: the number of the last part that the reader has taken whole."""
-    again_from: int = 0
-    """``more``: above 0, parts from this number on were not received, and are to be sent again."""
-    trace: Trace = NO_TRACE
-    invoked: str = ""
-    """The qualifier that the caller gave, where the function sees another one: an alias."""
-
-
-class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the caller's inbox receives. ``payload`` None: it waits as a parcel under ``<id>:reply``."""
-
-    id: str
-    failed: bool = False
-    refused: str = ""
-    """The worker did not run it: it is stopping, or has no room."""
-    payload: bytes | None = None
-    log_tail: bytes = b""
-    part: int = 0
-    """Of a stream: its parts are numbered from 1. 0: a whole answer."""
-    chunks: tuple[bytes, ...] = ()
-    last: bool = False
-    """Of a stream: there are no more parts. Where it has failed, ``payload`` is the error object."""
-    in_loop: bool = False
-    """The worker did not run it: its chain has run the function too often."""
 
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,6 +203,7 @@ class Caller:
                 function=call.function.name,
                 reply_to=self._inbox.process,
                 timeout_ms=left_ms,
+                patience_ms=call.patience_ms(),
                 payload=call.payload if inline else None,
                 client_context=call.client_context,
                 wants_log=call.wants_log,
@@ -282,6 +241,8 @@ class Caller:
                 return random.choice(candidates)
         if await self._core.directory.describe(call.function) is None:
             raise errors.FunctionNotFound(name)
+        if call.refused and call.becomes_patient():
+            return await self._choose(call)
         if call.refused:
             reasons = ", ".join(sorted(set(call.refused.values())))
             raise errors.CallThrottled(name, f"no worker takes it now: {reasons}", limit="workers")
@@ -379,6 +340,19 @@ class HandedCall:
         self.refused: Final[dict[str, str]] = {}
         self._timeout_s: Final = timeout_s
         self._deadline: Final = time.monotonic() + timeout_s
+        self._patient_until: float | None = None
+
+    def becomes_patient(self) -> bool:
+        """Whether those that refused it are to be asked once more; once."""
+        if self._patient_until is not None:
+            return False
+        self._patient_until = time.monotonic() + _PATIENCE_S
+        self.refused.clear()
+        return True
+
+    def patience_ms(self) -> int:
+        """For how long it may wait for its turn; 0 as long as another worker may have room."""
+        return 0 if self._patient_until is None else max(1, int((self._patient_until - time.monotonic()) * 1000))
 
     def left_ms(self) -> int:
         """What is left until the caller's deadline; raises CallTimeout when nothing is."""

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from broker import tracing
-from broker.calls import CallNotice
+from broker.call_notices import CallNotice
 from broker.core import Core
 from broker.endings import EndState, cancelled, error_text, parse_end
 from broker.errors import (

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.calls import CallNotice, CallReply
+from broker.call_notices import CallNotice, CallReply
 from broker.chunks import PIECE_BYTES, cost_of, pieces_of
 from broker.core import Core
 from runtime.telling import tell_caller

@@ -32,7 +32,7 @@ LAYERS: dict[str, Layers] = {
         ("declarations", "chunks", "tracing", "builds"),
         ("spans",),
         ("invocation_records", "digests", "store.keys", "store.addresses", "store.server"),
-        ("endings", "store.connection", "store.slots"),
+        ("endings", "store.connection", "store.slots", "call_notices"),
         ("store.cluster", "store.sentinel"),
         ("store.cluster_thread",),
         ("store.links",),

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from broker import Broker, errors
-from broker.calls import CallNotice
+from broker.call_notices import CallNotice
 from broker.settings import Settings
 from broker.store.slots import slot_of
 from runtime import App, Context

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from broker import Broker, FunctionError
-from broker.calls import Caller, CallNotice
+from broker.call_notices import CallNotice
+from broker.calls import Caller
 from broker.errors import (
     CallThrottled,
     CallTimeout,

@@ -235,3 +235,41 @@ async def test_no_batch_waits_for_a_thread_while_its_time_runs(broker: Broker, s
     async with serve(app, threads=1):
         await asyncio.gather(*(broker.queue(queue).send("x") for queue in queues))
         await eventually(lambda: sorted(ran) == queues, timeout_s=20, what="each has run, within its time")
+
+
+async def test_calls_have_their_turn_beside_much_that_is_queued(broker: Broker, serve: Serve) -> None:
+    app, ran = App(), list[int]()
+
+    @app.function()
+    async def greedy(event: int, context: Context) -> None:
+        ran.append(event)
+        await asyncio.sleep(0.002)
+
+    @app.function()
+    async def called(event: Any, context: Context) -> int:
+        return len(ran)
+
+    async with serve(app, max_calls=2):
+        await broker.invoke_many("greedy", range(30_000))
+        await eventually(lambda: len(ran) > 100, what="all room is taken")
+        for _ in range(50):
+            before = len(ran)
+            assert await broker.call("called", {}, timeout=30) - before < 500, "of those that were queued, meanwhile"
+        calls = [broker.call("called", {}, timeout=30) for _ in range(20)]
+        await asyncio.gather(*calls)
+        await broker.function("greedy").purge()
+
+
+async def test_calls_whose_events_come_later_find_out_whether_there_is_still_room(broker: Broker, serve: Serve) -> None:
+    app, gauge = App(), Gauge()
+
+    @app.function()
+    async def called(event: str, context: Context) -> int:
+        async with gauge:
+            await asyncio.sleep(0.01)
+        return len(event)
+
+    async with serve(app, max_calls=1):
+        calls = [broker.call("called", "x" * 100_000, timeout=30) for _ in range(10)]
+        assert await asyncio.gather(*calls) == [100_000] * 10
+    assert gauge.most == 1

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from broker import Broker, CallThrottled, CallTimeout, FunctionError, NoLiveWorker, Queue, sync
+from broker.call_notices import CallNotice, CallReply
 from broker.call_streams import ChunkReader
-from broker.calls import CallNotice, CallReply
 from broker.chunks import PIECE_BYTES, WINDOW_BYTES
 from broker.embedded import EmbeddedRedis
 from broker.errors import FunctionNotFound, InvalidOption, PayloadNotJson, PenstockError
