@@ -132,7 +132,7 @@ class Pollers:
                 if pause_s != 0 and not self.stopping:
                     if source.waits_for_room:
                         source.wait_for_room()
-                    slow_s = self._slow_s()
+                    slow_s = source.patience_s or self._slow_s()
                     await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
         finally:
             self._engine.room.leave_line(source)
@@ -148,7 +148,7 @@ class Pollers:
                 source.wait_for_room()
             else:
                 self._engine.room.leave_line(source)
-            await waiter.wait(None)
+            await waiter.wait(source.patience_s)
             return 0
         gather_s = source.should_gather(room)
         if gather_s is None:

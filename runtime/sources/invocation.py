@@ -29,6 +29,8 @@ from runtime.waiter import Waiter
 
 _CLAIM_AT_MOST: Final = 1_000
 _PREFETCH_S: Final = 0.1
+_HELD_S: Final = 1.0
+"""What has been claimed and will not have started after this long is for others."""
 _GATHER_S: Final = 0.005
 _GATHER_BELOW: Final = 8
 
@@ -61,6 +63,7 @@ class InvocationSource:
         self._revision = -1
         self._stale = self._foreign = False
         self._running = 0
+        self._claimed_at = 0.0
         self._starting = self._starting_soon = self._stopped = False
         self._finished_since = 0
         self._measured_at = time.monotonic()
@@ -119,6 +122,8 @@ class InvocationSource:
             return 0
         self._start_prefetched()
         self._measure()
+        if self._prefetched and time.monotonic() - self._claimed_at >= _HELD_S:
+            self.hand_back(keep=int(self._rate * _HELD_S))  # calls take longer than those that it had seen
         can_start = self._can_start() - len(self._prefetched)
         if self._engine.alone or self._limit is not None or not self._function.on_loop or not self._running:
             return min(can_start, _CLAIM_AT_MOST)
@@ -141,6 +146,11 @@ class InvocationSource:
     def waits_for_room(self) -> bool:
         """Whether it has claimed what cannot start before any call ends: others were quicker."""
         return bool(self._prefetched) and self.wants_room()
+
+    @property
+    def patience_s(self) -> float | None:
+        """When to look at the latest what becomes of what it has claimed; None where all of it runs."""
+        return _HELD_S if self._prefetched else None
 
     def wait_for_room(self) -> None:
         """Has itself woken when there is some; what it has claimed may wait for that like what it has not."""
@@ -194,6 +204,7 @@ class InvocationSource:
         members = [event.member for event in events]
         self._engine.keeper.hold(self.resource, members)
         self.permits.assign(members)
+        self._claimed_at = now_s
         self._prefetched.extend(events)  # from here on a stop finds them there
         if resting or self._stopped:
             self.hand_back()
@@ -235,10 +246,10 @@ class InvocationSource:
         self._stopped = True
         self.hand_back()
 
-    def hand_back(self) -> None:
-        """Gives back at once what was claimed and has not started."""
-        while self._prefetched:
-            member = self._prefetched.popleft().member
+    def hand_back(self, *, keep: int = 0) -> None:
+        """Gives back at once what was claimed and has not started, but for the first so many."""
+        while len(self._prefetched) > keep:
+            member = self._prefetched.pop().member
             self._settler.defer(Deferral(member, 0), counter="released")
             self.permits.give_back([member])
 
@@ -327,4 +338,6 @@ class InvocationSource:
         elapsed = time.monotonic() - self._measured_at
         if elapsed >= _PREFETCH_S:
             self._rate = 0.5 * self._rate + 0.5 * self._finished_since / elapsed
+            if self._running and not self._finished_since and elapsed >= _HELD_S:
+                self._rate = 0.0
             self._finished_since, self._measured_at = 0, time.monotonic()

@@ -131,6 +131,9 @@ class QueueSource:
         """Whether it has claimed what cannot start yet: never when it has taken, as it waits for that before."""
         return False
 
+    patience_s: Final = None
+    """It has no end: what was claimed has its batches, or waits for them."""
+
     def wait_for_room(self) -> None:
         """Has itself woken when there is some."""
         self._engine.room.wait_for(self, self._function, self._waiter.wake, idle=not self._running)

@@ -273,3 +273,33 @@ async def test_calls_whose_events_come_later_find_out_whether_there_is_still_roo
         calls = [broker.call("called", "x" * 100_000, timeout=30) for _ in range(10)]
         assert await asyncio.gather(*calls) == [100_000] * 10
     assert gauge.most == 1
+
+
+async def test_what_was_prefetched_before_calls_became_long_is_for_others(broker: Broker, serve: Serve) -> None:
+    gate, fast, long = asyncio.Event(), list[str](), list[str]()
+
+    def app_of(worker: str) -> App:
+        app = App()
+
+        @app.function(timeout=60)
+        async def job(event: str, context: Context) -> None:
+            if event == "fast":
+                fast.append(worker)
+            else:
+                long.append(worker)
+                await gate.wait()
+
+        return app
+
+    async with serve(app_of("first"), max_calls=20) as worker:
+        await broker.invoke_many("job", ["fast"] * 20_000)
+        await eventually(lambda: len(fast) > 10_000, timeout_s=20, what="it knows a rate")
+        await broker.invoke_many("job", ["long"] * 100)
+        await eventually(lambda: worker.running_calls == 20 and len(long) == 20, timeout_s=20, what="it is full")
+        async with serve(app_of("second")):
+            try:
+                await eventually(lambda: len(long) == 100, what="the other worker runs the rest")
+            finally:
+                gate.set()
+        await empty(broker, "job")
+    assert long.count("first") == 20
