@@ -99,8 +99,8 @@ class Engine:
         return True
 
     def turn(self, *whole: Resource) -> asyncio.Lock:
-        """In which order the partitions of a resource (of a mapping: its function and its queue) wait in this process
-        for what they share."""
+        """In which order those who share permits wait for them in this process: of a function with a limit its own
+        events, in whatever partition, and its mappings; of a mapping the partitions of its queue."""
         return self._turns.setdefault(whole, asyncio.Lock())
 
     def permit_wait_s(self, function: HandlerFunction) -> float:

@@ -163,13 +163,36 @@ class InvocationSource:
 
     async def claim(self, room: int, token: str) -> Claim:
         """One claim; the poller keeps the token, to give back what a lost reply may have leased."""
-        with_permits = bool(self._limit) and self.permits.needed
-        if with_permits:
-            self._engine.room.leave_line(self)  # there may be no permit for long
-            taken = await self.permits.take(room, stopped=lambda: self._stopped or self._stale)
-            if isinstance(taken, Claim):
-                return msgspec.structs.replace(taken, revision=self._revision, limit=self._limit)
-            room = taken
+        if not self._limit:
+            return await self._claim(room, token)
+        if not self.permits.needed:
+            return await self._claim_in_turn(room, token)
+        self._engine.room.leave_line(self)  # there may be no permit for long
+        taken = await self.permits.take(room, stopped=self._has_to_look)
+        if isinstance(taken, Claim):
+            return msgspec.structs.replace(taken, revision=self._revision, limit=self._limit)
+        return await self._claim(taken, token, with_permits=True)
+
+    def _has_to_look(self) -> bool:
+        return self._stopped or self._stale
+
+    async def _claim_in_turn(self, room: int, token: str) -> Claim:
+        """The mappings of the function wait for the same permits: see :meth:`Engine.turn`."""
+        turn = self._engine.turn(self._whole)
+        if turn.locked():
+            self._engine.room.leave_line(self)
+        async with turn:
+            while True:
+                claim = await self._claim(room, token)
+                known = claim.revision == self._revision and not self.permits.needed
+                if claim.status != "full" or not known or self._engine.alone:
+                    return claim
+                if self._has_to_look():
+                    return msgspec.structs.replace(claim, next_due_ms=0)
+                self._engine.room.leave_line(self)
+                await self._waiter.wait(self._engine.permit_wait_s(self._function))
+
+    async def _claim(self, room: int, token: str, *, with_permits: bool = False) -> Claim:
         self.asked_for, self.asked_bytes, sent_at = room, self._reach.bytes, time.monotonic()
         claim = await self._engine.core.messages.claim(
             self.resource,
@@ -183,6 +206,8 @@ class InvocationSource:
         )
         if claim.messages:
             self._reach.took(claim, time.monotonic() - sent_at)
+        if claim.status == "full" and self._figures is not None:
+            self._figures.throttled("limit")
         return claim
 
     async def accept(self, claim: Claim, token: str) -> None:
@@ -191,8 +216,6 @@ class InvocationSource:
             self._revision = -1
             return
         self._limit, resting = claim.limit, False
-        if claim.status == "full" and self._figures is not None:
-            self._figures.throttled("limit")
         if claim.revision != self._revision or self._function.settings.concurrency != claim.limit:
             self._stale = True
             resting = await self.freshen()

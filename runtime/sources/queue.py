@@ -54,7 +54,7 @@ class QueueSource:
         self._whole: Final[Resource] = engine.core.resource("queue", mapping.queue)
         self.resource: Final[Resource] = self._whole.part(partition)
         self._function_resource: Final = engine.core.resource("function", function.resource_name)
-        self._permits: Final = BatchPermits(engine, function, self._whole)
+        self._permits: Final = BatchPermits(engine, function, self._whole, wait=self._waits_for_permit)
         self.tally: Final = tally or BatchTally(function.shown_name, mapping.queue, engine.figures)
         """One for all partitions."""
         self._tracer: Final = engine.tracer(function)
@@ -164,12 +164,19 @@ class QueueSource:
             wanted = min(wanted, 2 * self._filled + 1)  # permits taken for nothing are refused to callers meanwhile
         permits = await self._take_permits(wanted)
         if not permits:  # a wake-up tells of one given back; at the latest those of a dead process have run out
-            return self._engine.permit_wait_s(self._function)
+            return 0 if self._stale else self._engine.permit_wait_s(self._function)
         self._filled = 0
         try:
             return await self._fill(permits)
         finally:
             self._permits.give_back(permits)
+
+    async def _waits_for_permit(self) -> bool:
+        """Waits for a permit of the function; False when there is something else to see to first."""
+        self._engine.room.leave_line(self)
+        if not (self._stopping or self._stale):
+            await self._wait(self._engine.permit_wait_s(self._function))
+        return not (self._stopping or self._stale)
 
     async def _take_permits(self, wanted: int) -> list[str]:
         """The partitions of a queue wait in turn, so that one with much queued does not keep them from the others."""
@@ -181,7 +188,8 @@ class QueueSource:
                 permits = await self._permits.take(wanted, max_concurrency=self._ends.mapping.max_concurrency)
                 if permits:
                     return permits
-                await self._waiter.wait(self._engine.permit_wait_s(self._function))
+                if not self._stale:
+                    await self._waiter.wait(self._engine.permit_wait_s(self._function))
                 await self.freshen()
         return []
 
@@ -266,8 +274,7 @@ class QueueSource:
             while await self._waited_for_room():
                 pass
             while not self._stopping and not await self._permits.resume(permit):
-                self._engine.room.leave_line(self)
-                await self._wait(self._engine.permit_wait_s(self._function))
+                await self.freshen()
         except BaseException:
             self._claims.release(held)
             raise
