@@ -15,16 +15,24 @@ _NO_PERMIT: Final = ""
 class BatchPermits:
     """Takes the permits that batches of one mapping need, and gives them back. Errors: the StoreError family.
 
-    ``wait`` waits until a permit of the function may be free, and answers whether it is to be asked for again.
+    ``wait`` waits until a permit of the function may be free, and answers whether it is to be asked for again;
+    ``is_behind`` is told when others do so before.
     """
 
     def __init__(
-        self, engine: Engine, function: HandlerFunction, queue: Resource, *, wait: Callable[[], Awaitable[bool]]
+        self,
+        engine: Engine,
+        function: HandlerFunction,
+        queue: Resource,
+        *,
+        wait: Callable[[], Awaitable[bool]],
+        is_behind: Callable[[], None],
     ) -> None:
         self._engine: Final = engine
         self._function: Final = function
         self._queue: Final = queue
         self._wait: Final = wait
+        self._is_behind: Final = is_behind
         self._function_resource: Final = engine.core.resource("function", function.resource_name)
         self._key_of_function: Final = engine.core.keys.of(self._function_resource).permits
         self._key_of_mapping: Final = engine.core.keys.of(queue).mapping_permits(function.name)
@@ -74,7 +82,10 @@ class BatchPermits:
         be the first to take what its own calls give back."""
         if self._function.settings.concurrency is None or self._engine.alone:
             return await self._take_of_function(names)
-        async with self._engine.turn(self._function_resource):
+        turn = self._engine.turn(self._function_resource)
+        if turn.locked():
+            self._is_behind()
+        async with turn:
             while not (taken := await self._take_of_function(names)) and await self._wait():
                 pass
         return taken

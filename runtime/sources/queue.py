@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -54,7 +55,8 @@ class QueueSource:
         self._whole: Final[Resource] = engine.core.resource("queue", mapping.queue)
         self.resource: Final[Resource] = self._whole.part(partition)
         self._function_resource: Final = engine.core.resource("function", function.resource_name)
-        self._permits: Final = BatchPermits(engine, function, self._whole, wait=self._waits_for_permit)
+        leave = partial(engine.room.leave_line, self)
+        self._permits: Final = BatchPermits(engine, function, self._whole, wait=self._waits_for_permit, is_behind=leave)
         self.tally: Final = tally or BatchTally(function.shown_name, mapping.queue, engine.figures)
         """One for all partitions."""
         self._tracer: Final = engine.tracer(function)

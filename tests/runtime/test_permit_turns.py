@@ -73,3 +73,36 @@ async def test_who_waits_for_a_permit_hears_of_a_raised_limit(broker: Broker, se
         assert shared.ran == []
         await change_function(broker.core, resource, lambda old: msgspec.structs.replace(old, concurrency=3))
         await eventually(lambda: shared.ran == [what.partition(" ")[0]])
+
+
+async def test_who_waits_behind_another_for_a_permit_leaves_the_room_to_others(broker: Broker, serve: Serve) -> None:
+    shared, gate, ran = Shared(), asyncio.Event(), list[int]()
+
+    @shared.app.function()
+    async def blocker(event: Any, context: Context) -> None:
+        await gate.wait()
+
+    @shared.app.function()
+    async def other(event: int, context: Context) -> None:
+        ran.append(event)
+
+    async with serve(shared.app, max_calls=1) as worker:
+        resource = broker.core.resource("function", "job")
+
+        async def taken() -> bool:
+            grant = await broker.core.permits.take_of_function(resource, ["another worker's"], permit_ms=60_000)
+            return grant.granted == 1
+
+        await eventually(taken, what="the only permit is taken")
+        await broker.invoke("blocker", {})
+        await eventually(lambda: worker.running_calls == 1)
+        await broker.invoke("job", {})
+        await broker.queue("orders").send("x")
+        await asyncio.sleep(0.3)  # so that both have found no room
+        gate.set()
+        await eventually(lambda: not worker.running_calls)
+        await asyncio.sleep(0.1)
+        await broker.invoke_many("other", range(20))
+        await eventually(lambda: sorted(ran) == list(range(20)))
+        await broker.core.permits.release_of_function(resource, ["another worker's"])
+        await eventually(lambda: sorted(shared.ran) == ["batch", "event"])
