@@ -172,7 +172,7 @@ a handler and formatter of its own for standard output is told in that form. Not
 | `Reason` | when |
 |---|---|
 | `{reserved}` | the function is at its `concurrency`, or [paused](functions.md) |
-| `{account}` | live workers have the function, and none has room |
+| `{account}` | live workers have the function, and none has had room for a second |
 | `{memory}` | Redis is [nearly full](../operations/redis.md#memory) |
 
 **No live worker** is answered at once, with 502 `ResourceNotReadyException`, which SDKs try again too. It is not the
