@@ -182,15 +182,14 @@ class InvocationSource:
         if turn.locked():
             self._engine.room.leave_line(self)
         async with turn:
-            while True:
+            while not self._has_to_look():
                 claim = await self._claim(room, token)
                 known = claim.revision == self._revision and not self.permits.needed
                 if claim.status != "full" or not known or self._engine.alone:
                     return claim
-                if self._has_to_look():
-                    return msgspec.structs.replace(claim, next_due_ms=0)
                 self._engine.room.leave_line(self)
                 await self._waiter.wait(self._engine.permit_wait_s(self._function))
+        return Claim("full", next_due_ms=0, revision=self._revision, limit=self._limit)
 
     async def _claim(self, room: int, token: str, *, with_permits: bool = False) -> Claim:
         self.asked_for, self.asked_bytes, sent_at = room, self._reach.bytes, time.monotonic()

@@ -169,7 +169,7 @@ class QueueSource:
             return 0 if self._stale else self._engine.permit_wait_s(self._function)
         self._filled = 0
         try:
-            return await self._fill(permits)
+            return None if self._stopping else await self._fill(permits)
         finally:
             self._permits.give_back(permits)
 
