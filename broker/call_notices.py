@@ -25,6 +25,8 @@ class CallNotice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``drop``: where the event was."""
     reply_to: str = ""
     timeout_ms: int = 0
+    patience_ms: int = 0
+    """For how long it may wait in a full worker; 0 where others have not been asked yet."""
     payload: bytes | None = None
     client_context: bytes | None = None
     """A JSON object."""
@@ -49,6 +51,8 @@ class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The worker did not run it: it is stopping, or has no room."""
     worker: str = ""
     """Who refuses it: a refusal may be heard twice, the second time when another worker has the call."""
+    waited: bool = False
+    """Who refuses it had let it wait for its turn: so it is not what was heard of the same worker before."""
     payload: bytes | None = None
     log_tail: bytes = b""
     part: int = 0

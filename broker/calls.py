@@ -213,6 +213,7 @@ class Caller:
                 function=call.function.name,
                 reply_to=self._inbox.process,
                 timeout_ms=left_ms,
+                patience_ms=call.patience_ms(),
                 payload=call.payload if call.inline else None,
                 client_context=call.client_context,
                 wants_log=call.wants_log,
@@ -260,6 +261,8 @@ class Caller:
                 return random.choice(candidates)
         if await self._core.directory.describe(call.function) is None:
             raise errors.FunctionNotFound(name)
+        if call.refused and call.becomes_patient():
+            return await self._choose(call)
         if call.refused:
             reasons = ", ".join(sorted(set(call.refused.values())))
             raise errors.CallThrottled(name, f"no worker takes it now: {reasons}", limit="workers")

@@ -12,6 +12,9 @@ from broker.names import Resource
 from broker.tracing import Trace
 from broker.workers import Serves
 
+_PATIENCE_S: Final = 1.0
+"""When no worker has room, one is asked once more, and may let the call wait for its turn for so long."""
+
 
 class HandedCall:
     """One call under way."""
@@ -43,6 +46,7 @@ class HandedCall:
         self._timeout_s: Final = timeout_s
         self.began: Final = time.monotonic()
         self._deadline: Final = self.began + timeout_s
+        self._patient_until: float | None = None
 
     @property
     def inline(self) -> bool:
@@ -51,7 +55,25 @@ class HandedCall:
 
     def has_had(self, reply: CallReply) -> bool:
         """Whether it is the refusal of a worker from which the call has been taken since, heard once more."""
-        return bool(reply.refused) and reply.worker in self.refused
+        if not reply.refused or not reply.worker:
+            return False
+        return reply.worker in self.refused or reply.waited is not self._is_patient
+
+    @property
+    def _is_patient(self) -> bool:
+        return self._patient_until is not None
+
+    def becomes_patient(self) -> bool:
+        """Whether those that refused it are to be asked once more; once."""
+        if self._is_patient:
+            return False
+        self._patient_until = time.monotonic() + _PATIENCE_S
+        self.refused.clear()
+        return True
+
+    def patience_ms(self) -> int:
+        """For how long it may wait for its turn; 0 as long as another worker may have room."""
+        return 0 if self._patient_until is None else max(1, int((self._patient_until - time.monotonic()) * 1000))
 
     def left_ms(self) -> int:
         """What is left until the caller's deadline; raises CallTimeout when nothing is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from broker.names import Resource
@@ -12,12 +13,26 @@ _NO_PERMIT: Final = ""
 
 
 class BatchPermits:
-    """Takes the permits that batches of one mapping need, and gives them back. Errors: the StoreError family."""
+    """Takes the permits that batches of one mapping need, and gives them back. Errors: the StoreError family.
 
-    def __init__(self, engine: Engine, function: HandlerFunction, queue: Resource) -> None:
+    ``wait`` waits until a permit of the function may be free, and answers whether it is to be asked for again;
+    ``is_behind`` is told when others do so before.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        function: HandlerFunction,
+        queue: Resource,
+        *,
+        wait: Callable[[], Awaitable[bool]],
+        is_behind: Callable[[], None],
+    ) -> None:
         self._engine: Final = engine
         self._function: Final = function
         self._queue: Final = queue
+        self._wait: Final = wait
+        self._is_behind: Final = is_behind
         self._function_resource: Final = engine.core.resource("function", function.resource_name)
         self._key_of_function: Final = engine.core.keys.of(self._function_resource).permits
         self._key_of_mapping: Final = engine.core.keys.of(queue).mapping_permits(function.name)
@@ -38,7 +53,7 @@ class BatchPermits:
             return [_NO_PERMIT] * room
         self.wanting = True  # before the answer: what it waits for may be given back before the answer is read
         names = [self._engine.lease_token() for _ in range(room)]
-        names = await self._take_of_function(names)
+        names = await self._take_in_turn(names)
         if names and max_concurrency is not None:
             try:
                 names = await self._take_of_mapping(names, max_concurrency)
@@ -58,9 +73,22 @@ class BatchPermits:
         if name == _NO_PERMIT:  # there was no limit when it was taken
             return True
         self.wanting = True
-        resumed = await self._take_of_function([name]) == [name]
+        resumed = await self._take_in_turn([name]) == [name]
         self.wanting = not resumed
         return resumed
+
+    async def _take_in_turn(self, names: list[str]) -> list[str]:
+        """What is queued for the function itself waits for the same permits: else whoever has much queued would always
+        be the first to take what its own calls give back."""
+        if self._function.settings.concurrency is None or self._engine.alone:
+            return await self._take_of_function(names)
+        turn = self._engine.turn(self._function_resource)
+        if turn.locked():
+            self._is_behind()
+        async with turn:
+            while not (taken := await self._take_of_function(names)) and await self._wait():
+                pass
+        return taken
 
     async def _take_of_function(self, names: list[str]) -> list[str]:
         limit = self._function.settings.concurrency

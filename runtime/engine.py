@@ -24,6 +24,7 @@ from broker.relays import Relays
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Invoker
 from runtime.keeper import RETRY_S, LeaseKeeper
+from runtime.room import Room
 from runtime.settler import MOST_FAULTS, Settler
 from runtime.shaping import Letter
 from runtime.tracing import Tracer
@@ -62,6 +63,7 @@ class Engine:
         self.keeper: Final = keeper
         self.relays: Final = Relays(broker)
         self.max_calls: Final = max_calls
+        self.room: Final = Room(invoker, max_calls=max_calls, alone=alone)
         self.alone: Final = alone
         self.log_stream: Final = log_stream
         self.build: Final = build
@@ -73,7 +75,6 @@ class Engine:
         self.on_split: Callable[[Resource, int], None] = _nothing_to_do
         """Told when a resource is seen to have several partitions: each needs a source."""
         self._turns: Final[dict[tuple[Resource, ...], asyncio.Lock]] = {}
-        self._waiting_for_room: Final[dict[object, HandlerFunction]] = {}
         self._breathed_at = 0.0
         self._settling: Final[list[asyncio.Task[None]]] = []
         self._ending: Final[set[asyncio.Task[object]]] = set()
@@ -101,8 +102,8 @@ class Engine:
         return True
 
     def turn(self, *whole: Resource) -> asyncio.Lock:
-        """In which order the partitions of a resource (of a mapping: its function and its queue) wait in this process
-        for what they share."""
+        """In which order those who share permits wait for them in this process: of a function with a limit its own
+        events, in whatever partition, and its mappings; of a mapping the partitions of its queue."""
         return self._turns.setdefault(whole, asyncio.Lock())
 
     def permit_wait_s(self, function: HandlerFunction) -> float:
@@ -140,36 +141,6 @@ class Engine:
     def is_foreign(self, settings: FunctionSettings) -> bool:
         """Whether what runs under these settings is a version of another build than this process's."""
         return settings.version != LATEST and settings.build != self.build
-
-    @property
-    def free_calls(self) -> int:
-        """How many more calls this process may run."""
-        return 1 - len(self.invoker.running) if self.alone else self.max_calls - len(self.invoker.running)
-
-    def free_calls_of(self, function: HandlerFunction) -> int:
-        """How many more calls of a function this process may run, whoever asks for them."""
-        return self.free_calls if function.on_loop else min(self.free_calls, self.invoker.free_threads)
-
-    def free_calls_for(self, source: object, function: HandlerFunction) -> int:
-        """The same for one source. Whoever has nothing running and found no room is left one each: else a source with
-        much queued would take all that its own calls give back."""
-        waiting = self._waiting_for_room
-        if not waiting or source in waiting:
-            return self.free_calls_of(function)
-        free = self.free_calls - len(waiting)
-        if function.on_loop:
-            return free
-        return min(free, self.invoker.free_threads - sum(not other.on_loop for other in waiting.values()))
-
-    def wait_for_room(self, source: object, function: HandlerFunction) -> None:
-        """From here until it has looked, a source that has nothing running is left room for one call."""
-        if not self.alone:  # there they take turns
-            self._waiting_for_room[source] = function
-
-    def has_looked(self, source: object) -> None:
-        """Whatever it has found: what was left to it is for all again."""
-        if self._waiting_for_room.pop(source, None) is not None:
-            self.invoker.tell_freed()
 
     def end_in_background(self, work: Coroutine[Any, Any, object], *, name: str) -> None:
         """Starts work that ends leases of this process without a call: where one message at a time runs, none does

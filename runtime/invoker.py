@@ -49,8 +49,8 @@ class Call:
     """One running call. ``on_outcome`` is told once how it ended; ``on_free`` when its slot is free again, which is
     later for code that does not stop at its timeout."""
 
-    __slots__ = ("abandoned", "begun", "context", "deadline", "event", "expired", "function", "log", "made", "on_free",
-                 "on_outcome", "outcome", "over", "started", "stuck", "task", "trace", "work")  # fmt: skip
+    __slots__ = ("abandoned", "begun", "context", "counted", "deadline", "event", "expired", "function", "log", "made",
+                 "on_free", "on_outcome", "outcome", "over", "started", "stuck", "task", "trace", "work")  # fmt: skip
 
     def __init__(
         self,
@@ -82,6 +82,8 @@ class Call:
         self.expired = False
         self.abandoned = False
         self.stuck = False
+        self.counted = False
+        """Among those that do not stop."""
 
     @property
     def whose(self) -> tuple[str, str]:
@@ -269,9 +271,11 @@ class Invoker:
     def _tick(self) -> None:
         now = time.monotonic()
         waiting = False
-        for call in [call for call in self.running if not call.stuck]:
+        for call in [call for call in self.running if not call.counted]:
             waiting = True
-            if call.deadline <= now:
+            if call.stuck:
+                self._count_overdue(call, now)
+            elif call.deadline <= now:
                 self._overrun(call, now)
         self._ticking = waiting
         if waiting:
@@ -298,10 +302,14 @@ class Invoker:
                 call.trace.ended(outcome)
             call.on_outcome(call)
         self.tell_freed()
-        now = time.monotonic()
+        self._count_overdue(call, time.monotonic())
+
+    def _count_overdue(self, call: Call, now: float) -> None:
+        """An abandoned thread is given the time that it has to end by itself."""
         if not call.overdue(now):
-            return  # abandoned: a thread that still has time to end by itself
-        stuck = sum(other.stuck and other.overdue(now) for other in self.running)
+            return
+        call.counted = True
+        stuck = sum(other.counted for other in self.running)
         log.warning("handler_does_not_stop", function=call.function.name, stuck_calls=stuck)
         if stuck >= max(self._threads / 2, min(self._threads, _FEWEST_STUCK)) and self._on_exhausted is not None:
             self._on_exhausted()

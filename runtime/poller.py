@@ -90,8 +90,6 @@ class Pollers:
             finally:
                 source.permits.give_back_rest()
             self._engine.seen_suspects(source.resource, claim.suspects)
-            if source.found_no_room:
-                return 0  # to hear when there is some
             room = min(room, source.asked_for)
             pause_s = _pause_s(claim, room, max_bytes=source.asked_bytes)
             went_without = claim.status == "full" or 0 < len(claim.messages) < room
@@ -103,12 +101,7 @@ class Pollers:
 
     async def poll_queue(self, source: QueueSource, waiter: Waiter) -> None:
         """Runs until a stop, or until its source is stopped."""
-
-        async def take(room: int) -> float | None:
-            self._engine.has_looked(source)  # before: it may gather for as long as its window
-            return await source.take(room)
-
-        await self._poll(source, take, waiter)
+        await self._poll(source, source.take, waiter)
 
     async def _poll(
         self,
@@ -126,10 +119,10 @@ class Pollers:
                     room = await self._room(source, waiter)
                     if room < 1:
                         continue
-                    pause_s = await (self._take_alone(take) if self._engine.alone else take(room))
-                    self._engine.has_looked(source)
+                    pause_s = await (self._take_alone(source, take) if self._engine.alone else take(room))
+                    self._engine.room.leave_line(source)
                 except StoreError as error:
-                    self._engine.has_looked(source)
+                    self._engine.room.leave_line(source)
                     self._lost(source.resource, error)
                     await waiter.wait(_BROKEN_S[min(failures, len(_BROKEN_S) - 1)])
                     failures += 1
@@ -137,10 +130,12 @@ class Pollers:
                 failures = 0
                 self._server_of(source.resource).broken_code = ""
                 if pause_s != 0 and not self.stopping:
-                    slow_s = self._slow_s()
+                    if source.waits_for_room:
+                        source.wait_for_room()
+                    slow_s = source.patience_s or self._slow_s()
                     await waiter.wait(slow_s if pause_s is None else min(slow_s, pause_s + _DUE_SLACK_S))
         finally:
-            self._engine.has_looked(source)
+            self._engine.room.leave_line(source)
             self._active -= 1
             if not self._active:
                 self._all_ended.set()
@@ -150,14 +145,10 @@ class Pollers:
         room = source.room()
         if room < 1:
             if source.wants_room():
-                if source.is_idle:
-                    self._engine.wait_for_room(source, source.function)
-                else:
-                    self._engine.has_looked(source)  # what it had claimed runs by now
-                self._engine.invoker.when_freed(waiter.wake)
+                source.wait_for_room()
             else:
-                self._engine.has_looked(source)
-            await waiter.wait(None)
+                self._engine.room.leave_line(source)
+            await waiter.wait(source.patience_s)
             return 0
         gather_s = source.should_gather(room)
         if gather_s is None:
@@ -165,13 +156,15 @@ class Pollers:
         await asyncio.sleep(gather_s)
         return 0 if self.stopping else source.room()
 
-    async def _take_alone(self, take: Callable[[int], Awaitable[float | None]]) -> float | None:
+    async def _take_alone(
+        self, source: InvocationSource | QueueSource, take: Callable[[int], Awaitable[float | None]]
+    ) -> float | None:
         """One message of all sources of this process at a time: so that the one that takes the process down is the one
         that is blamed. The next claim goes out with its settle, and what that brings waits for the reply to both
         (:meth:`Engine.settled_alone`)."""
         async with self._turn:
-            if self.stopping:
-                return None
+            if self.stopping or source.room() < 1:  # by now
+                return 0
             pause_s = await take(1)
             await self._engine.invoker.ended()
             return pause_s

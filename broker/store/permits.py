@@ -36,7 +36,7 @@ class PermitStore:
     async def take_of_function(self, function: Resource, names: Sequence[str], *, permit_ms: int) -> Grant:
         """Permits of a function, under its registered concurrency limit."""
         k = self._keys.of(function)
-        return _grant(await self._runner.run("take_permits", (k.permits, k.meta), ("", permit_ms, *names)))
+        return _grant(await self._runner.run("take_permits", (k.permits, k.meta), ("", permit_ms, "", *names)))
 
     async def take_of_mapping(
         self, queue: Resource, function: str, names: Sequence[str], *, permit_ms: int, limit: int
@@ -44,18 +44,18 @@ class PermitStore:
         """Permits of a mapping, under its own ``max_concurrency``."""
         k = self._keys.of(queue)
         keys = (k.mapping_permits(function), k.meta)
-        return _grant(await self._runner.run("take_permits", keys, (limit, permit_ms, *names)))
+        return _grant(await self._runner.run("take_permits", keys, (limit, permit_ms, function, *names)))
 
     async def release_of_function(self, function: Resource, names: Sequence[str]) -> None:
         """Gives permits of a function back."""
         k = self._keys.of(function)
-        await self._runner.run("release_permits", (k.permits, k.meta), (k.wake, *names))
+        await self._runner.run("release_permits", (k.permits, k.meta), (k.wake, "", *names))
 
     async def release_of_mapping(self, queue: Resource, function: str, names: Sequence[str]) -> None:
         """Gives permits of a mapping back."""
         k = self._keys.of(queue)
         channel = k.mapping_wake(function)
-        await self._runner.run("release_permits", (k.mapping_permits(function), k.meta), (channel, *names))
+        await self._runner.run("release_permits", (k.mapping_permits(function), k.meta), (channel, function, *names))
 
     async def call(
         self, function: Resource, *, call_id: str, permit_ms: int, process: str, notice: bytes

@@ -47,6 +47,7 @@ class CallSource:
         self._tracers: Final[dict[str, Tracer]] = {}
         self._running: Final[dict[str, Call]] = {}
         self._arriving: Final[set[str]] = set()
+        self._turns: Final[dict[str, asyncio.Lock]] = {}
         self._outlets: Final = Outlets(engine.core, on_gone=self._cancel)
         self._kept: Final = KeptAnswers()
         self._latest: Final[deque[str]] = deque(maxlen=_REMEMBERED)
@@ -90,7 +91,7 @@ class CallSource:
             self._outlets.close(notice.id)
             self._cancel(notice.id)
             return
-        if not self._is_new(notice.id):
+        if not self._is_new(f"{notice.id} again" if notice.patience_ms else notice.id):
             return
         self._arriving.add(notice.id)
         self._begin(self._take(notice, time.monotonic()), name="call")
@@ -119,37 +120,36 @@ class CallSource:
 
     async def _take(self, notice: CallNotice, received: float) -> None:
         function = self._functions.get(notice.function)
-        if function is None or self._takes_none(function):
+        if function is None or not (notice.patience_ms or self._has_room(function)):
             self._arriving.discard(notice.id)
-            if figures := self._figures_of(notice.function):
-                figures.throttled("room")
-            await self._refuse(notice, _NO_ROOM)
+            await self._refuse_for_room(notice)
             return
         resource = self._engine.core.resource("function", notice.function)
         permits = self._engine.core.keys.of(resource).permits
         self._engine.keeper.hold_permits(permits, [notice.id])
         payload, problem = await self._payload_of(notice)
+        has_room = payload is not None and await self._gets_room(function, notice.patience_ms / 1000)
         if notice.id not in self._arriving:
-            await self._free(resource, notice.id)  # its caller has gone while the payload came
+            await self._free(resource, notice.id)  # its caller has gone meanwhile
             return
         self._arriving.discard(notice.id)
         if payload is None:
             await self._refuse(notice, problem)
             return
-        if self.stopping:  # since its payload was asked for
-            await self._refuse(notice, _NO_ROOM)
+        if not has_room:  # from here on nothing is awaited until it runs
+            await self._refuse_for_room(notice)
             return
         tracer = self._tracer_of(function)
         if notice.trace.header and in_loop(function.settings, tracer.invocations(notice.trace.header)):
             await self._refuse_loop(notice)
             return
-        timeout_s = min(function.settings.timeout_s, notice.timeout_ms / 1000)
+        gives_up, ends = received + notice.timeout_ms / 1000, time.monotonic() + function.settings.timeout_s
         context = Context(
             identity=notice.id,
             function_name=function.name,
             invoked_function_arn=_invoked_arn(resource, notice),
             log_stream_name=self._engine.log_stream,
-            deadline=received + timeout_s,
+            deadline=min(ends, gives_up),
             client_context=_client_context(notice.client_context),
             settings=function.settings,
         )
@@ -158,10 +158,10 @@ class CallSource:
         except Unreadable as error:
             await self._tell_unreadable(notice, function, resource, error)
             return
-        deadline = received + min(function.settings.timeout_s, notice.timeout_ms / 1000 + _CALLER_GRACE_S)
         if function.yields:
             function = function.for_call(self._outlets.open(notice).put if notice.window else None)
         watched = _begin_log(notice, function)
+        deadline = min(ends, gives_up + _CALLER_GRACE_S)
         call = Call(function, event, context, deadline, self._on_outcome, self._on_free, notice, watched)
         tracer.look()
         call.trace = tracer.of_call(notice.trace, context)
@@ -177,8 +177,27 @@ class CallSource:
         except StoreError as error:
             return None, f"the payload could not be read: {error.code}"
 
-    def _takes_none(self, function: HandlerFunction) -> bool:
-        return self.stopping or self._engine.free_calls_of(function) < 1
+    def _has_room(self, function: HandlerFunction) -> bool:
+        return not self.stopping and self._engine.room.free_for(self, function) > 0
+
+    async def _gets_room(self, function: HandlerFunction, patience_s: float) -> bool:
+        """Whether a call may start, at once or when it is its turn: those of one function have one place in the line
+        of all who wait for room, as its queued events have."""
+        if self._has_room(function) or not patience_s:
+            return self._has_room(function)
+        room, turn = self._engine.room, self._turns.setdefault(function.resource_name, asyncio.Lock())
+        try:
+            async with asyncio.timeout(patience_s), turn:
+                try:
+                    while not self.stopping and room.free_for(turn, function) < 1:
+                        freed = asyncio.Event()
+                        room.wait_for(turn, function, freed.set, idle=True)
+                        await freed.wait()
+                finally:
+                    room.leave_line(turn)
+        except TimeoutError:
+            return False
+        return not self.stopping
 
     def _tracer_of(self, function: HandlerFunction) -> Tracer:
         """Versions and aliases are their function."""
@@ -195,9 +214,15 @@ class CallSource:
             found = self._figures[function] = CallFigures(self._engine.figures, function, "call")
         return found
 
+    async def _refuse_for_room(self, notice: CallNotice) -> None:
+        if figures := self._figures_of(notice.function):
+            figures.throttled("room")
+        await self._refuse(notice, _NO_ROOM)
+
     async def _refuse(self, notice: CallNotice, why: str) -> None:
         await self._free_first(notice)
-        reply = CallReply(id=notice.id, refused=why, worker=self._engine.tokens.owner)
+        waited = bool(notice.patience_ms)
+        reply = CallReply(id=notice.id, refused=why, worker=self._engine.tokens.owner, waited=waited)
         await self._tell(notice, reply)
 
     async def _tell_unreadable(

@@ -29,6 +29,8 @@ from runtime.waiter import Waiter
 
 _CLAIM_AT_MOST: Final = 1_000
 _PREFETCH_S: Final = 0.1
+_HELD_S: Final = 1.0
+"""What has been claimed and will not have started after this long is for others."""
 _GATHER_S: Final = 0.005
 _GATHER_BELOW: Final = 8
 
@@ -46,7 +48,7 @@ class InvocationSource:
         tally: Tally | None = None,
     ) -> None:
         self._engine: Final = engine
-        self.function: Final = function
+        self._function: Final = function
         self._waiter: Final = waiter
         self._whole: Final[Resource] = engine.core.resource("function", function.resource_name)
         self.resource: Final[Resource] = self._whole.part(partition)
@@ -61,6 +63,7 @@ class InvocationSource:
         self._revision = -1
         self._stale = self._foreign = False
         self._running = 0
+        self._claimed_at = 0.0
         self._starting = self._starting_soon = self._stopped = False
         self._finished_since = 0
         self._measured_at = time.monotonic()
@@ -97,9 +100,9 @@ class InvocationSource:
             raise
         if described is None:
             return True
-        self.function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
+        self._function.settings = settings = msgspec.json.decode(described.settings, type=FunctionSettings)
         self._revision = described.revision
-        self._engine.on_settings(self.function)
+        self._engine.on_settings(self._function)
         if described.partitions > 1:
             self._engine.on_split(self._whole, described.partitions)
         self._foreign = self._engine.is_foreign(settings)  # an alias that names another version by now
@@ -119,33 +122,39 @@ class InvocationSource:
             return 0
         self._start_prefetched()
         self._measure()
+        if self._prefetched and time.monotonic() - self._claimed_at >= _HELD_S:
+            self.hand_back(keep=int(self._rate * _HELD_S))  # calls take longer than those that it had seen
         can_start = self._can_start() - len(self._prefetched)
-        if self._engine.alone or self._limit is not None or not self.function.on_loop or self.is_idle:
+        if self._engine.alone or self._limit is not None or not self._function.on_loop or not self._running:
             return min(can_start, _CLAIM_AT_MOST)
         return min(can_start + min(_CLAIM_AT_MOST, int(self._rate * _PREFETCH_S)), _CLAIM_AT_MOST)
 
     def _can_start(self) -> int:
-        free = self._engine.free_calls_for(self, self.function)
+        free = self._engine.room.free_for(self, self._function)
         return min(free, self._limit - self._running) if self._limit else free
 
     @property
     def shares_limit(self) -> bool:
         """Whether permits of its limit are given back without a word to it: it is a version, or has some."""
-        return self.function.shares_limit and self._limit is not None
+        return self._function.shares_limit and self._limit is not None
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
-        return self._engine.free_calls_for(self, self.function) < 1
+        return self._engine.room.free_for(self, self._function) < 1
 
     @property
-    def is_idle(self) -> bool:
-        """Whether none of its events runs; what it has claimed may wait for room like what it has not."""
-        return not self._running
+    def waits_for_room(self) -> bool:
+        """Whether it has claimed what cannot start before any call ends: others were quicker."""
+        return bool(self._prefetched) and self.wants_room()
 
     @property
-    def found_no_room(self) -> bool:
-        """Whether it has claimed what no call of its own will start: others took the room meanwhile."""
-        return bool(self._prefetched) and self.is_idle
+    def patience_s(self) -> float | None:
+        """When to look at the latest what becomes of what it has claimed; None where all of it runs."""
+        return _HELD_S if self._prefetched else None
+
+    def wait_for_room(self) -> None:
+        """Has itself woken when there is some; what it has claimed may wait for that like what it has not."""
+        self._engine.room.wait_for(self, self._function, self._waiter.wake, idle=not self._running)
 
     def should_gather(self, room: int) -> float | None:
         """While calls end one by one: how long to let them, so that one claim takes many."""
@@ -154,12 +163,35 @@ class InvocationSource:
 
     async def claim(self, room: int, token: str) -> Claim:
         """One claim; the poller keeps the token, to give back what a lost reply may have leased."""
-        with_permits = bool(self._limit) and self.permits.needed
-        if with_permits:
-            taken = await self.permits.take(room, stopped=lambda: self._stopped or self._stale)
-            if isinstance(taken, Claim):
-                return msgspec.structs.replace(taken, revision=self._revision, limit=self._limit)
-            room = taken
+        if not self._limit:
+            return await self._claim(room, token)
+        if not self.permits.needed:
+            return await self._claim_in_turn(room, token)
+        self._engine.room.leave_line(self)  # there may be no permit for long
+        taken = await self.permits.take(room, stopped=self._has_to_look)
+        if isinstance(taken, Claim):
+            return msgspec.structs.replace(taken, revision=self._revision, limit=self._limit)
+        return await self._claim(taken, token, with_permits=True)
+
+    def _has_to_look(self) -> bool:
+        return self._stopped or self._stale
+
+    async def _claim_in_turn(self, room: int, token: str) -> Claim:
+        """The mappings of the function wait for the same permits: see :meth:`Engine.turn`."""
+        turn = self._engine.turn(self._whole)
+        if turn.locked():
+            self._engine.room.leave_line(self)
+        async with turn:
+            while not self._has_to_look():
+                claim = await self._claim(room, token)
+                known = claim.revision == self._revision and not self.permits.needed
+                if claim.status != "full" or not known or self._engine.alone:
+                    return claim
+                self._engine.room.leave_line(self)
+                await self._waiter.wait(self._engine.permit_wait_s(self._function))
+        return Claim("full", next_due_ms=0, revision=self._revision, limit=self._limit)
+
+    async def _claim(self, room: int, token: str, *, with_permits: bool = False) -> Claim:
         self.asked_for, self.asked_bytes, sent_at = room, self._reach.bytes, time.monotonic()
         claim = await self._engine.core.messages.claim(
             self.resource,
@@ -173,6 +205,8 @@ class InvocationSource:
         )
         if claim.messages:
             self._reach.took(claim, time.monotonic() - sent_at)
+        if claim.status == "full" and self._figures is not None:
+            self._figures.throttled("limit")
         return claim
 
     async def accept(self, claim: Claim, token: str) -> None:
@@ -181,9 +215,7 @@ class InvocationSource:
             self._revision = -1
             return
         self._limit, resting = claim.limit, False
-        if claim.status == "full" and self._figures is not None:
-            self._figures.throttled("limit")
-        if claim.revision != self._revision or self.function.settings.concurrency != claim.limit:
+        if claim.revision != self._revision or self._function.settings.concurrency != claim.limit:
             self._stale = True
             resting = await self.freshen()
             if claim.revision < self._revision and self.resource.partition:
@@ -194,6 +226,7 @@ class InvocationSource:
         members = [event.member for event in events]
         self._engine.keeper.hold(self.resource, members)
         self.permits.assign(members)
+        self._claimed_at = now_s
         self._prefetched.extend(events)  # from here on a stop finds them there
         if resting or self._stopped:
             self.hand_back()
@@ -236,10 +269,10 @@ class InvocationSource:
         self.hand_back()
         self._waiter.wake()
 
-    def hand_back(self) -> None:
-        """Gives back at once what was claimed and has not started."""
-        while self._prefetched:
-            member = self._prefetched.popleft().member
+    def hand_back(self, *, keep: int = 0) -> None:
+        """Gives back at once what was claimed and has not started, but for the first so many."""
+        while len(self._prefetched) > keep:
+            member = self._prefetched.pop().member
             self._settler.defer(Deferral(member, 0), counter="released")
             self.permits.give_back([member])
 
@@ -255,7 +288,7 @@ class InvocationSource:
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _consider(self, event: Event) -> None:
-        settings = self.function.settings
+        settings = self._function.settings
         came_before = 0 if event.header is NO_HEADER else self._tracer.invocations(event.header.trace)
         age_s = event.age_s()
         verdict = before_run(settings, event.facts, age_s=age_s, limit=self._limit, invocations=came_before)
@@ -266,7 +299,7 @@ class InvocationSource:
         deadline = time.monotonic() + settings.timeout_s
         context = Context(
             identity=event.identity,
-            function_name=self.function.name,
+            function_name=self._function.name,
             invoked_function_arn=self._arn,
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
@@ -275,7 +308,7 @@ class InvocationSource:
             settings=settings,
         )
         try:
-            decoded = self.function.decode(event.body)
+            decoded = self._function.decode(event.body)
         except Unreadable as error:
             self.permits.give_back([event.member])
             self._ends.settle(event, failed("Runtime.UnmarshalError", str(error), event.request_id, []))
@@ -283,10 +316,11 @@ class InvocationSource:
         self._running += 1
         if self._figures is not None and self._figures.wait is not None and not event.facts.tries:
             self._figures.wait.observe(age_s)
-        call = Call(self.function, decoded, context, deadline, self._on_outcome, self._on_free, event)
+        call = Call(self._function, decoded, context, deadline, self._on_outcome, self._on_free, event)
         if self._tracer.always or event.header is not NO_HEADER:
             call.trace = event.trace = self._tracer.of_event(event.header, context)
         self._engine.invoker.start(call)
+        self._engine.room.leave_line(self)
 
     def _on_outcome(self, call: Call) -> None:
         if call.outcome is not None:
@@ -327,4 +361,6 @@ class InvocationSource:
         elapsed = time.monotonic() - self._measured_at
         if elapsed >= _PREFETCH_S:
             self._rate = 0.5 * self._rate + 0.5 * self._finished_since / elapsed
+            if self._running and not self._finished_since and elapsed >= _HELD_S:
+                self._rate = 0.0
             self._finished_since, self._measured_at = 0, time.monotonic()

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from broker import limits
 from broker.log import log
 from broker.names import Resource
 from broker.queue_settings import queue_settings
 from broker.records import NO_HEADER, FunctionSettings, MappingSettings
 from broker.store.permits import PERMIT_NOTICE
-from broker.store.values import Claim, Deferral
+from broker.store.values import Claim
 from runtime.batch_claims import FULL_BYTES, BatchClaims
+from runtime.batch_ends import BatchEnds
 from runtime.batch_events import batch_event
 from runtime.batch_permits import BatchPermits
 from runtime.batch_starts import BatchStarts
@@ -25,8 +26,7 @@ from runtime.context import Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Call
-from runtime.outcomes import Abandoned, Outcome, Throttled, failed
-from runtime.policy import after_batch, visible_again_s
+from runtime.outcomes import failed
 from runtime.tally import BatchTally
 from runtime.waiter import Waiter
 
@@ -49,25 +49,31 @@ class QueueSource:
         tally: BatchTally | None = None,
     ) -> None:
         self._engine: Final = engine
-        self.function: Final = function
-        self._mapping = mapping
+        self._function: Final = function
         self._waiter: Final = waiter
         self._whole: Final[Resource] = engine.core.resource("queue", mapping.queue)
         self.resource: Final[Resource] = self._whole.part(partition)
         self._function_resource: Final = engine.core.resource("function", function.resource_name)
-        self._settler: Final = engine.settler(self.resource)
-        self._permits: Final = BatchPermits(engine, function, self._whole)
-        self._visibility_s: float = limits.DEFAULT_VISIBILITY_TIMEOUT_S
+        leave = partial(engine.room.leave_line, self)
+        self._permits: Final = BatchPermits(engine, function, self._whole, wait=self._waits_for_permit, is_behind=leave)
         self.tally: Final = tally or BatchTally(function.shown_name, mapping.queue, engine.figures)
         """One for all partitions."""
         self._tracer: Final = engine.tracer(function)
         self._claims: Final = BatchClaims(engine, function, self.resource, self.tally, self._tracer)
-        self._starts: Final = BatchStarts(engine, self._start, self._claims.release, self._permits.give_back)
+        self._ends: Final = BatchEnds(function, mapping, self._claims, engine.settler(self.resource), self.tally)
+        self._starts: Final = BatchStarts(
+            engine,
+            start=self._start,
+            has_room=lambda: not self.wants_room(),
+            still_ours=self._still_ours,
+            release=self._claims.release,
+            give_permits_back=self._permits.give_back,
+        )
         self._running = 0
         self._stale = True
         self._held = self._deleted = False
         self._filled = 0
-        self._stopping = False
+        self._stopping = self._has_waited = False
 
     def changed(self, notice: bytes | None) -> None:
         """A wake-up; settings are read again when it says so, or when something may have been missed."""
@@ -84,7 +90,7 @@ class QueueSource:
     @property
     def mapping(self) -> MappingSettings:
         """Its settings, as they were read last."""
-        return self._mapping
+        return self._ends.mapping
 
     def permit_given_back(self, notice: bytes | None) -> None:
         """A wake-up of another kind: without need for a permit, claiming again would only keep others from theirs."""
@@ -96,7 +102,7 @@ class QueueSource:
     @property
     def target(self) -> str:
         """What it feeds, as :attr:`broker.records.MappingSettings.target` says it."""
-        return self.function.resource_name
+        return self._function.resource_name
 
     @property
     def permit_channels(self) -> tuple[str, ...]:
@@ -117,29 +123,49 @@ class QueueSource:
     # -- claiming -----------------------------------------------------------------------------------------------------
 
     def room(self) -> int:
-        """How many batches may start now in this process; of these only some where the next claim goes ahead."""
-        local = self._mapping.max_concurrency or max(_LOCAL_BATCHES, _LOCAL_MESSAGES // self._mapping.batch_size)
-        free = min(local - self._running, self._engine.free_calls_for(self, self.function)) - len(self._starts)
+        """How many batches may start now in this process; of these only some where the next claim goes ahead. What was
+        claimed before starts first, where somebody else's calls have made room."""
+        self._starts.start_what_waited()
+        free = self._free()
         # A batch of a FIFO queue is what one claim brings: so no group is ever in two batches.
         if free > 0 and (self._windowed or self.resource.fifo):
             return 1
-        ahead = max(1, min(local // 2, _LOCAL_MESSAGES // self._mapping.batch_size))
-        return min(free, ahead) if self._claims_ahead else free
+        if not self._claims_ahead:
+            return free
+        return min(free, max(1, min(self._local // 2, _LOCAL_MESSAGES // self._ends.mapping.batch_size)))
+
+    @property
+    def _local(self) -> int:
+        """How many batches of it this process runs at most."""
+        mapping = self._ends.mapping
+        return mapping.max_concurrency or max(_LOCAL_BATCHES, _LOCAL_MESSAGES // mapping.batch_size)
+
+    def _free(self) -> int:
+        """How many more than have been claimed."""
+        free = min(self._local - self._running, self._engine.room.free_for(self, self._function))
+        return free - len(self._starts)
 
     @property
     def _claims_ahead(self) -> bool:
         """Whether Redis is asked for more while what it gave last starts; with a limit one claim takes all there is."""
-        limited = self._mapping.max_concurrency or self.function.settings.concurrency is not None
+        limited = self._ends.mapping.max_concurrency or self._function.settings.concurrency is not None
         return not (limited or self._windowed or self.resource.fifo or self._engine.alone)
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
-        return self._engine.free_calls_for(self, self.function) < 1
+        return self._engine.room.free_for(self, self._function) < 1
 
     @property
-    def is_idle(self) -> bool:
-        """Whether none of its batches runs, or is about to."""
-        return not (self._running or self._starts)
+    def waits_for_room(self) -> bool:
+        """Whether it has claimed what cannot start before any call ends: others were quicker."""
+        return len(self._starts) > 0 and self.wants_room()
+
+    patience_s: Final = None
+    """It has no end: what was claimed starts as soon as there is room."""
+
+    def wait_for_room(self) -> None:
+        """Has itself woken when there is some."""
+        self._engine.room.wait_for(self, self._function, self._waiter.wake, idle=not self._running)
 
     def should_gather(self, room: int) -> float | None:  # noqa: ARG002 - the window is what gathers here
         """Batches are claimed whole: nothing to wait for."""
@@ -148,14 +174,14 @@ class QueueSource:
     @property
     def _resting(self) -> bool:
         """Whether nothing is to be claimed."""
-        if self._deleted or self._mapping.asleep or self._claims.filter.unreadable:
+        if self._deleted or self._ends.mapping.asleep or self._claims.filter.unreadable:
             return True
-        settings = self.function.settings
+        settings = self._function.settings
         return self._held or settings.paused or self._engine.is_foreign(settings)
 
     @property
     def _windowed(self) -> bool:
-        return self._mapping.batch_window_s > 0 and not self._engine.alone
+        return self._ends.mapping.batch_window_s > 0 and not self._engine.alone
 
     async def take(self, room: int) -> float | None:
         """Claims for at most so many batches and starts them. Answers how long to wait, 0 for not at all, None for
@@ -163,46 +189,52 @@ class QueueSource:
         if self._resting:
             return None
         wanted = min(room, _CLAIM_AT_MOST)
-        if self.function.settings.concurrency is not None:
+        if self._function.settings.concurrency is not None:
             wanted = min(wanted, 2 * self._filled + 1)  # permits taken for nothing are refused to callers meanwhile
         permits = await self._take_permits(wanted)
         if not permits:  # a wake-up tells of one given back; at the latest those of a dead process have run out
-            return self._engine.permit_wait_s(self.function)
+            return 0 if self._stale else self._engine.permit_wait_s(self._function)
         self._filled = 0
         try:
-            return await self._fill(permits)
+            return None if self._stopping else await self._fill(permits)
         finally:
             self._permits.give_back(permits)
+
+    async def _waits_for_permit(self) -> bool:
+        """Waits for a permit of the function; False when there is something else to see to first."""
+        self._engine.room.leave_line(self)
+        if not (self._stopping or self._stale):
+            await self._wait(self._engine.permit_wait_s(self._function))
+        return not (self._stopping or self._stale)
 
     async def _take_permits(self, wanted: int) -> list[str]:
         """The partitions of a queue wait in turn, so that one with much queued does not keep them from the others."""
         if self._engine.core.splits.count(self._whole) == 1 or self._engine.alone:
-            return await self._permits.take(wanted, max_concurrency=self._mapping.max_concurrency)
+            return await self._permits.take(wanted, max_concurrency=self._ends.mapping.max_concurrency)
+        self._engine.room.leave_line(self)  # there may be no permit for long
         async with self._engine.turn(self._function_resource, self._whole):
             while not (self._stopping or self._resting):
-                permits = await self._permits.take(wanted, max_concurrency=self._mapping.max_concurrency)
+                permits = await self._permits.take(wanted, max_concurrency=self._ends.mapping.max_concurrency)
                 if permits:
                     return permits
-                await self._waiter.wait(self._engine.permit_wait_s(self.function))
+                if not self._stale:
+                    await self._waiter.wait(self._engine.permit_wait_s(self._function))
                 await self.freshen()
         return []
 
     async def _fill(self, permits: list[str]) -> float | None:
         """Takes from the permits those that it uses."""
-        size = 1 if self._engine.alone else self._mapping.batch_size
+        size = 1 if self._engine.alone else self._ends.mapping.batch_size
         room = min(size * len(permits), _CLAIM_AT_MOST)
         claim, held = await self._claims.take(room)
         if self._wants_none_of(claim, held):
             claim, held = await self._claim_wanted(room, size, permits)
         if not held:
-            return 0 if claim.filled(room, FULL_BYTES) else _pause(claim)
+            return 0 if claim.filled(room, FULL_BYTES) else claim.due_in_s
         gathers = self._windowed and len(held) < size
         if gathers:
             await self._gather(held, size, permit=permits[0])
-            still_ours = self._engine.keeper.holding(self.resource)
-            lost = {item.member for item in held} - still_ours
-            held, behind = not_behind(lost, held, fifo=self.resource.fifo)
-            self._claims.release([item for item in behind if item.member not in lost])
+            held = self._still_ours(held)
         for some in in_batches(held, size):
             if permits:
                 self._starts.add(Batch(some, permits.pop()))
@@ -210,12 +242,34 @@ class QueueSource:
             else:
                 self._claims.release(some)
         full = claim.filled(room, FULL_BYTES)
-        if full and self._claims_ahead and not self._stopping:
+        if full and self._claims_ahead and self._free() > 0 and not self._stopping:
             self._starts.start_after_next_claim(self._waiter.wake)
         else:
             await self._starts.start_all()
-        # A window may have used up a wake-up that was for what follows.
-        return 0 if gathers or full else _pause(claim)
+        if self._has_waited or full:  # and may have used up a wake-up that was for what follows
+            self._has_waited = False
+            return 0
+        return 0 if len(self._starts) else claim.due_in_s
+
+    def _still_ours(self, held: list[Held]) -> list[Held]:
+        """After it has waited: what others have by now must not run here, nor in a FIFO queue what is behind it."""
+        lost = {item.member for item in held} - self._engine.keeper.holding(self.resource)
+        held, behind = not_behind(lost, held, fifo=self.resource.fifo)
+        self._claims.release([item for item in behind if item.member not in lost])
+        return held
+
+    async def _wait(self, seconds: float | None) -> None:
+        """While it has something in hand."""
+        self._has_waited = True
+        await self._waiter.wait(seconds)
+
+    async def _waited_for_room(self) -> bool:
+        """False where there is room for one more call, or a stop: others may have taken what there was."""
+        if self._stopping or not self.wants_room():
+            return False
+        self.wait_for_room()
+        await self._wait(None)
+        return True
 
     def _wants_none_of(self, claim: Claim, held: list[Held]) -> bool:
         """Whether a claim brought messages, and the filters dropped them all: there may be others behind."""
@@ -226,7 +280,8 @@ class QueueSource:
     async def _claim_wanted(self, room: int, size: int, permits: list[str]) -> tuple[Claim, list[Held]]:
         """Claims until the filters want something of it, or nothing is left. Meanwhile it has no permit of a function
         with a limit."""
-        parked = self.function.settings.concurrency is not None
+        self._engine.room.leave_line(self)  # that may take long
+        parked = self._function.settings.concurrency is not None
         if parked:
             self._permits.give_back(permits[1:])
             del permits[1:]
@@ -243,8 +298,10 @@ class QueueSource:
     async def _unpark(self, permit: str, held: list[Held]) -> None:
         """Waits until there is a permit of the function for what is held, or a stop."""
         try:
+            while await self._waited_for_room():
+                pass
             while not self._stopping and not await self._permits.resume(permit):
-                await self._waiter.wait(self._engine.permit_wait_s(self.function))
+                await self.freshen()
         except BaseException:
             self._claims.release(held)
             raise
@@ -261,7 +318,8 @@ class QueueSource:
         await self._unpark(permit, held)
 
     async def _gather_until_closed(self, held: list[Held], size: int) -> None:
-        closes_at = time.monotonic() + self._mapping.batch_window_s
+        self._engine.room.leave_line(self)
+        closes_at = time.monotonic() + self._ends.mapping.batch_window_s
         total = sum(len(item.letter.body) for item in held)
         while len(held) < size and total < FULL_BYTES and not (self._stopping or self._resting):
             left_s = closes_at - time.monotonic()
@@ -272,37 +330,32 @@ class QueueSource:
             held += more
             total += sum(len(item.letter.body) for item in more)
             if not claim.messages:
-                pause_s = _pause(claim)
-                await self._waiter.wait(left_s if pause_s is None else min(left_s, max(pause_s, 0.001)))
+                pause_s = claim.due_in_s
+                await self._wait(left_s if pause_s is None else min(left_s, max(pause_s, 0.001)))
 
     async def _refresh(self) -> None:
         """Reads the newest settings of the mapping, its function and its queue."""
         core = self._engine.core
-        found = await core.directory.mapping(self._mapping.name)
+        found = await core.directory.mapping(self._ends.mapping.name)
         self._deleted = found is None
         if found is not None:
-            self._mapping = msgspec.json.decode(found, type=MappingSettings)
-            self._claims.filter.change(self._mapping.filters)
+            self._ends.mapping = msgspec.json.decode(found, type=MappingSettings)
+            self._claims.filter.change(self._ends.mapping.filters)
         described = await core.directory.describe(self._function_resource)
         if described is not None:
-            self.function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
+            self._function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
             self._held = described.held
         settings = await queue_settings(core, self._whole)
         if settings.partitions > 1:
             self._engine.on_split(self._whole, settings.partitions)
-        self._visibility_s = settings.visibility_timeout_s
+        self._ends.visibility_s = settings.visibility_timeout_s
         self._warn_of_window()
 
     def _warn_of_window(self) -> None:
         """Lambda's rule that surprises: what does not fit is hidden for window + timeout + 30 s."""
-        hidden_s = visible_again_s(
-            visibility_timeout_s=self._visibility_s,
-            batch_window_s=self._mapping.batch_window_s,
-            timeout_s=self.function.settings.timeout_s,
-            since_claim_s=0,
-        )
-        if hidden_s > self._visibility_s:
-            queue, function = self._mapping.queue, self.function.name
+        hidden_s = self._ends.hidden_s(0)
+        if hidden_s > self._ends.visibility_s:
+            queue, function = self._ends.mapping.queue, self._function.name
             log.warning("window_exceeds_visibility", queue=queue, function=function, hidden_s=hidden_s)
 
     def stop(self) -> None:
@@ -323,77 +376,43 @@ class QueueSource:
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _start(self, batch: Batch) -> None:
-        settings = self.function.settings
+        settings = self._function.settings
         deadline = time.monotonic() + settings.timeout_s
         context = Context(
             identity=None,
-            function_name=self.function.name,
+            function_name=self._function.name,
             invoked_function_arn=self._function_resource.arn,
             log_stream_name=self._engine.log_stream,
             deadline=deadline,
             fencing_token=max(item.fence for item in batch.held),
             settings=settings,
         )
-        partial = self._mapping.partial_failures
-        shaped = batch_event(self.function, self.resource, batch.held, partial_failures=partial)
+        partial = self._ends.mapping.partial_failures
+        shaped = batch_event(self._function, self.resource, batch.held, partial_failures=partial)
         if not shaped.held:
-            self._settle(batch, failed("Runtime.UnmarshalError", shaped.problem, context.aws_request_id, []))
+            self._ends.settle(batch, failed("Runtime.UnmarshalError", shaped.problem, context.aws_request_id, []))
             self._permits.give_back([batch.permit])
             return
         if shaped.unread:
             count, reason = len(shaped.unread), shaped.problem[:300]
-            log.warning("messages_unreadable", function=self.function.name, count=count, reason=reason)
-            self._send_back(shaped.unread)
+            log.warning("messages_unreadable", function=self._function.name, count=count, reason=reason)
+            self._ends.send_back(shaped.unread)
         usable = Batch(shaped.held, batch.permit)
         self._running += 1
         if self.tally.figures is not None:
             self.tally.waited(usable.held)
-        call = Call(self.function, shaped.event, context, deadline, self._on_outcome, self._on_free, usable)
+        call = Call(self._function, shaped.event, context, deadline, self._on_outcome, self._on_free, usable)
         if self._tracer.always or any(item.letter.header is not NO_HEADER for item in usable.held):
             headers = [(item.letter.id, item.letter.header) for item in usable.held]
             call.trace = self._tracer.of_batch(self.resource, headers, context)
         self._engine.invoker.start(call)
+        self._engine.room.leave_line(self)
 
     def _on_outcome(self, call: Call) -> None:
         if call.outcome is not None:
-            self._settle(call.work, call.outcome, started=call.started)
+            self._ends.settle(call.work, call.outcome, started=call.started)
 
     def _on_free(self, call: Call) -> None:
         self._running -= 1
         self._permits.give_back([call.work.permit])
         self._waiter.wake()
-
-    # -- settling -----------------------------------------------------------------------------------------------------
-
-    def _settle(self, batch: Batch, outcome: Outcome, *, started: float = 0) -> None:
-        if isinstance(outcome, Abandoned | Throttled):
-            self._claims.release(batch.held)
-            return
-        ids = [item.letter.id for item in batch.held]
-        verdict = after_batch(outcome, ids, partial_failures=self._mapping.partial_failures)
-        done = [item.member for index, item in enumerate(batch.held) if index not in verdict.failed]
-        self._settler.finish_all(done, counter="done")
-        self._send_back([batch.held[index] for index in sorted(verdict.failed)])
-        self.tally.add(len(batch.held), outcome, verdict, started)
-
-    def _send_back(self, held: list[Held]) -> None:
-        """What failed is visible again when the queue's visibility timeout, counted from its claim, is over."""
-        now = time.monotonic()  # once, so that what was claimed together comes back together
-        for item in held:
-            delay_s = visible_again_s(
-                visibility_timeout_s=self._visibility_s,
-                batch_window_s=self._mapping.batch_window_s,
-                timeout_s=self.function.settings.timeout_s,
-                since_claim_s=now - item.claimed_at,
-            )
-            deferral = Deferral(item.member, round(delay_s * 1000), adds_try=True)
-            self._settler.defer(deferral, counter="retried")
-        if held and self.tally.figures is not None:
-            self.tally.figures.retried(len(held))
-
-
-def _pause(claim: Claim) -> float | None:
-    """How long to wait after a claim that left room."""
-    if claim.next_due_ms is None:
-        return None
-    return max(0.0, (claim.next_due_ms - claim.now_ms) / 1000)

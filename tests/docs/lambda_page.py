@@ -173,7 +173,7 @@ watched while nobody asks. `Max Memory Used` is the most that the whole worker p
 | `Reason` | when |
 |---|---|
 | `{reserved}` | the function is at its `concurrency`, or [paused](functions.md) |
-| `{account}` | live workers have the function, and none has room |
+| `{account}` | live workers have the function, and none has had room for a second |
 | `{memory}` | Redis is [nearly full](../operations/redis.md#memory) |
 
 **No live worker** is answered at once, with 502 `ResourceNotReadyException`, which SDKs try again too. It is not the

@@ -141,7 +141,7 @@ MUTATIONS: Final = (
         edits=(
             Edit(
                 "runtime/sources/invocation.py",
-                "        while self._prefetched:\n            member",
+                "        while len(self._prefetched) > keep:\n            member",
                 "        while False:\n            member",
             ),
         ),

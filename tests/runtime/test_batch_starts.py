@@ -40,9 +40,18 @@ class Starts:
         self.started: list[str] = []
         self.given_back: list[str] = []
         self.told = 0
-        self.starts = BatchStarts(self.engine, self.start, lambda _: None, self.given_back.extend)  # type: ignore[arg-type]  # a part of it
+        self.room = len(names)
+        self.lost: set[str] = set()
+        self.starts = BatchStarts(
+            self.engine,  # type: ignore[arg-type]  # a part of it
+            start=self.start,
+            has_room=lambda: len(self.started) < self.room,
+            still_ours=lambda held: [each for each in held if str(each) not in self.lost],
+            release=lambda _: None,
+            give_permits_back=self.given_back.extend,
+        )
         for name in names:
-            self.starts.add(Batch([], name))
+            self.starts.add(Batch([name], name))  # type: ignore[list-item]  # nobody opens it
 
     def start(self, batch: Batch) -> None:
         self.started.append(batch.permit)
@@ -79,6 +88,17 @@ async def test_a_stop_from_a_call_gives_back_what_comes_behind_it() -> None:
     starts = Starts("a", "last", "c")
     await starts.run()
     assert (starts.started, starts.given_back) == (["a", "last"], ["c"])
+
+
+async def test_what_finds_no_room_waits_for_it_and_starts_as_far_as_it_is_still_held() -> None:
+    starts = Starts("a", "b", "c")
+    starts.room = 1
+    await starts.run()
+    starts.starts.start_what_waited()
+    assert (starts.started, len(starts.starts)) == (["a"], 2)
+    starts.room, starts.lost = 2, {"b"}
+    starts.starts.start_what_waited()
+    assert (starts.started, starts.given_back, len(starts.starts)) == (["a", "c"], ["b"], 0)
 
 
 @pytest.mark.parametrize(("size", "batches"), [(10, 100), (100, 16), (400, 16)])

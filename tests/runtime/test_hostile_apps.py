@@ -155,6 +155,25 @@ async def test_impatient_callers_do_not_make_a_healthy_worker_drain(
     assert not lines(logs, "handler_does_not_stop")
 
 
+async def test_calls_that_do_not_stop_count_also_when_their_callers_had_gone_before(
+    broker: Broker, serve: Serve
+) -> None:
+    app, release = App(), threading.Event()
+
+    @app.function(timeout=1)
+    def slow(event: Any, context: Context) -> None:
+        release.wait(30)
+
+    async with serve(app, threads=2) as worker:
+        calls = [broker.call("slow", number, timeout=0.2) for number in range(2)]
+        assert all(isinstance(answer, CallTimeout) for answer in await asyncio.gather(*calls, return_exceptions=True))
+        assert not worker.exhausted
+        try:
+            await eventually(lambda: worker.exhausted)
+        finally:
+            release.set()
+
+
 async def test_a_handler_that_cancels_itself_has_failed_and_leaves_its_slot(broker: Broker, serve: Serve) -> None:
     app = App()
 

@@ -9,6 +9,7 @@ import pytest
 from broker import Broker
 from broker.store.values import Claim, Deferral
 from tests.conftest import Clock
+from tests.runtime.scene import eventually
 from tests.store.audit import check_state
 from tests.store.desk import LEASE_MS, Desk, members
 
@@ -72,6 +73,27 @@ async def test_permits_of_a_mapping_are_its_own(desk: Desk) -> None:
     assert (one.granted, other.granted) == (2, 1)
     await permits.release_of_mapping(queue, "f", ["a"])
     assert (await permits.take_of_mapping(queue, "f", ["c", "d"], permit_ms=1_000, limit=2)).granted == 1
+
+
+async def test_who_went_without_a_permit_of_a_mapping_hears_of_those_of_that_mapping(desk: Desk) -> None:
+    permits, queue = desk.core.permits, desk.core.resource("queue", "orders")
+    orders = Desk(desk.core, "queue", "orders")
+    await orders.configure()
+    heard = list[str]()
+    for function in ("f", "g", "ff"):
+
+        def hear(data: bytes | None, function: str = function) -> None:
+            if data is not None:
+                heard.append(function)
+
+        await desk.core.channels.listen({orders.keys.mapping_wake(function): hear})
+        grant = await permits.take_of_mapping(queue, function, ["a", "b"], permit_ms=60_000, limit=1)
+        assert grant.granted == 1
+    await orders.send("x")
+    await orders.finish(await orders.claim(), "w1")  # what concerns messages leaves them alone
+    for function in ("g", "f", "f", "ff", "g"):
+        await permits.release_of_mapping(queue, function, ["a"])
+    await eventually(lambda: heard == ["g", "f", "ff"])
 
 
 async def test_permit_that_ran_out_is_free_and_not_renewed(desk: Desk, clock: Clock) -> None:
