@@ -135,6 +135,7 @@ async def test_a_stop_during_a_claim_leaves_nothing_in_flight(
             claims += bool(found.messages)
             if claims == behind_claim:
                 worker.stop()
+                await asyncio.sleep(0.05)  # it hears of it
             return found
 
         monkeypatch.setattr(MessageStore, "claim", claim)
