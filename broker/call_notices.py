@@ -53,6 +53,8 @@ class CallReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who refuses it: a refusal may be heard twice, the second time when another worker has the call."""
     waited: bool = False
     """Who refuses it had let it wait for its turn: so it is not what was heard of the same worker before."""
+    may_wait: bool = False
+    """Who refuses it for want of room would let it wait for its turn, if it is asked once more."""
     payload: bytes | None = None
     log_tail: bytes = b""
     part: int = 0

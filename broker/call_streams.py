@@ -80,22 +80,22 @@ class ChunkReader:
                 self._answer = None
                 worker = await self._caller.hand_over(self._call)
                 await self._something()
-                refused = self._refused()
-                if not refused:
+                refusal = self._refusal()
+                if refusal is None:
                     return
-                self._call.refused[worker.process] = refused
+                self._call.refused[worker.process] = refusal
         except BaseException:
             self.close()
             raise
         finally:
             self._call.payload = b""  # the worker has it, and a stream may be long
 
-    def _refused(self) -> str:
+    def _refusal(self) -> CallReply | None:
         if self._answer is None:
-            return ""
+            return None
         if self._answer.in_loop:
             raise errors.RecursiveInvocation(self._call.function.name)
-        return self._answer.refused
+        return self._answer if self._answer.refused else None
 
     async def _something(self) -> None:
         """Returns when something has come. A worker that is gone has answered, too. Raises CallTimeout."""

@@ -185,7 +185,7 @@ class Caller:
                     raise errors.RecursiveInvocation(function)
                 if not reply.refused:
                     return await self.result_of(reply, call)
-                call.refused[worker.process] = reply.refused
+                call.refused[worker.process] = reply
         except (errors.CallTimeout, asyncio.CancelledError):
             if call.worker is not None:
                 self.tell(call.worker, CallNotice(kind="cancel", id=call.id))
@@ -264,7 +264,7 @@ class Caller:
         if call.refused and call.becomes_patient():
             return await self._choose(call)
         if call.refused:
-            reasons = ", ".join(sorted(set(call.refused.values())))
+            reasons = ", ".join(sorted({reply.refused for reply in call.refused.values()}))
             raise errors.CallThrottled(name, f"no worker takes it now: {reasons}", limit="workers")
         raise errors.NoLiveWorker(name)
 

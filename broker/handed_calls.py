@@ -13,7 +13,8 @@ from broker.tracing import Trace
 from broker.workers import Serves
 
 _PATIENCE_S: Final = 1.0
-"""When no worker has room, one is asked once more, and may let the call wait for its turn for so long."""
+"""When no worker has room, one is asked once more, and may let the call wait for its turn for so long; at most for half
+of its caller's time, so that who finds no room is told so, and who finds it has time to run."""
 
 
 class HandedCall:
@@ -42,11 +43,12 @@ class HandedCall:
         self.future: asyncio.Future[CallReply] = asyncio.get_running_loop().create_future()
         self.worker: Serves | None = None
         self.absent: Final[set[str]] = set()
-        self.refused: Final[dict[str, str]] = {}
+        self.refused: Final[dict[str, CallReply]] = {}
         self._timeout_s: Final = timeout_s
         self.began: Final = time.monotonic()
         self._deadline: Final = self.began + timeout_s
         self._patient_until: float | None = None
+        self._asked_again: frozenset[str] = frozenset()
 
     @property
     def inline(self) -> bool:
@@ -57,18 +59,20 @@ class HandedCall:
         """Whether it is the refusal of a worker from which the call has been taken since, heard once more."""
         if not reply.refused or not reply.worker:
             return False
-        return reply.worker in self.refused or reply.waited is not self._is_patient
-
-    @property
-    def _is_patient(self) -> bool:
-        return self._patient_until is not None
+        return reply.worker in self.refused or (reply.worker in self._asked_again and not reply.waited)
 
     def becomes_patient(self) -> bool:
-        """Whether those that refused it are to be asked once more; once."""
-        if self._is_patient:
+        """Whether some that refused it are to be asked once more; once. Those that stop, and those of an older build,
+        who would not answer a second time, are not."""
+        if self._patient_until is not None:
             return False
-        self._patient_until = time.monotonic() + _PATIENCE_S
-        self.refused.clear()
+        self._asked_again = frozenset(process for process, reply in self.refused.items() if reply.may_wait)
+        if not self._asked_again:
+            return False
+        now = time.monotonic()
+        self._patient_until = now + min(_PATIENCE_S, (self._deadline - now) / 2)
+        for process in self._asked_again:
+            del self.refused[process]
         return True
 
     def patience_ms(self) -> int:

@@ -49,7 +49,7 @@ GIVEN_UP: Final = Metric(
 THROTTLES: Final = Metric(
     "penstock_worker_throttles",
     "counter",
-    "Claims that found the concurrency limit reached (limit), calls handed to a process without room (room).",
+    "Claims at the concurrency limit (limit), calls handed to a process without room, once a process (room).",
     ("function", "reason"),
 )
 LEASES_LOST: Final = Metric(

@@ -314,7 +314,7 @@ class Worker:
     async def _drain(self, engine: Engine, pollers: Pollers, calls: CallSource) -> None:
         log.info("worker_stopping", running=len(engine.invoker.running), grace_s=self._grace_s)
         pollers.stop_claiming()
-        calls.stopping = True
+        calls.stop()
         self._hand_back()
         await self._presence.leave()
         with anyio.move_on_after(_CANCEL_GRACE_S):

@@ -48,6 +48,8 @@ class CallSource:
         self._running: Final[dict[str, Call]] = {}
         self._arriving: Final[set[str]] = set()
         self._turns: Final[dict[str, asyncio.Lock]] = {}
+        self._waiting: Final[dict[str, asyncio.Timeout]] = {}
+        """How long calls wait for their turn yet."""
         self._outlets: Final = Outlets(engine.core, on_gone=self._cancel)
         self._kept: Final = KeptAnswers()
         self._latest: Final[deque[str]] = deque(maxlen=_REMEMBERED)
@@ -56,8 +58,13 @@ class CallSource:
         self._under_way: Final[set[asyncio.Task[Any]]] = set()
         self._freeing: Final[dict[str, asyncio.Task[Any]]] = {}
         """Permits that are given back at another node than the answer is published at."""
-        self.stopping = False
-        """Whether new calls are refused; their callers hand them to another worker."""
+        self._stopping = False
+
+    def stop(self) -> None:
+        """From here on calls that have not begun are refused; their callers hand them to another worker."""
+        self._stopping = True
+        for patience in self._waiting.values():
+            _end(patience)
 
     async def answered(self) -> None:
         """Returns when whatever was to be told to callers has been told, or nobody wants to hear it any more."""
@@ -107,6 +114,8 @@ class CallSource:
         if call is not None:
             self._engine.invoker.abandon(call)
         self._arriving.discard(call_id)
+        if (patience := self._waiting.get(call_id)) is not None:
+            _end(patience)
 
     def _is_new(self, call_id: str) -> bool:
         """On a cluster an inbox that moves to another node is heard at both for a moment."""
@@ -128,7 +137,7 @@ class CallSource:
         permits = self._engine.core.keys.of(resource).permits
         self._engine.keeper.hold_permits(permits, [notice.id])
         payload, problem = await self._payload_of(notice)
-        has_room = payload is not None and await self._gets_room(function, notice.patience_ms / 1000)
+        has_room = payload is not None and await self._gets_room(function, notice)
         if notice.id not in self._arriving:
             await self._free(resource, notice.id)  # its caller has gone meanwhile
             return
@@ -178,18 +187,18 @@ class CallSource:
             return None, f"the payload could not be read: {error.code}"
 
     def _has_room(self, function: HandlerFunction) -> bool:
-        return not self.stopping and self._engine.room.free_for(self, function) > 0
+        return not self._stopping and self._engine.room.free_for(self, function) > 0
 
-    async def _gets_room(self, function: HandlerFunction, patience_s: float) -> bool:
+    async def _gets_room(self, function: HandlerFunction, notice: CallNotice) -> bool:
         """Whether a call may start, at once or when it is its turn: those of one function have one place in the line
         of all who wait for room, as its queued events have."""
-        if self._has_room(function) or not patience_s:
+        if self._has_room(function) or not notice.patience_ms or notice.id not in self._arriving:
             return self._has_room(function)
         room, turn = self._engine.room, self._turns.setdefault(function.resource_name, asyncio.Lock())
         try:
-            async with asyncio.timeout(patience_s), turn:
+            async with asyncio.timeout(notice.patience_ms / 1000) as self._waiting[notice.id], turn:
                 try:
-                    while not self.stopping and room.free_for(turn, function) < 1:
+                    while not self._stopping and room.free_for(turn, function) < 1:
                         freed = asyncio.Event()
                         room.wait_for(turn, function, freed.set, idle=True)
                         await freed.wait()
@@ -197,7 +206,9 @@ class CallSource:
                     room.leave_line(turn)
         except TimeoutError:
             return False
-        return not self.stopping
+        finally:
+            del self._waiting[notice.id]
+        return not self._stopping
 
     def _tracer_of(self, function: HandlerFunction) -> Tracer:
         """Versions and aliases are their function."""
@@ -215,15 +226,14 @@ class CallSource:
         return found
 
     async def _refuse_for_room(self, notice: CallNotice) -> None:
-        if figures := self._figures_of(notice.function):
+        if not notice.patience_ms and (figures := self._figures_of(notice.function)):  # else it was counted before
             figures.throttled("room")
-        await self._refuse(notice, _NO_ROOM)
+        await self._refuse(notice, _NO_ROOM, may_wait=notice.function in self._functions and not self._stopping)
 
-    async def _refuse(self, notice: CallNotice, why: str) -> None:
+    async def _refuse(self, notice: CallNotice, why: str, *, may_wait: bool = False) -> None:
         await self._free_first(notice)
-        waited = bool(notice.patience_ms)
-        reply = CallReply(id=notice.id, refused=why, worker=self._engine.tokens.owner, waited=waited)
-        await self._tell(notice, reply)
+        owner, waited = self._engine.tokens.owner, bool(notice.patience_ms)
+        await self._tell(notice, CallReply(id=notice.id, refused=why, worker=owner, waited=waited, may_wait=may_wait))
 
     async def _tell_unreadable(
         self, notice: CallNotice, function: HandlerFunction, resource: Resource, error: Unreadable
@@ -305,6 +315,11 @@ class CallSource:
         still, told = still or _while_waited_for(notice), msgspec.msgpack.encode(reply)
         self._kept.keep(notice.id, notice.reply_to, told)
         await tell_caller(self._engine.core, notice.reply_to, told, still=still)
+
+
+def _end(patience: asyncio.Timeout) -> None:
+    if not patience.expired():
+        patience.reschedule(0)
 
 
 def _while_waited_for(notice: CallNotice) -> Callable[[], bool]:

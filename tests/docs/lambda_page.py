@@ -176,6 +176,8 @@ watched while nobody asks. `Max Memory Used` is the most that the whole worker p
 | `{account}` | live workers have the function, and none has had room for a second |
 | `{memory}` | Redis is [nearly full](../operations/redis.md#memory) |
 
+A call counts towards `concurrency` from when it is handed to a worker, also while it waits there for room.
+
 **No live worker** is answered at once, with 502 `ResourceNotReadyException`, which SDKs try again too. It is not the
 same as a failure: nothing has run.
 """
