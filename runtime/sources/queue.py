@@ -13,20 +13,18 @@ import msgspec
 from broker.log import log
 from broker.names import Resource
 from broker.queue_settings import queue_settings
-from broker.records import NO_HEADER, FunctionSettings, MappingSettings
+from broker.records import FunctionSettings, MappingSettings
 from broker.store.permits import PERMIT_NOTICE
 from broker.store.values import Claim
+from runtime.batch_calls import BatchCalls
 from runtime.batch_claims import FULL_BYTES, BatchClaims
 from runtime.batch_ends import BatchEnds
-from runtime.batch_events import batch_event
 from runtime.batch_permits import BatchPermits
 from runtime.batch_starts import BatchStarts
 from runtime.batches import Batch, Held, in_batches, not_behind
-from runtime.context import Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Call
-from runtime.outcomes import failed
 from runtime.tally import BatchTally
 from runtime.waiter import Waiter
 
@@ -58,9 +56,10 @@ class QueueSource:
         self._permits: Final = BatchPermits(engine, function, self._whole, wait=self._waits_for_permit, is_behind=leave)
         self.tally: Final = tally or BatchTally(function.shown_name, mapping.queue, engine.figures)
         """One for all partitions."""
-        self._tracer: Final = engine.tracer(function)
-        self._claims: Final = BatchClaims(engine, function, self.resource, self.tally, self._tracer)
+        tracer = engine.tracer(function)
+        self._claims: Final = BatchClaims(engine, function, self.resource, self.tally, tracer)
         self._ends: Final = BatchEnds(function, mapping, self._claims, engine.settler(self.resource), self.tally)
+        self._calls: Final = BatchCalls(engine, function, self.resource, self._ends, self.tally, tracer)
         self._starts: Final = BatchStarts(
             engine,
             start=self._start,
@@ -376,35 +375,11 @@ class QueueSource:
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _start(self, batch: Batch) -> None:
-        settings = self._function.settings
-        deadline = time.monotonic() + settings.timeout_s
-        context = Context(
-            identity=None,
-            function_name=self._function.name,
-            invoked_function_arn=self._function_resource.arn,
-            log_stream_name=self._engine.log_stream,
-            deadline=deadline,
-            fencing_token=max(item.fence for item in batch.held),
-            settings=settings,
-        )
-        partial = self._ends.mapping.partial_failures
-        shaped = batch_event(self._function, self.resource, batch.held, partial_failures=partial)
-        if not shaped.held:
-            self._ends.settle(batch, failed("Runtime.UnmarshalError", shaped.problem, context.aws_request_id, []))
+        call = self._calls.of(batch, self._on_outcome, self._on_free)
+        if call is None:
             self._permits.give_back([batch.permit])
             return
-        if shaped.unread:
-            count, reason = len(shaped.unread), shaped.problem[:300]
-            log.warning("messages_unreadable", function=self._function.name, count=count, reason=reason)
-            self._ends.send_back(shaped.unread)
-        usable = Batch(shaped.held, batch.permit)
         self._running += 1
-        if self.tally.figures is not None:
-            self.tally.waited(usable.held)
-        call = Call(self._function, shaped.event, context, deadline, self._on_outcome, self._on_free, usable)
-        if self._tracer.always or any(item.letter.header is not NO_HEADER for item in usable.held):
-            headers = [(item.letter.id, item.letter.header) for item in usable.held]
-            call.trace = self._tracer.of_batch(self.resource, headers, context)
         self._engine.invoker.start(call)
         self._engine.room.leave_line(self)
 
