@@ -124,13 +124,14 @@ async def test_no_more_is_claimed_than_has_room(broker: Broker, serve: Serve, si
 async def test_a_stop_during_a_claim_leaves_nothing_in_flight(
     broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch, behind_claim: int
 ) -> None:
-    real, claims = MessageStore.claim, 0
+    real, claims, queued = MessageStore.claim, 0, asyncio.Event()
     orders = Orders(batch_size=10)
     await fill(broker, [])
     async with serve(orders.app) as worker:
 
         async def claim(self: MessageStore, *what: Any, **more: Any) -> Claim:
             nonlocal claims
+            await queued.wait()  # so that each brings all that it asks for
             found = await real(self, *what, **more)
             claims += bool(found.messages)
             if claims == behind_claim:
@@ -139,6 +140,7 @@ async def test_a_stop_during_a_claim_leaves_nothing_in_flight(
 
         monkeypatch.setattr(MessageStore, "claim", claim)
         await fill(broker, list(range(1_000)))
+        queued.set()
         await eventually(lambda: claims >= behind_claim, what="the claim during which the worker stops")
     handled = sum(map(len, orders.batches))
     assert handled <= 500 * (behind_claim - 1), "what the last claim brought starts no more"
