@@ -45,6 +45,11 @@ class BatchStarts:
         """How many have not started yet."""
         return len(self._waiting)
 
+    @property
+    def soon(self) -> bool:
+        """Whether some are about to."""
+        return self._soon and bool(self._waiting)
+
     def add(self, batch: Batch) -> None:
         """It starts with the next :meth:`start_all`."""
         self._waiting.append((batch, time.monotonic()))

@@ -147,6 +147,11 @@ class InvocationSource:
         return bool(self._prefetched) and self.wants_room()
 
     @property
+    def starts_soon(self) -> bool:
+        """Whether what it has claimed is about to start: what is left to it in line is for that."""
+        return self._starting_soon and bool(self._prefetched)
+
+    @property
     def patience_s(self) -> float | None:
         """When to look at the latest what becomes of what it has claimed; None where all of it runs."""
         return HELD_S if self._prefetched else None

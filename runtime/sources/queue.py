@@ -152,6 +152,11 @@ class QueueSource:
         return len(self._starts) > 0 and self.wants_room()
 
     @property
+    def starts_soon(self) -> bool:
+        """Whether what it has claimed is about to start: what is left to it in line is for that."""
+        return self._starts.soon
+
+    @property
     def patience_s(self) -> float | None:
         """When to look at the latest what becomes of what it has claimed; None where all of it runs."""
         return HELD_S if len(self._starts) else None
