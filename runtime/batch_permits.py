@@ -68,6 +68,12 @@ class BatchPermits:
         if of_function := self._engine.keeper.drop_permits(self._key_of_function, [name]):
             await self._engine.core.permits.release_of_function(self._function_resource, of_function)
 
+    def suffices(self, name: str, *, max_concurrency: int | None) -> bool:
+        """Whether a batch may run with it, once it is resumed: not where there was no limit when it was taken, and now
+        is."""
+        unlimited = max_concurrency is None and self._function.settings.concurrency is None
+        return unlimited or name != _NO_PERMIT
+
     async def resume(self, name: str) -> bool:
         """Takes the function's permit for a batch that was parked; False when there is none free."""
         if name == _NO_PERMIT:  # there was no limit when it was taken

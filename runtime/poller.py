@@ -120,7 +120,8 @@ class Pollers:
                     if room < 1:
                         continue
                     pause_s = await (self._take_alone(source, take) if self._engine.alone else take(room))
-                    self._engine.room.leave_line(source)
+                    if not source.starts_soon:
+                        self._engine.room.leave_line(source)
                 except StoreError as error:
                     self._engine.room.leave_line(source)
                     self._lost(source.resource, error)
@@ -146,7 +147,7 @@ class Pollers:
         if room < 1:
             if source.wants_room():
                 source.wait_for_room()
-            else:
+            elif not source.starts_soon:
                 self._engine.room.leave_line(source)
             await waiter.wait(source.patience_s)
             return 0

@@ -12,6 +12,9 @@ from typing import Final
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Invoker
 
+HELD_S: Final = 1.0
+"""What has been claimed and will not have started after this long is for other processes."""
+
 
 class Room:
     """The calls and threads of one process, and the line of those who wait for one."""

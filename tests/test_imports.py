@@ -144,6 +144,7 @@ LAYERS: dict[str, Layers] = {
         ("filtering", "recursion"),
         ("batch_claims",),
         ("batch_ends",),
+        ("batch_calls", "mapping_rules"),
         ("sources.*",),
         ("sources",),
         ("poller", "housekeeping"),

@@ -24,13 +24,12 @@ from runtime.invoker import Call
 from runtime.outcomes import failed
 from runtime.policy import before_run
 from runtime.reach import Reach
+from runtime.room import HELD_S
 from runtime.tally import Tally
 from runtime.waiter import Waiter
 
 _CLAIM_AT_MOST: Final = 1_000
 _PREFETCH_S: Final = 0.1
-_HELD_S: Final = 1.0
-"""What has been claimed and will not have started after this long is for others."""
 _GATHER_S: Final = 0.005
 _GATHER_BELOW: Final = 8
 
@@ -122,8 +121,8 @@ class InvocationSource:
             return 0
         self._start_prefetched()
         self._measure()
-        if self._prefetched and time.monotonic() - self._claimed_at >= _HELD_S:
-            self.hand_back(keep=int(self._rate * _HELD_S))  # calls take longer than those that it had seen
+        if self._prefetched and time.monotonic() - self._claimed_at >= HELD_S:
+            self.hand_back(keep=int(self._rate * HELD_S))  # calls take longer than those that it had seen
         can_start = self._can_start() - len(self._prefetched)
         if self._engine.alone or self._limit is not None or not self._function.on_loop or not self._running:
             return min(can_start, _CLAIM_AT_MOST)
@@ -148,9 +147,14 @@ class InvocationSource:
         return bool(self._prefetched) and self.wants_room()
 
     @property
+    def starts_soon(self) -> bool:
+        """Whether what it has claimed is about to start: what is left to it in line is for that."""
+        return self._starting_soon and bool(self._prefetched)
+
+    @property
     def patience_s(self) -> float | None:
         """When to look at the latest what becomes of what it has claimed; None where all of it runs."""
-        return _HELD_S if self._prefetched else None
+        return HELD_S if self._prefetched else None
 
     def wait_for_room(self) -> None:
         """Has itself woken when there is some; what it has claimed may wait for that like what it has not."""
@@ -361,6 +365,6 @@ class InvocationSource:
         elapsed = time.monotonic() - self._measured_at
         if elapsed >= _PREFETCH_S:
             self._rate = 0.5 * self._rate + 0.5 * self._finished_since / elapsed
-            if self._running and not self._finished_since and elapsed >= _HELD_S:
+            if self._running and not self._finished_since and elapsed >= HELD_S:
                 self._rate = 0.0
             self._finished_since, self._measured_at = 0, time.monotonic()

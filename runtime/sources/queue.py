@@ -8,25 +8,21 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final
 
-import msgspec
-
-from broker.log import log
 from broker.names import Resource
-from broker.queue_settings import queue_settings
-from broker.records import NO_HEADER, FunctionSettings, MappingSettings
+from broker.records import MappingSettings
 from broker.store.permits import PERMIT_NOTICE
 from broker.store.values import Claim
+from runtime.batch_calls import BatchCalls
 from runtime.batch_claims import FULL_BYTES, BatchClaims
 from runtime.batch_ends import BatchEnds
-from runtime.batch_events import batch_event
 from runtime.batch_permits import BatchPermits
 from runtime.batch_starts import BatchStarts
 from runtime.batches import Batch, Held, in_batches, not_behind
-from runtime.context import Context
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
 from runtime.invoker import Call
-from runtime.outcomes import failed
+from runtime.mapping_rules import MappingRules
+from runtime.room import HELD_S
 from runtime.tally import BatchTally
 from runtime.waiter import Waiter
 
@@ -58,27 +54,28 @@ class QueueSource:
         self._permits: Final = BatchPermits(engine, function, self._whole, wait=self._waits_for_permit, is_behind=leave)
         self.tally: Final = tally or BatchTally(function.shown_name, mapping.queue, engine.figures)
         """One for all partitions."""
-        self._tracer: Final = engine.tracer(function)
-        self._claims: Final = BatchClaims(engine, function, self.resource, self.tally, self._tracer)
+        tracer = engine.tracer(function)
+        self._claims: Final = BatchClaims(engine, function, self.resource, self.tally, tracer)
         self._ends: Final = BatchEnds(function, mapping, self._claims, engine.settler(self.resource), self.tally)
+        self._calls: Final = BatchCalls(engine, function, self.resource, self._ends, self.tally, tracer)
+        self._rules: Final = MappingRules(engine, function, self._whole, self._claims, self._ends)
         self._starts: Final = BatchStarts(
             engine,
             start=self._start,
             has_room=lambda: not self.wants_room(),
             still_ours=self._still_ours,
+            may_go=self._rules.may_go,
             release=self._claims.release,
             give_permits_back=self._permits.give_back,
         )
         self._running = 0
-        self._stale = True
-        self._held = self._deleted = False
         self._filled = 0
-        self._stopping = self._has_waited = False
+        self._stopping = self._has_waited = self._in_vain = False
 
     def changed(self, notice: bytes | None) -> None:
         """A wake-up; settings are read again when it says so, or when something may have been missed."""
         if notice is None or notice:
-            self._stale = True
+            self._rules.stale = True
         self._waiter.wake()
 
     def whole_changed(self, notice: bytes | None) -> None:
@@ -110,15 +107,9 @@ class QueueSource:
         return self._permits.channels
 
     async def freshen(self) -> None:
-        """Takes over newer settings where there may be some."""
-        if not self._stale:
-            return
-        self._stale = False  # before the look: what changes during it is announced again
-        try:
-            await self._refresh()
-        except BaseException:
-            self._stale = True
-            raise
+        """Takes over newer settings where there may be some. What was claimed under others is handed back."""
+        if await self._rules.freshen():
+            self._starts.hand_back()
 
     # -- claiming -----------------------------------------------------------------------------------------------------
 
@@ -160,8 +151,15 @@ class QueueSource:
         """Whether it has claimed what cannot start before any call ends: others were quicker."""
         return len(self._starts) > 0 and self.wants_room()
 
-    patience_s: Final = None
-    """It has no end: what was claimed starts as soon as there is room."""
+    @property
+    def starts_soon(self) -> bool:
+        """Whether what it has claimed is about to start: what is left to it in line is for that."""
+        return self._starts.soon
+
+    @property
+    def patience_s(self) -> float | None:
+        """When to look at the latest what becomes of what it has claimed; None where all of it runs."""
+        return HELD_S if len(self._starts) else None
 
     def wait_for_room(self) -> None:
         """Has itself woken when there is some."""
@@ -172,12 +170,8 @@ class QueueSource:
         return None
 
     @property
-    def _resting(self) -> bool:
-        """Whether nothing is to be claimed."""
-        if self._deleted or self._ends.mapping.asleep or self._claims.filter.unreadable:
-            return True
-        settings = self._function.settings
-        return self._held or settings.paused or self._engine.is_foreign(settings)
+    def _rests_or_stops(self) -> bool:
+        return self._stopping or self._rules.resting
 
     @property
     def _windowed(self) -> bool:
@@ -186,14 +180,14 @@ class QueueSource:
     async def take(self, room: int) -> float | None:
         """Claims for at most so many batches and starts them. Answers how long to wait, 0 for not at all, None for
         until woken."""
-        if self._resting:
+        if self._rules.resting:
             return None
         wanted = min(room, _CLAIM_AT_MOST)
         if self._function.settings.concurrency is not None:
             wanted = min(wanted, 2 * self._filled + 1)  # permits taken for nothing are refused to callers meanwhile
         permits = await self._take_permits(wanted)
         if not permits:  # a wake-up tells of one given back; at the latest those of a dead process have run out
-            return 0 if self._stale else self._engine.permit_wait_s(self._function)
+            return 0 if self._rules.stale else self._engine.permit_wait_s(self._function)
         self._filled = 0
         try:
             return None if self._stopping else await self._fill(permits)
@@ -203,9 +197,9 @@ class QueueSource:
     async def _waits_for_permit(self) -> bool:
         """Waits for a permit of the function; False when there is something else to see to first."""
         self._engine.room.leave_line(self)
-        if not (self._stopping or self._stale):
+        if not (self._stopping or self._rules.stale):
             await self._wait(self._engine.permit_wait_s(self._function))
-        return not (self._stopping or self._stale)
+        return not (self._stopping or self._rules.stale)
 
     async def _take_permits(self, wanted: int) -> list[str]:
         """The partitions of a queue wait in turn, so that one with much queued does not keep them from the others."""
@@ -213,28 +207,27 @@ class QueueSource:
             return await self._permits.take(wanted, max_concurrency=self._ends.mapping.max_concurrency)
         self._engine.room.leave_line(self)  # there may be no permit for long
         async with self._engine.turn(self._function_resource, self._whole):
-            while not (self._stopping or self._resting):
+            while not self._rests_or_stops:
                 permits = await self._permits.take(wanted, max_concurrency=self._ends.mapping.max_concurrency)
                 if permits:
                     return permits
-                if not self._stale:
+                if not self._rules.stale:
                     await self._waiter.wait(self._engine.permit_wait_s(self._function))
                 await self.freshen()
         return []
 
     async def _fill(self, permits: list[str]) -> float | None:
         """Takes from the permits those that it uses."""
+        self._has_waited = False
         size = 1 if self._engine.alone else self._ends.mapping.batch_size
         room = min(size * len(permits), _CLAIM_AT_MOST)
         claim, held = await self._claims.take(room)
         if self._wants_none_of(claim, held):
             claim, held = await self._claim_wanted(room, size, permits)
-        if not held:
-            return 0 if claim.filled(room, FULL_BYTES) else claim.due_in_s
-        gathers = self._windowed and len(held) < size
-        if gathers:
+        if self._windowed and 0 < len(held) < size and not self._in_vain:
             await self._gather(held, size, permit=permits[0])
-            held = self._still_ours(held)
+        if held:
+            self._in_vain = False
         for some in in_batches(held, size):
             if permits:
                 self._starts.add(Batch(some, permits.pop()))
@@ -246,10 +239,9 @@ class QueueSource:
             self._starts.start_after_next_claim(self._waiter.wake)
         else:
             await self._starts.start_all()
-        if self._has_waited or full:  # and may have used up a wake-up that was for what follows
-            self._has_waited = False
+        if self._has_waited or full or len(self._starts):  # or it has used up a wake-up that was for what follows
             return 0
-        return 0 if len(self._starts) else claim.due_in_s
+        return claim.due_in_s
 
     def _still_ours(self, held: list[Held]) -> list[Held]:
         """After it has waited: what others have by now must not run here, nor in a FIFO queue what is behind it."""
@@ -263,17 +255,9 @@ class QueueSource:
         self._has_waited = True
         await self._waiter.wait(seconds)
 
-    async def _waited_for_room(self) -> bool:
-        """False where there is room for one more call, or a stop: others may have taken what there was."""
-        if self._stopping or not self.wants_room():
-            return False
-        self.wait_for_room()
-        await self._wait(None)
-        return True
-
     def _wants_none_of(self, claim: Claim, held: list[Held]) -> bool:
         """Whether a claim brought messages, and the filters dropped them all: there may be others behind."""
-        if held or not claim.messages or self._stopping or self._resting:
+        if held or not claim.messages or self._rests_or_stops:
             return False
         return not self._engine.alone  # there, what was dropped is settled first
 
@@ -296,15 +280,30 @@ class QueueSource:
         return claim, held
 
     async def _unpark(self, permit: str, held: list[Held]) -> None:
-        """Waits until there is a permit of the function for what is held, or a stop."""
+        """Waits until there is room, and a permit of the function, for what is held; takes out what must not run by
+        then. After a while without room, it is given back, for others."""
+        overdue = False
         try:
-            while await self._waited_for_room():
-                pass
-            while not self._stopping and not await self._permits.resume(permit):
+            given_up = time.monotonic() + HELD_S
+            while self.wants_room() and not (overdue or self._stopping or self._must_go(permit)):
+                self.wait_for_room()
+                await self._wait(HELD_S)
+                await self.freshen()
+                overdue = time.monotonic() >= given_up and self.wants_room() and self._rules.may_go(held)
+            while not (overdue or self._stopping or self._must_go(permit) or await self._permits.resume(permit)):
                 await self.freshen()
         except BaseException:
             self._claims.release(held)
             raise
+        held[:] = self._still_ours(held)
+        if overdue or self._must_go(permit):
+            self._claims.release(held)
+            held.clear()
+        self._in_vain = self._in_vain or overdue
+
+    def _must_go(self, permit: str) -> bool:
+        """Whether what is held must not run by the rules of now."""
+        return self._rules.resting or not self._permits.suffices(permit, max_concurrency=self.mapping.max_concurrency)
 
     async def _gather(self, held: list[Held], size: int, *, permit: str) -> None:
         """Adds to what is held until the batch is full, has 6 MB, or the window is over. Meanwhile, and until there is
@@ -321,7 +320,7 @@ class QueueSource:
         self._engine.room.leave_line(self)
         closes_at = time.monotonic() + self._ends.mapping.batch_window_s
         total = sum(len(item.letter.body) for item in held)
-        while len(held) < size and total < FULL_BYTES and not (self._stopping or self._resting):
+        while len(held) < size and total < FULL_BYTES and not self._rests_or_stops:
             left_s = closes_at - time.monotonic()
             if left_s <= 0:
                 break
@@ -332,31 +331,6 @@ class QueueSource:
             if not claim.messages:
                 pause_s = claim.due_in_s
                 await self._wait(left_s if pause_s is None else min(left_s, max(pause_s, 0.001)))
-
-    async def _refresh(self) -> None:
-        """Reads the newest settings of the mapping, its function and its queue."""
-        core = self._engine.core
-        found = await core.directory.mapping(self._ends.mapping.name)
-        self._deleted = found is None
-        if found is not None:
-            self._ends.mapping = msgspec.json.decode(found, type=MappingSettings)
-            self._claims.filter.change(self._ends.mapping.filters)
-        described = await core.directory.describe(self._function_resource)
-        if described is not None:
-            self._function.settings = msgspec.json.decode(described.settings, type=FunctionSettings)
-            self._held = described.held
-        settings = await queue_settings(core, self._whole)
-        if settings.partitions > 1:
-            self._engine.on_split(self._whole, settings.partitions)
-        self._ends.visibility_s = settings.visibility_timeout_s
-        self._warn_of_window()
-
-    def _warn_of_window(self) -> None:
-        """Lambda's rule that surprises: what does not fit is hidden for window + timeout + 30 s."""
-        hidden_s = self._ends.hidden_s(0)
-        if hidden_s > self._ends.visibility_s:
-            queue, function = self._ends.mapping.queue, self._function.name
-            log.warning("window_exceeds_visibility", queue=queue, function=function, hidden_s=hidden_s)
 
     def stop(self) -> None:
         """Nothing more starts; a window that is open ends, and what it gathered is given back."""
@@ -369,42 +343,18 @@ class QueueSource:
         """Whether it claims nothing any more, for good."""
         return self._stopping
 
-    def forget(self, members: AbstractSet[str]) -> int:  # noqa: ARG002 - as of the other sources
-        """Their leases are somebody else's now. Nothing waits here but an open window, whose batch goes on."""
-        return 0
+    def forget(self, members: AbstractSet[str]) -> int:  # noqa: ARG002 - the keeper holds what is left
+        """Their leases are somebody else's now: what has not started must not. Answers how many that are."""
+        return self._starts.forget()
 
     # -- running ------------------------------------------------------------------------------------------------------
 
     def _start(self, batch: Batch) -> None:
-        settings = self._function.settings
-        deadline = time.monotonic() + settings.timeout_s
-        context = Context(
-            identity=None,
-            function_name=self._function.name,
-            invoked_function_arn=self._function_resource.arn,
-            log_stream_name=self._engine.log_stream,
-            deadline=deadline,
-            fencing_token=max(item.fence for item in batch.held),
-            settings=settings,
-        )
-        partial = self._ends.mapping.partial_failures
-        shaped = batch_event(self._function, self.resource, batch.held, partial_failures=partial)
-        if not shaped.held:
-            self._ends.settle(batch, failed("Runtime.UnmarshalError", shaped.problem, context.aws_request_id, []))
+        call = self._calls.of(batch, self._on_outcome, self._on_free)
+        if call is None:
             self._permits.give_back([batch.permit])
             return
-        if shaped.unread:
-            count, reason = len(shaped.unread), shaped.problem[:300]
-            log.warning("messages_unreadable", function=self._function.name, count=count, reason=reason)
-            self._ends.send_back(shaped.unread)
-        usable = Batch(shaped.held, batch.permit)
         self._running += 1
-        if self.tally.figures is not None:
-            self.tally.waited(usable.held)
-        call = Call(self._function, shaped.event, context, deadline, self._on_outcome, self._on_free, usable)
-        if self._tracer.always or any(item.letter.header is not NO_HEADER for item in usable.held):
-            headers = [(item.letter.id, item.letter.header) for item in usable.held]
-            call.trace = self._tracer.of_batch(self.resource, headers, context)
         self._engine.invoker.start(call)
         self._engine.room.leave_line(self)
 

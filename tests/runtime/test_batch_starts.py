@@ -42,11 +42,13 @@ class Starts:
         self.told = 0
         self.room = len(names)
         self.lost: set[str] = set()
+        self.stay: set[str] = set()
         self.starts = BatchStarts(
             self.engine,  # type: ignore[arg-type]  # a part of it
             start=self.start,
             has_room=lambda: len(self.started) < self.room,
             still_ours=lambda held: [each for each in held if str(each) not in self.lost],
+            may_go=lambda held: str(held[0]) not in self.stay,
             release=lambda _: None,
             give_permits_back=self.given_back.extend,
         )
@@ -97,8 +99,19 @@ async def test_what_finds_no_room_waits_for_it_and_starts_as_far_as_it_is_still_
     starts.starts.start_what_waited()
     assert (starts.started, len(starts.starts)) == (["a"], 2)
     starts.room, starts.lost = 2, {"b"}
+    assert starts.starts.forget() == 1
     starts.starts.start_what_waited()
     assert (starts.started, starts.given_back, len(starts.starts)) == (["a", "c"], ["b"], 0)
+
+
+async def test_what_waits_for_long_is_given_back_but_for_what_must_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = Starts("a", "b", "c")
+    starts.room, starts.stay = 0, {"b"}
+    starts.starts.start_what_waited()
+    assert len(starts.starts) == 3
+    monkeypatch.setattr("runtime.batch_starts.HELD_S", 0)
+    starts.starts.start_what_waited()
+    assert (starts.started, starts.given_back, len(starts.starts)) == ([], ["a", "c"], 1)
 
 
 @pytest.mark.parametrize(("size", "batches"), [(10, 100), (100, 16), (400, 16)])
@@ -124,13 +137,14 @@ async def test_no_more_is_claimed_than_has_room(broker: Broker, serve: Serve, si
 async def test_a_stop_during_a_claim_leaves_nothing_in_flight(
     broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch, behind_claim: int
 ) -> None:
-    real, claims = MessageStore.claim, 0
+    real, claims, queued = MessageStore.claim, 0, asyncio.Event()
     orders = Orders(batch_size=10)
     await fill(broker, [])
     async with serve(orders.app) as worker:
 
         async def claim(self: MessageStore, *what: Any, **more: Any) -> Claim:
             nonlocal claims
+            await queued.wait()  # so that each brings all that it asks for
             found = await real(self, *what, **more)
             claims += bool(found.messages)
             if claims == behind_claim:
@@ -140,6 +154,7 @@ async def test_a_stop_during_a_claim_leaves_nothing_in_flight(
 
         monkeypatch.setattr(MessageStore, "claim", claim)
         await fill(broker, list(range(1_000)))
+        queued.set()
         await eventually(lambda: claims >= behind_claim, what="the claim during which the worker stops")
     handled = sum(map(len, orders.batches))
     assert handled <= 500 * (behind_claim - 1), "what the last claim brought starts no more"

@@ -101,7 +101,7 @@ async def test_an_older_worker_uses_the_newer_settings_of_a_mapping(broker: Brok
     async with serve(app) as older:
         async with serve(mapped_app(batch_size=100)):
             pass
-        await eventually(lambda: not older._sources[1]._stale, what="it has read them")
+        await eventually(lambda: not older._sources[1]._rules.stale, what="it has read them")  # type: ignore[union-attr]
         await broker.queue("orders").send_many(range(20))
         await eventually(lambda: sum(sizes) == 20, what="all messages")
     assert sizes == [20]

@@ -135,6 +135,34 @@ async def test_many_functions_with_much_queued_take_turns(broker: Broker, serve:
             await broker.function(name).purge()
 
 
+async def test_who_has_its_turn_keeps_it_until_what_it_has_claimed_starts(
+    broker: Broker, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it waits for its turn again, and where calls are long gives back what it has claimed, again and again."""
+    monkeypatch.setattr("runtime.sources.invocation.HELD_S", 0.005)
+    app, ran = App(), list[str]()
+
+    async def job(event: Any, context: Context) -> None:
+        await asyncio.sleep(0.01)
+        ran.append(context.function_name)
+
+    names = [f"job-{number}" for number in range(5)]
+    for name in names:
+        app.function(name=name)(job)
+    app.queue("orders", name="orders", batch_size=1, concurrency=1)(job)
+    await broker.queue("orders").create()
+    await broker.queue("orders").send_many(["x"] * 1_000)
+    async with serve(app, max_calls=1):
+        for name in names:
+            await broker.invoke_many(name, range(1_000))
+        begun = len(ran)
+        await eventually(lambda: len(ran) >= begun + 240, timeout_s=20, what="240 have run")
+        for name in (*names, "orders"):
+            assert ran[begun : begun + 240].count(name) >= 20, name
+        for name in names:
+            await broker.function(name).purge()
+
+
 async def test_plain_functions_that_wait_for_threads_leave_the_calls_to_coroutines(
     broker: Broker, serve: Serve
 ) -> None:
