@@ -8,6 +8,7 @@ from typing import Final
 from broker.names import Resource
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
+from runtime.permit_wish import PermitWish
 
 _NO_PERMIT: Final = ""
 
@@ -16,7 +17,7 @@ class BatchPermits:
     """Takes the permits that batches of one mapping need, and gives them back. Errors: the StoreError family.
 
     ``wait`` waits until a permit of the function may be free, and answers whether it is to be asked for again;
-    ``is_behind`` is told when others do so before.
+    ``is_behind`` is told when others do so before; ``wake`` ends the wait that comes next.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class BatchPermits:
         *,
         wait: Callable[[], Awaitable[bool]],
         is_behind: Callable[[], None],
+        wake: Callable[[], None],
     ) -> None:
         self._engine: Final = engine
         self._function: Final = function
@@ -36,9 +38,7 @@ class BatchPermits:
         self._function_resource: Final = engine.core.resource("function", function.resource_name)
         self._key_of_function: Final = engine.core.keys.of(self._function_resource).permits
         self._key_of_mapping: Final = engine.core.keys.of(queue).mapping_permits(function.name)
-        self.wanting = False
-        """Whether the last attempt got none, or is under way: a wake-up for a permit given back concerns nobody else.
-        """
+        self.wish: Final = PermitWish(wake)
 
     @property
     def channels(self) -> tuple[str, str]:
@@ -49,9 +49,8 @@ class BatchPermits:
     async def take(self, room: int, *, max_concurrency: int | None) -> list[str]:
         """The names of permits for up to ``room`` batches; a permit where there is no limit is only a name."""
         if max_concurrency is None and self._function.settings.concurrency is None:
-            self.wanting = False
+            self.wish.ends()
             return [_NO_PERMIT] * room
-        self.wanting = True  # before the answer: what it waits for may be given back before the answer is read
         names = [self._engine.lease_token() for _ in range(room)]
         names = await self._take_in_turn(names)
         if names and max_concurrency is not None:
@@ -60,7 +59,8 @@ class BatchPermits:
             except BaseException:
                 self.give_back(names)
                 raise
-        self.wanting = not names
+        if not names:
+            self.wish.got_none()
         return names
 
     async def park(self, name: str) -> None:
@@ -78,9 +78,9 @@ class BatchPermits:
         """Takes the function's permit for a batch that was parked; False when there is none free."""
         if name == _NO_PERMIT:  # there was no limit when it was taken
             return True
-        self.wanting = True
         resumed = await self._take_in_turn([name]) == [name]
-        self.wanting = not resumed
+        if not resumed:
+            self.wish.got_none()
         return resumed
 
     async def _take_in_turn(self, names: list[str]) -> list[str]:
@@ -92,11 +92,14 @@ class BatchPermits:
         if turn.locked():
             self._is_behind()
         async with turn:
-            while not (taken := await self._take_of_function(names)) and await self._wait():
-                pass
+            while not (taken := await self._take_of_function(names)):
+                self.wish.got_none()
+                if not await self._wait():
+                    break
         return taken
 
     async def _take_of_function(self, names: list[str]) -> list[str]:
+        self.wish.asks()
         limit = self._function.settings.concurrency
         if limit is None:
             return names

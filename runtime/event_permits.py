@@ -10,6 +10,7 @@ from broker.names import Resource
 from broker.store.values import Claim
 from runtime.engine import Engine
 from runtime.handlers import HandlerFunction
+from runtime.permit_wish import PermitWish
 from runtime.waiter import Waiter
 
 
@@ -26,18 +27,17 @@ class EventPermits:
         self.held: Final[dict[str, str]] = {}
         """By the lease of the event that has it."""
         self._used = 0
-        self._wanting = False
+        self._wish: Final = PermitWish(waiter.wake)
 
     @property
     def needed(self) -> bool:
         """Whether claims do not take permits themselves: the function is split."""
         return self._engine.core.splits.count(self._whole) > 1
 
-    @property
-    def wanted(self) -> bool:
-        """Whether a permit given back concerns this partition. Where the function is split, an idle one would take it
-        in vain, and wake the next by giving it back."""
-        return self._wanting or not self.needed
+    def given_back(self) -> bool:
+        """Whether a permit that is given back concerns this partition. Where the function is split, an idle one would
+        take it in vain, and wake the next by giving it back."""
+        return self._wish.concerns() or not self.needed
 
     async def take(self, room: int, *, stopped: Callable[[], bool]) -> int | Claim:
         """Takes some of as many permits as there is room, at least one; answers how many, or as what to take it that
@@ -51,20 +51,19 @@ class EventPermits:
         async with self._engine.turn(self._whole):
             while not stopped():
                 names = [self._engine.lease_token() for _ in range(wanted)]
-                self._wanting = True  # before the answer: what it waits for may be given back before that is read
+                self._wish.asks()
                 grant = await self._engine.core.permits.take_of_function(self._whole, names, permit_ms=lease_ms)
                 if grant.status != "ok":
-                    self._wanting = False
                     return Claim(grant.status)
                 if grant.granted is None or grant.granted:
-                    self._wanting = False
                     self._taken = names[: grant.granted]
                     self._engine.keeper.hold_permits(self._key, self._taken if grant.granted else ())
                     return len(self._taken)
+                self._wish.got_none()
                 if self._engine.alone:  # others are not to wait for this one
                     return Claim("full", next_due_ms=lease_ms)
                 await self._waiter.wait(self._engine.permit_wait_s(self._function))
-            self._wanting = False
+            self._wish.ends()
             return Claim("full", next_due_ms=0)
 
     def assign(self, members: Sequence[str]) -> None:

@@ -75,7 +75,7 @@ class InvocationSource:
 
     def changed(self, notice: bytes | None) -> None:
         """A wake-up; settings are read again when it says so, or when something may have been missed."""
-        if notice == PERMIT_NOTICE and not self.permits.wanted:
+        if notice == PERMIT_NOTICE and not self.permits.given_back():
             return
         if notice is None or notice not in {b"", PERMIT_NOTICE}:
             self._stale = True
@@ -83,7 +83,7 @@ class InvocationSource:
 
     def whole_changed(self, notice: bytes | None) -> None:
         """A wake-up of the first partition, where this is another: settings, or a permit given back."""
-        if notice != b"" or self.permits.wanted:
+        if notice != b"" or self.permits.given_back():
             self.changed(notice)
 
     async def freshen(self) -> bool:

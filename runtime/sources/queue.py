@@ -51,7 +51,9 @@ class QueueSource:
         self.resource: Final[Resource] = self._whole.part(partition)
         self._function_resource: Final = engine.core.resource("function", function.resource_name)
         leave = partial(engine.room.leave_line, self)
-        self._permits: Final = BatchPermits(engine, function, self._whole, wait=self._waits_for_permit, is_behind=leave)
+        self._permits: Final = BatchPermits(
+            engine, function, self._whole, wait=self._waits_for_permit, is_behind=leave, wake=waiter.wake
+        )
         self.tally: Final = tally or BatchTally(function.shown_name, mapping.queue, engine.figures)
         """One for all partitions."""
         tracer = engine.tracer(function)
@@ -81,7 +83,7 @@ class QueueSource:
     def whole_changed(self, notice: bytes | None) -> None:
         """A wake-up of the first partition, where this is another: its settings, or a permit given back, which a settle
         there may tell of on that channel alone."""
-        if notice is None or notice or self._permits.wanting:
+        if notice is None or notice or self._permits.wish.concerns():
             self.changed(notice)
 
     @property
@@ -93,7 +95,7 @@ class QueueSource:
         """A wake-up of another kind: without need for a permit, claiming again would only keep others from theirs."""
         if notice == PERMIT_NOTICE:
             notice = b""
-        if notice is None or notice or self._permits.wanting:
+        if notice is None or notice or self._permits.wish.concerns():
             self.changed(notice)
 
     @property
