@@ -123,6 +123,7 @@ LAYERS: dict[str, Layers] = {
             "lookout",
             "mending",
             "outcomes",
+            "permit_wish",
             "recycling",
             "registration_log",
             "reporting",
