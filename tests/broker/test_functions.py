@@ -241,8 +241,8 @@ async def test_a_worker_that_refuses_is_passed_over_for_one_that_takes_it(broker
 
 async def test_a_call_that_every_worker_refuses_asks_for_its_turn_once_and_is_throttled(broker: Broker) -> None:
     await registered(broker)
-    heard = await worker(broker, "one", lambda notice: CallReply(id=notice.id, refused="it is stopping"))
-    with pytest.raises(CallThrottled, match="no worker takes it now: it is stopping"):
+    heard = await worker(broker, "one", lambda notice: CallReply(id=notice.id, refused="no room", may_wait=True))
+    with pytest.raises(CallThrottled, match="no worker takes it now: no room"):
         await broker.call("work", {}, timeout=5)
     assert [notice.patience_ms > 0 for notice in heard] == [False, True]
 
