@@ -52,6 +52,7 @@ class InvocationSource:
         self._whole: Final[Resource] = engine.core.resource("function", function.resource_name)
         self.resource: Final[Resource] = self._whole.part(partition)
         self._arn: Final = self.resource.arn
+        self._room: Final = engine.room
         self.permits: Final = EventPermits(engine, function, self._whole, waiter)
         """Of a function with a limit that is split; else the claims take them."""
         self.asked_for = self.asked_bytes = 0  # so many events, and bytes, by the last claim
@@ -129,7 +130,7 @@ class InvocationSource:
         return min(can_start + min(_CLAIM_AT_MOST, int(self._rate * _PREFETCH_S)), _CLAIM_AT_MOST)
 
     def _can_start(self) -> int:
-        free = self._engine.room.free_for(self, self._function)
+        free = self._room.free_for(self, self._function)
         return min(free, self._limit - self._running) if self._limit else free
 
     @property
@@ -139,7 +140,7 @@ class InvocationSource:
 
     def wants_room(self) -> bool:
         """Whether it waits for the end of any call in this process, not only of its own."""
-        return self._engine.room.free_for(self, self._function) < 1
+        return self._room.free_for(self, self._function) < 1
 
     @property
     def waits_for_room(self) -> bool:
@@ -158,7 +159,7 @@ class InvocationSource:
 
     def wait_for_room(self) -> None:
         """Has itself woken when there is some; what it has claimed may wait for that like what it has not."""
-        self._engine.room.wait_for(self, self._function, self._waiter.wake, idle=not self._running)
+        self._room.wait_for(self, self._function, self._waiter.wake, idle=not self._running)
 
     def should_gather(self, room: int) -> float | None:
         """While calls end one by one: how long to let them, so that one claim takes many."""
@@ -171,7 +172,7 @@ class InvocationSource:
             return await self._claim(room, token)
         if not self.permits.needed:
             return await self._claim_in_turn(room, token)
-        self._engine.room.leave_line(self)  # there may be no permit for long
+        self._room.leave_line(self)  # there may be no permit for long
         taken = await self.permits.take(room, stopped=self._has_to_look)
         if isinstance(taken, Claim):
             return msgspec.structs.replace(taken, revision=self._revision, limit=self._limit)
@@ -184,14 +185,14 @@ class InvocationSource:
         """The mappings of the function wait for the same permits: see :meth:`Engine.turn`."""
         turn = self._engine.turn(self._whole)
         if turn.locked():
-            self._engine.room.leave_line(self)
+            self._room.leave_line(self)
         async with turn:
             while not self._has_to_look():
                 claim = await self._claim(room, token)
                 known = claim.revision == self._revision and not self.permits.needed
                 if claim.status != "full" or not known or self._engine.alone:
                     return claim
-                self._engine.room.leave_line(self)
+                self._room.leave_line(self)
                 await self._waiter.wait(self._engine.permit_wait_s(self._function))
         return Claim("full", next_due_ms=0, revision=self._revision, limit=self._limit)
 
@@ -257,9 +258,15 @@ class InvocationSource:
             self._waiter.wake()  # others may have taken the room: the poller sees to it that it hears of more
 
     async def _start_claimed(self) -> None:
-        while self._prefetched and self._can_start() > 0:
-            self._start_next()
-            if self._engine.holds_loop_too_long():
+        """As many as can start are counted once for all that start in a row: nobody else starts any meanwhile."""
+        while (can_start := min(self._can_start(), len(self._prefetched))) > 0:
+            breathes = False
+            while can_start > 0 and self._prefetched and not breathes:
+                self._start_next()
+                can_start -= 1
+                breathes = self._engine.holds_loop_too_long()
+            self._room.leave_line(self)
+            if breathes:
                 await asyncio.sleep(0)
 
     @property
@@ -324,7 +331,6 @@ class InvocationSource:
         if self._tracer.always or event.header is not NO_HEADER:
             call.trace = event.trace = self._tracer.of_event(event.header, context)
         self._engine.invoker.start(call)
-        self._engine.room.leave_line(self)
 
     def _on_outcome(self, call: Call) -> None:
         if call.outcome is not None:
@@ -347,6 +353,7 @@ class InvocationSource:
         """Not from within a start: a call that ends as soon as it starts comes back here."""
         while self._prefetched and not self._starting and not self._starting_soon and self._can_start() > 0:
             self._start_next()
+            self._room.leave_line(self)
 
     def _start_next(self) -> None:
         self._starting = True
