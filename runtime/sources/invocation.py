@@ -125,7 +125,8 @@ class InvocationSource:
         if self._prefetched and time.monotonic() - self._claimed_at >= HELD_S:
             self.hand_back(keep=int(self._rate * HELD_S))  # calls take longer than those that it had seen
         can_start = self._can_start() - len(self._prefetched)
-        if self._engine.alone or self._limit is not None or not self._function.on_loop or not self._running:
+        own = self._running or self._starting_soon
+        if self._engine.alone or self._limit is not None or not self._function.on_loop or not own:
             return min(can_start, _CLAIM_AT_MOST)
         return min(can_start + min(_CLAIM_AT_MOST, int(self._rate * _PREFETCH_S)), _CLAIM_AT_MOST)
 
