@@ -34,10 +34,7 @@ class Room:
     def free_for(self, source: object, function: HandlerFunction) -> int:
         """How many more calls of its function a source may start: one in its turn, and what is left when all who wait
         in line have one."""
-        calls = self._most - len(self._invoker.running)
-        if not self._line and function.on_loop:  # asked for each event
-            return calls
-        threads, own = self._invoker.free_threads, 0
+        calls, threads, own = self.free, self._invoker.free_threads, 0
         for waiting, place in self._line.items():
             if calls < 1:
                 return own

@@ -72,14 +72,18 @@ class Shell:
     def start(self, words: Sequence[str], *, out: Path, err: Path) -> subprocess.Popen[bytes]:
         """Starts one that goes on; its output in files."""
         with out.open("wb") as stdout, err.open("wb") as stderr:
-            return subprocess.Popen(
-                [*COMMAND, *words],
-                cwd=self.folder,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-            )
+            return self.start_into(words, stdout.fileno(), stderr.fileno())
+
+    def start_into(self, words: Sequence[str], stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+        """The same; its output in files that are open."""
+        return subprocess.Popen(
+            [*COMMAND, *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+        )
 
 
 class Running:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from broker import Broker
 from broker.errors import CallError
-from tests.cli.shell import COMMAND, Shell, eventually
+from tests.cli.shell import Shell, eventually
 
 APP = """
 import os
@@ -55,7 +54,8 @@ async def test_a_worker_goes_on_and_is_started_again_when_its_output_cannot_be_w
     shell: Shell, broker: Broker, output: str, request: pytest.FixtureRequest
 ) -> None:
     (shell.folder / "app.py").write_text(APP)
-    process = _start(shell, ("runtime", "app:app"), request.getfixturevalue(output))
+    broken = request.getfixturevalue(output)
+    process = shell.start_into(("runtime", "app:app"), broken, broken)
 
     async def registered() -> bool:
         assert process.poll() is None, process.poll()
@@ -81,7 +81,7 @@ async def test_what_a_handler_prints_is_written_before_its_process_ends(shell: S
     shell.environment.pop("PYTHONUNBUFFERED", None)
     out = shell.folder / "out"
     with out.open("wb") as file:
-        process = _start(shell, ("runtime", "app:app"), file.fileno())
+        process = shell.start_into(("runtime", "app:app"), file.fileno(), file.fileno())
 
     async def registered() -> bool:
         assert process.poll() is None, out.read_text()
@@ -97,14 +97,3 @@ async def test_what_a_handler_prints_is_written_before_its_process_ends(shell: S
     finally:
         process.kill()
         process.wait(15)
-
-
-def _start(shell: Shell, words: tuple[str, ...], output: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [*COMMAND, *words],
-        cwd=shell.folder,
-        env=shell.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-    )
